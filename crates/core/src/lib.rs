@@ -1,1 +1,21 @@
-//! placeholder
+//! The decisions of Segue, and nothing else.
+//!
+//! No networking, no files, no clock, no randomness: time is an argument and facts are values.
+//! So every rollout can be simulated, replayed and model-checked with the code that runs.
+
+pub mod time;
+
+pub mod names;
+
+pub mod release;
+pub mod slot;
+pub mod split;
+
+pub mod spec;
+
+pub mod presence;
+pub mod route;
+pub mod table;
+
+pub mod audit;
+pub mod link;

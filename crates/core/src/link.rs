@@ -1,0 +1,95 @@
+//! What a gateway and a controller of one machine say to each other: JSON lines on a Unix socket.
+//!
+//! The controller listens, gateways connect and reconnect. A gateway without a controller goes on
+//! by its last good table.
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{AgentName, CallId, GatewayId, ReleaseId, WorkerId};
+use crate::presence::Presence;
+use crate::table::{Epoch, RoutingTable};
+use crate::time::Timestamp;
+
+/// Version of these messages. Both sides say theirs first; another one is refused.
+pub const LINK_VERSION: u32 = 1;
+
+/// Longest message, in bytes: a table of 1 000 workers is about 200 KiB.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// From the controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToGateway {
+    /// Greets.
+    Hello {
+        /// See [`LINK_VERSION`].
+        version: u32,
+    },
+    /// The table of one agent. Idempotent; a table whose epoch is not larger than the installed
+    /// one is ignored, and the presence that answers it shows the installed one.
+    Table(Box<RoutingTable>),
+    /// Every agent that exists; tables of others are dropped once they hold no call.
+    Agents {
+        /// Their names.
+        names: Vec<AgentName>,
+    },
+    /// Asks for the live calls of an agent, oldest first.
+    ListCalls {
+        /// Comes back with the answer.
+        request: u64,
+        /// Whose calls; `None` means all.
+        agent: Option<AgentName>,
+        /// At most this many.
+        limit: usize,
+    },
+}
+
+/// From a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToController {
+    /// Greets.
+    Hello {
+        /// See [`LINK_VERSION`].
+        version: u32,
+        /// Who.
+        gateway: GatewayId,
+        /// Its process.
+        pid: u32,
+    },
+    /// A report: at once when an epoch is installed, else every
+    /// [`PRESENCE_EVERY`](crate::presence::PRESENCE_EVERY).
+    Presence(Presence),
+    /// Answers [`ToGateway::ListCalls`].
+    Calls {
+        /// Of the question.
+        request: u64,
+        /// Oldest first.
+        calls: Vec<CallInfo>,
+    },
+}
+
+/// One live or pinned call, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallInfo {
+    /// The call.
+    pub call: CallId,
+    /// Its agent.
+    pub agent: AgentName,
+    /// Its release.
+    pub release: ReleaseId,
+    /// Its worker.
+    pub worker: WorkerId,
+    /// Under which table it was decided.
+    pub epoch: Epoch,
+    /// When it was pinned.
+    pub since: Timestamp,
+    /// `pinned`, `dialling`, or `live`.
+    pub state: String,
+    /// Why it went there: `split`, `rule`, `override` or `pin`.
+    pub reason: String,
+    /// Bytes from the caller.
+    pub bytes_in: u64,
+    /// Bytes to the caller.
+    pub bytes_out: u64,
+}
