@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{AgentName, GatewayId, ReleaseId, WorkerId};
 use crate::table::Epoch;
-use crate::time::{Millis, Timestamp};
+use crate::time::Millis;
 
 /// How long a report counts. A gateway reports at least four times in this time, so that one
 /// late report is no loss of the lease.

@@ -15,7 +15,7 @@ use crate::table::{RoutingTable, WorkerRoute};
 pub const WALK_WORKERS_MAX: usize = 64;
 
 /// What is known of a call when it is decided.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct CallFacts<'a> {
     /// Its id.
     pub call: &'a CallId,
