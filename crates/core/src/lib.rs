@@ -17,5 +17,7 @@ pub mod presence;
 pub mod route;
 pub mod table;
 
+pub mod rollout;
+
 pub mod audit;
 pub mod link;

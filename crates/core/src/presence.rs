@@ -23,7 +23,8 @@ pub const PRESENCE_EVERY: Millis = Millis(500);
 pub struct Presence {
     /// Who reports.
     pub gateway: GatewayId,
-    /// Which life of it; counters start at zero in each.
+    /// Which life of it; counters start at zero in each. A later life sorts after an earlier one
+    /// as text (a `UUIDv7` does), so that a report that arrives late is known for what it is.
     pub incarnation: String,
     /// Reports of one incarnation count up.
     pub sequence: u64,

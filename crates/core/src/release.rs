@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{AgentName, Label, ReleaseId};
 use crate::split::Share;
+use crate::table::Epoch;
 use crate::time::Timestamp;
 
 /// What a release is made of. Two releases with the same content are the same release, whatever
@@ -79,6 +80,8 @@ pub enum ReleaseState {
     Draining {
         /// Since when.
         since: Timestamp,
+        /// The first table that gives it no new calls: reports under earlier ones say nothing.
+        from: Epoch,
         /// Since when every gateway confirms zero live and pinned calls, if they do.
         empty_since: Option<Timestamp>,
     },
@@ -93,6 +96,8 @@ pub enum ReleaseState {
     Retiring {
         /// Since when.
         since: Timestamp,
+        /// The first table without it.
+        from: Epoch,
     },
     /// Gone.
     Retired {

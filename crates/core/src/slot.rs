@@ -17,6 +17,7 @@ pub enum Slot {
 
 impl Slot {
     /// The other place.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::Blue => Self::Green,

@@ -1,0 +1,372 @@
+//! Applying facts. Cannot fail: a fact is a decision already taken, and running and replay use
+//! this same function.
+
+use std::collections::BTreeSet;
+
+use crate::names::ReleaseId;
+use crate::release::{Release, ReleaseState};
+use crate::rollout::agent::{Agent, Baseline, Gate, Phase, ReleaseRecord, Rollout, WorkerRecord};
+use crate::rollout::fact::Fact;
+use crate::slot::Slot;
+use crate::spec::Plan;
+use crate::split::{Share, Split};
+use crate::table::Epoch;
+use crate::time::Timestamp;
+
+/// How many earlier releases are remembered as rollback targets.
+const HISTORY_MAX: usize = 32;
+
+impl Agent {
+    /// Applies one fact. A fact about something unknown changes nothing but the counters, so that
+    /// replay of an older journal never stops.
+    pub fn apply(&mut self, fact: &Fact) {
+        if fact.changes_routing() {
+            self.epoch = self.epoch.next();
+        }
+        if fact.changes_revision() {
+            self.revision += 1;
+        }
+        match fact {
+            Fact::Configured { ingress, policy } => {
+                self.ingress.clone_from(ingress);
+                self.policy.clone_from(policy);
+            }
+            Fact::Deployed {
+                rollout,
+                release,
+                plan,
+                slot,
+                displaced,
+                at,
+            } => {
+                self.begin(*rollout, release, plan, *slot, *displaced, *at);
+            }
+            Fact::WorkerReady {
+                worker,
+                release,
+                addr,
+                capacity,
+                health_path,
+            } => {
+                let record = WorkerRecord {
+                    release: *release,
+                    addr: *addr,
+                    capacity: *capacity,
+                    health_path: health_path.clone(),
+                };
+                self.workers.insert(worker.clone(), record);
+            }
+            Fact::WorkerGone { worker, .. } => {
+                self.workers.remove(worker);
+            }
+            Fact::GatewayJoined { gateway } => {
+                self.gateways.insert(gateway.clone());
+            }
+            Fact::GatewayForgotten { gateway, .. } => {
+                self.gateways.remove(gateway);
+            }
+            Fact::GatePassed { release, gate, .. } => self.pass(*release, *gate),
+            Fact::GatesSkipped { release, .. } => {
+                if let Some(record) = self.releases.get_mut(release) {
+                    record.skipped = true;
+                }
+            }
+            Fact::CutOver { at } => self.cut_over(*at),
+            Fact::RollbackStarted {
+                rollout,
+                from,
+                to,
+                reason,
+                at,
+            } => {
+                self.roll_back(*rollout, (*from, *to), reason, *at);
+            }
+            Fact::Failed { at, reason } => self.fail(*at, reason),
+            Fact::VerifyStarted { .. }
+            | Fact::StepStarted { .. }
+            | Fact::Paused { .. }
+            | Fact::Resumed { .. }
+            | Fact::Landed { .. }
+            | Fact::RolledBack { .. } => self.move_on(fact),
+            Fact::DrainStarted { .. }
+            | Fact::Emptied { .. }
+            | Fact::Refilled { .. }
+            | Fact::Drained { .. }
+            | Fact::Retiring { .. }
+            | Fact::Retired { .. } => self.live_on(fact),
+        }
+    }
+
+    /// Facts that move the rollout and nothing else.
+    fn move_on(&mut self, fact: &Fact) {
+        let Some(rollout) = &mut self.rollout else {
+            return;
+        };
+        match fact {
+            Fact::VerifyStarted {
+                attempt, deadline, ..
+            } => {
+                rollout.phase = Phase::Verifying {
+                    attempt: *attempt,
+                    deadline: *deadline,
+                };
+                rollout.paused = None;
+            }
+            Fact::StepStarted {
+                step,
+                share,
+                at,
+                base,
+            } => {
+                if *step == 0 {
+                    rollout.ramp_base = *base;
+                }
+                rollout.phase = Phase::Canary {
+                    step: *step,
+                    since: *at,
+                    base: *base,
+                };
+                rollout.paused = None;
+                let (incoming, outgoing) = (rollout.incoming, rollout.outgoing);
+                self.split = outgoing.map_or_else(
+                    || Split::all(incoming),
+                    |out| Split::ramp(incoming, *share, out),
+                );
+                self.set_state(incoming, ReleaseState::Ramping { share: *share });
+            }
+            Fact::Paused { pause, .. } => rollout.paused = Some(pause.clone()),
+            Fact::Resumed { .. } => rollout.paused = None,
+            Fact::Landed { at, unacked } => {
+                rollout.phase = Phase::Landed {
+                    at: *at,
+                    unacked: unacked.clone(),
+                };
+            }
+            Fact::RolledBack { at, unacked } => {
+                let Phase::RollingBack { reason, .. } = &rollout.phase else {
+                    return;
+                };
+                let (at, reason, unacked) = (*at, reason.clone(), unacked.clone());
+                rollout.phase = Phase::RolledBack {
+                    at,
+                    reason,
+                    unacked,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// Facts about the life of one release after its new calls ended.
+    fn live_on(&mut self, fact: &Fact) {
+        match fact {
+            Fact::DrainStarted { release, at } => {
+                self.split = Split::none();
+                self.set_state(*release, self.draining(*at));
+                self.remember(*release);
+            }
+            Fact::Emptied { release, at } => self.set_empty_since(*release, Some(*at)),
+            Fact::Refilled { release, .. } => self.set_empty_since(*release, None),
+            Fact::Drained {
+                release,
+                at,
+                keep_until,
+            } => {
+                self.set_state(
+                    *release,
+                    ReleaseState::Drained {
+                        since: *at,
+                        keep_until: *keep_until,
+                    },
+                );
+            }
+            Fact::Retiring { release, at } => {
+                let from = self.epoch;
+                self.set_state(*release, ReleaseState::Retiring { since: *at, from });
+            }
+            Fact::Retired { release, at, .. } => {
+                self.set_state(*release, ReleaseState::Retired { since: *at });
+                self.history.retain(|id| id != release);
+                self.rolled_back.remove(release);
+                if let Some(record) = self.releases.get_mut(release) {
+                    record.slot = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(
+        &mut self,
+        id: u64,
+        release: &Release,
+        plan: &Plan,
+        slot: Slot,
+        displaced: Option<ReleaseId>,
+        at: Timestamp,
+    ) {
+        if let Some(record) = displaced.and_then(|id| self.releases.get_mut(&id)) {
+            record.slot = None;
+        }
+        self.rolled_back.remove(&release.id);
+        self.history.retain(|id| *id != release.id);
+        self.rollouts = id;
+        self.rollout = Some(Rollout {
+            id,
+            incoming: release.id,
+            outgoing: self.current(),
+            plan: plan.clone(),
+            phase: Phase::Provisioning {
+                deadline: at + plan.ready_timeout,
+            },
+            paused: None,
+            ramp_base: Baseline::default(),
+            started: at,
+        });
+        self.releases.insert(
+            release.id,
+            ReleaseRecord {
+                release: release.clone(),
+                state: ReleaseState::Inactive,
+                slot: Some(slot),
+                passed: BTreeSet::new(),
+                skipped: false,
+            },
+        );
+    }
+
+    fn pass(&mut self, release: ReleaseId, gate: Gate) {
+        if let Some(record) = self.releases.get_mut(&release) {
+            record.passed.insert(gate);
+        }
+    }
+
+    fn cut_over(&mut self, at: Timestamp) {
+        let epoch = self.epoch;
+        let Some(rollout) = &mut self.rollout else {
+            return;
+        };
+        rollout.phase = Phase::Promoting { since: at, epoch };
+        rollout.paused = None;
+        let (incoming, outgoing) = (rollout.incoming, rollout.outgoing);
+        self.split = Split::all(incoming);
+        self.set_state(incoming, ReleaseState::Current);
+        if let Some(outgoing) = outgoing {
+            self.set_state(outgoing, self.draining(at));
+            self.remember(outgoing);
+        }
+    }
+
+    fn roll_back(
+        &mut self,
+        id: u64,
+        (from, to): (ReleaseId, ReleaseId),
+        reason: &str,
+        at: Timestamp,
+    ) {
+        let phase = Phase::RollingBack {
+            since: at,
+            epoch: self.epoch,
+            reason: reason.to_owned(),
+        };
+        if self.rollouts == id {
+            if let Some(rollout) = &mut self.rollout {
+                rollout.phase = phase;
+                rollout.paused = None;
+            }
+        } else {
+            self.rollouts = id;
+            self.rollout = Some(Rollout {
+                id,
+                incoming: from,
+                outgoing: Some(to),
+                plan: Plan::default(),
+                phase,
+                paused: None,
+                ramp_base: Baseline::default(),
+                started: at,
+            });
+        }
+        self.split = Split::all(to);
+        self.set_state(from, self.draining(at));
+        self.set_state(to, ReleaseState::Current);
+        self.history.retain(|id| *id != to);
+        self.rolled_back.insert(from);
+        self.rolled_back.remove(&to);
+        if self
+            .releases
+            .get(&to)
+            .is_some_and(|record| record.slot.is_none())
+        {
+            self.take_slot_back(to, from);
+        }
+    }
+
+    /// A tail that is current again takes the place of the release that drains now.
+    fn take_slot_back(&mut self, to: ReleaseId, from: ReleaseId) {
+        let slot = self
+            .releases
+            .get_mut(&from)
+            .and_then(|record| record.slot.take());
+        if let Some(record) = self.releases.get_mut(&to) {
+            record.slot = slot;
+        }
+    }
+
+    fn fail(&mut self, at: Timestamp, reason: &str) {
+        let Some(rollout) = &mut self.rollout else {
+            return;
+        };
+        rollout.phase = Phase::Failed {
+            at,
+            reason: reason.to_owned(),
+        };
+        rollout.paused = None;
+        let incoming = rollout.incoming;
+        self.set_state(incoming, self.draining(at));
+    }
+
+    fn draining(&self, since: Timestamp) -> ReleaseState {
+        ReleaseState::Draining {
+            since,
+            from: self.epoch,
+            empty_since: None,
+        }
+    }
+
+    fn remember(&mut self, release: ReleaseId) {
+        self.history.retain(|id| *id != release);
+        self.history.push(release);
+        if self.history.len() > HISTORY_MAX {
+            self.history.remove(0);
+        }
+    }
+
+    fn set_state(&mut self, release: ReleaseId, state: ReleaseState) {
+        if let Some(record) = self.releases.get_mut(&release) {
+            record.state = state;
+        }
+    }
+
+    fn set_empty_since(&mut self, release: ReleaseId, at: Option<Timestamp>) {
+        if let Some(record) = self.releases.get_mut(&release)
+            && let ReleaseState::Draining { empty_since, .. } = &mut record.state
+        {
+            *empty_since = at;
+        }
+    }
+
+    /// The share a release has of new calls.
+    pub fn share(&self, release: ReleaseId) -> Share {
+        self.split.share(release)
+    }
+
+    /// The first table by which counts about a release say something: for one that drains or
+    /// retires the table that began it, else any.
+    pub(super) fn counted_from(&self, release: ReleaseId) -> Epoch {
+        match self.releases.get(&release).map(|record| record.state) {
+            Some(ReleaseState::Draining { from, .. } | ReleaseState::Retiring { from, .. }) => from,
+            _ => Epoch::default(),
+        }
+    }
+}

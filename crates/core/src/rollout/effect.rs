@@ -1,0 +1,153 @@
+//! Effects: what the world should look like. Derived from what was decided, so that after a crash
+//! they are simply derived again; carrying one out twice changes nothing.
+
+use std::collections::BTreeMap;
+
+use crate::names::ReleaseId;
+use crate::release::{Release, ReleaseState};
+use crate::rollout::agent::{Agent, Gate, Phase};
+use crate::rollout::guard::Guard;
+use crate::spec::Smoke;
+use crate::table::{ReleaseRoute, RoutingTable, WorkerRoute};
+
+/// Something the world should look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Every gateway has this table.
+    Publish(Box<RoutingTable>),
+    /// A release has these workers.
+    Workers {
+        /// Which.
+        release: Box<Release>,
+        /// How many.
+        want: Want,
+    },
+    /// Smoke calls of this attempt are made, and their verdict comes back as
+    /// [`Event::SmokeFinished`](super::Event::SmokeFinished).
+    Smoke {
+        /// Of which rollout.
+        rollout: u64,
+        /// Of which attempt.
+        attempt: u32,
+        /// What is tried.
+        release: ReleaseId,
+        /// How.
+        smoke: Smoke,
+    },
+}
+
+/// How many workers a release should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// This many; one that dies is started again.
+    Run(u32),
+    /// Those that are there; none is started and none is stopped.
+    Keep,
+    /// None. Only ever said of a release that every gateway confirmed empty and withdrawn.
+    Stop,
+}
+
+impl Agent {
+    /// What the world should look like.
+    pub fn effects(&self) -> Vec<Effect> {
+        let workers = self.releases.iter().map(|(id, record)| Effect::Workers {
+            release: Box::new(record.release.clone()),
+            want: self.want(*id, record.state, record.release.workers),
+        });
+        let publish = Effect::Publish(Box::new(self.table()));
+        std::iter::once(publish)
+            .chain(workers)
+            .chain(self.smoke_effect())
+            .collect()
+    }
+
+    fn want(&self, release: ReleaseId, state: ReleaseState, count: u32) -> Want {
+        match state {
+            // A draining release keeps its workers for reconnects, unless it never took a call.
+            ReleaseState::Draining { .. } if self.failed(release) => Want::Keep,
+            ReleaseState::Draining { .. } if !self.on(Guard::StopOnlyRetired) => Want::Stop,
+            ReleaseState::Inactive
+            | ReleaseState::Ramping { .. }
+            | ReleaseState::Current
+            | ReleaseState::Draining { .. }
+            | ReleaseState::Drained { .. } => Want::Run(count),
+            ReleaseState::Retiring { .. } => Want::Keep,
+            ReleaseState::Retired { .. } => Want::Stop,
+        }
+    }
+
+    fn failed(&self, release: ReleaseId) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| {
+            rollout.incoming == release && matches!(rollout.phase, Phase::Failed { .. })
+        })
+    }
+
+    fn smoke_effect(&self) -> Option<Effect> {
+        let rollout = self.rollout.as_ref()?;
+        let Phase::Verifying { attempt, .. } = rollout.phase else {
+            return None;
+        };
+        let record = self.releases.get(&rollout.incoming)?;
+        if rollout.paused.is_some() || record.passed.contains(&Gate::Smoke) {
+            return None;
+        }
+        let smoke = rollout.plan.smoke.clone()?;
+        let release = rollout.incoming;
+        Some(Effect::Smoke {
+            rollout: rollout.id,
+            attempt,
+            release,
+            smoke,
+        })
+    }
+
+    /// The routing table of this epoch. The driver adds what is not a decision: the digest of the
+    /// override token.
+    pub fn table(&self) -> RoutingTable {
+        let visible = |state: &ReleaseState| {
+            !matches!(
+                state,
+                ReleaseState::Retiring { .. } | ReleaseState::Retired { .. }
+            )
+        };
+        let releases: BTreeMap<ReleaseId, ReleaseRoute> = self
+            .releases
+            .iter()
+            .filter(|(_, record)| visible(&record.state))
+            .map(|(id, record)| {
+                let route = ReleaseRoute {
+                    label: record.release.label.clone(),
+                    takes_new_calls: record.state.takes_new_calls(),
+                };
+                (*id, route)
+            })
+            .collect();
+        let workers = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| releases.contains_key(&worker.release))
+            .map(|(id, worker)| {
+                let route = WorkerRoute {
+                    release: worker.release,
+                    addr: worker.addr,
+                    capacity: worker.capacity,
+                    health_path: worker.health_path.clone(),
+                };
+                (id.clone(), route)
+            })
+            .collect();
+        RoutingTable {
+            agent: self.name.clone(),
+            epoch: self.epoch,
+            salt: format!("rollout-{}", self.rollouts),
+            split: self.split.clone(),
+            releases,
+            workers,
+            ingress: self.ingress.clone(),
+            stickiness: self.policy.stickiness,
+            on_rollback: self.policy.on_rollback,
+            rolled_back: self.rolled_back.clone(),
+            override_digest: None,
+        }
+    }
+}

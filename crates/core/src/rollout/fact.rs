@@ -1,0 +1,261 @@
+//! Facts: what was decided. They are journaled before they take effect, and replaying them gives
+//! the agent back.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::net::SocketAddr;
+
+use crate::names::{GatewayId, ReleaseId, WorkerId};
+use crate::release::Release;
+use crate::rollout::agent::{Baseline, Gate, Pause};
+use crate::slot::Slot;
+use crate::spec::{Ingress, Plan, Policy};
+use crate::split::Share;
+use crate::table::Epoch;
+use crate::time::Timestamp;
+
+/// Version of the journaled form. A reader refuses a larger one.
+pub const FACT_VERSION: u32 = 1;
+
+/// One decision about one agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    /// The agent exists, with these settings; later ones replace them.
+    Configured {
+        /// How its requests are read.
+        ingress: Ingress,
+        /// How long things are kept.
+        policy: Policy,
+    },
+    /// A rollout began.
+    Deployed {
+        /// Its number.
+        rollout: u64,
+        /// What is brought in.
+        release: Release,
+        /// How.
+        plan: Plan,
+        /// Where.
+        slot: Slot,
+        /// The release that left that slot and is a tail now.
+        displaced: Option<ReleaseId>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A worker is up.
+    WorkerReady {
+        /// Which.
+        worker: WorkerId,
+        /// Of which release.
+        release: ReleaseId,
+        /// Where it listens.
+        addr: SocketAddr,
+        /// How many calls it may hold.
+        capacity: u32,
+        /// Its health check.
+        health_path: Option<String>,
+    },
+    /// A worker is gone.
+    WorkerGone {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        why: String,
+    },
+    /// A gateway reported for the first time: from now on its calls count.
+    GatewayJoined {
+        /// Which.
+        gateway: GatewayId,
+    },
+    /// An operator vouches that a gateway is gone, with its calls.
+    GatewayForgotten {
+        /// Which.
+        gateway: GatewayId,
+        /// Why.
+        reason: String,
+    },
+    /// The gates of the incoming release are being tried.
+    VerifyStarted {
+        /// Counts up from 1.
+        attempt: u32,
+        /// When.
+        at: Timestamp,
+        /// When it counts as failed.
+        deadline: Timestamp,
+    },
+    /// A gate holds.
+    GatePassed {
+        /// For which release.
+        release: ReleaseId,
+        /// Which gate.
+        gate: Gate,
+        /// What it measured.
+        report: Value,
+    },
+    /// An operator let a release through without its gates.
+    GatesSkipped {
+        /// Which.
+        release: ReleaseId,
+        /// Why.
+        reason: String,
+    },
+    /// The incoming release takes this share of new calls from now on.
+    StepStarted {
+        /// Index of the step.
+        step: usize,
+        /// The share.
+        share: Share,
+        /// When.
+        at: Timestamp,
+        /// Counters of the incoming release at that moment.
+        base: Baseline,
+    },
+    /// The rollout waits.
+    Paused {
+        /// Why.
+        pause: Pause,
+        /// When.
+        at: Timestamp,
+    },
+    /// The rollout goes on.
+    Resumed {
+        /// When.
+        at: Timestamp,
+    },
+    /// The incoming release takes all new calls from now on, and the outgoing one drains.
+    CutOver {
+        /// When.
+        at: Timestamp,
+    },
+    /// The cutover is acknowledged.
+    Landed {
+        /// When.
+        at: Timestamp,
+        /// Known gateways that could not acknowledge: their lease has run out.
+        unacked: Vec<GatewayId>,
+    },
+    /// `to` takes all new calls from now on, and `from` drains.
+    RollbackStarted {
+        /// Number of the rollout it belongs to; a new one if none is under way.
+        rollout: u64,
+        /// The release rolled back from.
+        from: ReleaseId,
+        /// The release rolled back to.
+        to: ReleaseId,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// The rollback is acknowledged, or its second is over.
+    RolledBack {
+        /// When.
+        at: Timestamp,
+        /// Known gateways that have not acknowledged.
+        unacked: Vec<GatewayId>,
+    },
+    /// The rollout ended before the incoming release took a call by the split.
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// An operator takes the current release out of service: new calls are turned away.
+    DrainStarted {
+        /// Which.
+        release: ReleaseId,
+        /// When.
+        at: Timestamp,
+    },
+    /// Every gateway confirms that a draining release is empty.
+    Emptied {
+        /// Which.
+        release: ReleaseId,
+        /// When.
+        at: Timestamp,
+    },
+    /// It is not, or no longer known to be.
+    Refilled {
+        /// Which.
+        release: ReleaseId,
+        /// Why.
+        why: String,
+    },
+    /// It was empty for the whole straggler buffer.
+    Drained {
+        /// Which.
+        release: ReleaseId,
+        /// When.
+        at: Timestamp,
+        /// Until when it stands by.
+        keep_until: Timestamp,
+    },
+    /// It is withdrawn from the routing table.
+    Retiring {
+        /// Which.
+        release: ReleaseId,
+        /// When.
+        at: Timestamp,
+    },
+    /// Every gateway confirms the withdrawal; its workers stop.
+    Retired {
+        /// Which.
+        release: ReleaseId,
+        /// When.
+        at: Timestamp,
+        /// Under which table that was confirmed.
+        epoch: Epoch,
+    },
+}
+
+impl Fact {
+    /// Whether gateways must hear of it: then the epoch grows by one.
+    pub fn changes_routing(&self) -> bool {
+        match self {
+            Self::Configured { .. }
+            | Self::Deployed { .. }
+            | Self::WorkerReady { .. }
+            | Self::WorkerGone { .. }
+            | Self::StepStarted { .. }
+            | Self::CutOver { .. }
+            | Self::RollbackStarted { .. }
+            | Self::Failed { .. }
+            | Self::DrainStarted { .. }
+            | Self::Retiring { .. } => true,
+            Self::GatewayJoined { .. }
+            | Self::GatewayForgotten { .. }
+            | Self::VerifyStarted { .. }
+            | Self::GatePassed { .. }
+            | Self::GatesSkipped { .. }
+            | Self::Paused { .. }
+            | Self::Resumed { .. }
+            | Self::Landed { .. }
+            | Self::RolledBack { .. }
+            | Self::Emptied { .. }
+            | Self::Refilled { .. }
+            | Self::Drained { .. }
+            | Self::Retired { .. } => false,
+        }
+    }
+
+    /// Whether it changes what an operator decides on: then the revision grows by one. Workers
+    /// that come and go do not, or every decision would be a conflict.
+    pub fn changes_revision(&self) -> bool {
+        !matches!(
+            self,
+            Self::WorkerReady { .. }
+                | Self::WorkerGone { .. }
+                | Self::GatewayJoined { .. }
+                | Self::Emptied { .. }
+                | Self::Refilled { .. }
+        )
+    }
+
+    /// Its name, as journaled.
+    pub fn name(&self) -> String {
+        let value = serde_json::to_value(self).expect("facts always serialise");
+        value["fact"].as_str().expect("facts are tagged").to_owned()
+    }
+}

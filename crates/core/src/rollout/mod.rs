@@ -1,0 +1,28 @@
+//! Moving an agent from one release to the next.
+//!
+//! [`Agent::step`] decides and changes nothing; [`Agent::apply`] takes a decision in and cannot
+//! fail; [`Agent::effects`] says what the world should look like; [`Agent::next_deadline`] is the
+//! only timer. The driver's order is always: append the facts to the journal, sync, apply,
+//! publish, then carry the effects out.
+
+mod agent;
+mod event;
+mod fact;
+mod guard;
+mod seen;
+
+mod advance;
+mod apply;
+mod effect;
+mod hold;
+mod illegal;
+mod step;
+
+pub use agent::{Agent, Baseline, Gate, Pause, Phase, ReleaseRecord, Rollout, WorkerRecord};
+pub use effect::{Effect, Want};
+pub use event::{Event, Input, Verdict};
+pub use fact::{FACT_VERSION, Fact};
+pub use guard::Guard;
+pub use hold::{Hold, ROLLBACK_WAIT, SILENT_WAIT};
+pub use illegal::Illegal;
+pub use seen::{Count, Seen, Unacked, since};

@@ -1,0 +1,526 @@
+//! Deciding: one event, looked at in the light of what is known, becomes facts or is illegal.
+
+use crate::names::{GatewayId, Label, ReleaseId};
+use crate::release::{Release, ReleaseState};
+use crate::rollout::agent::{Agent, Gate, Pause, Phase, Rollout};
+use crate::rollout::event::{Event, Input, Verdict};
+use crate::rollout::fact::Fact;
+use crate::rollout::guard::Guard;
+use crate::rollout::hold::Hold;
+use crate::rollout::illegal::Illegal;
+use crate::rollout::seen::{Count, Seen};
+use crate::slot::Slot;
+use crate::spec::Plan;
+use crate::split::Share;
+use crate::time::Timestamp;
+
+impl Agent {
+    /// Decides. Changes nothing: the driver journals the facts, then applies them.
+    ///
+    /// After an event, send [`Event::Tick`] until it answers no facts, and again at
+    /// [`next_deadline`](Self::next_deadline) and after each report.
+    ///
+    /// # Errors
+    ///
+    /// [`Illegal`] when the event does not fit; nothing has happened then.
+    pub fn step(&self, now: Timestamp, seen: &Seen, input: &Input) -> Result<Vec<Fact>, Illegal> {
+        if let Some(revision) = input.if_revision
+            && revision != self.revision
+            && self.on(Guard::ConflictToken)
+        {
+            return Err(Illegal::Conflict {
+                asked: revision,
+                is: self.revision,
+            });
+        }
+        match &input.event {
+            Event::Tick => Ok(self.advance(now, seen)),
+            Event::Configured { ingress, policy } => {
+                let same = self.epoch.0 > 0 && self.ingress == **ingress && self.policy == *policy;
+                let (ingress, policy) = ((**ingress).clone(), policy.clone());
+                Ok(if same {
+                    Vec::new()
+                } else {
+                    vec![Fact::Configured { ingress, policy }]
+                })
+            }
+            Event::WorkerReady { .. } | Event::WorkerGone { .. } => Ok(self.worker(&input.event)),
+            Event::GatewayJoined { gateway } => Ok(if self.gateways.contains(gateway) {
+                Vec::new()
+            } else {
+                vec![Fact::GatewayJoined {
+                    gateway: gateway.clone(),
+                }]
+            }),
+            Event::SmokeFinished {
+                rollout,
+                attempt,
+                verdict,
+                report,
+            } => Ok(self.smoke((*rollout, *attempt), verdict, report, now)),
+            Event::Deploy { release, plan } => self.deploy(now, seen, release, plan),
+            Event::Pause => self.pause(now, input),
+            Event::Resume => self.resume(now, seen),
+            Event::Promote { full, skip_gates } => {
+                self.promote(now, seen, input, *full, *skip_gates)
+            }
+            Event::Abort => self.abort(now, input),
+            Event::Rollback => self.rollback(now, input),
+            Event::Drain { release } => self.drain_current(now, *release),
+            Event::Retire { release } => self.retire(now, seen, *release),
+            Event::ForgetGateway { gateway } => self.forget(now, seen, input, gateway),
+        }
+    }
+
+    fn worker(&self, event: &Event) -> Vec<Fact> {
+        match event {
+            Event::WorkerReady {
+                worker,
+                release,
+                addr,
+                capacity,
+                health_path,
+            } => {
+                let known = self.workers.get(worker).is_some_and(|is| is.addr == *addr);
+                let wanted = self
+                    .releases
+                    .get(release)
+                    .is_some_and(|record| !matches!(record.state, ReleaseState::Retired { .. }));
+                if known || !wanted {
+                    return Vec::new();
+                }
+                vec![Fact::WorkerReady {
+                    worker: worker.clone(),
+                    release: *release,
+                    addr: *addr,
+                    capacity: *capacity,
+                    health_path: health_path.clone(),
+                }]
+            }
+            Event::WorkerGone { worker, why } if self.workers.contains_key(worker) => {
+                vec![Fact::WorkerGone {
+                    worker: worker.clone(),
+                    why: why.clone(),
+                }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn smoke(
+        &self,
+        (rollout_id, of_attempt): (u64, u32),
+        verdict: &Verdict,
+        report: &serde_json::Value,
+        now: Timestamp,
+    ) -> Vec<Fact> {
+        let Some(rollout) = &self.rollout else {
+            return Vec::new();
+        };
+        let Phase::Verifying { attempt, .. } = rollout.phase else {
+            return Vec::new();
+        };
+        let current = rollout.id == rollout_id && attempt == of_attempt;
+        if !current && self.on(Guard::ThisAttempt) {
+            return Vec::new();
+        }
+        match verdict {
+            Verdict::Successful => vec![Fact::GatePassed {
+                release: rollout.incoming,
+                gate: Gate::Smoke,
+                report: report.clone(),
+            }],
+            Verdict::Failed(why) => {
+                vec![Fact::Failed {
+                    at: now,
+                    reason: format!("smoke failed: {why}"),
+                }]
+            }
+            Verdict::Inconclusive(why) => {
+                let pause = Pause::Inconclusive {
+                    reason: why.clone(),
+                };
+                vec![Fact::Paused { pause, at: now }]
+            }
+        }
+    }
+
+    fn deploy(
+        &self,
+        now: Timestamp,
+        seen: &Seen,
+        release: &Release,
+        plan: &Plan,
+    ) -> Result<Vec<Fact>, Illegal> {
+        if self.is_rolling_out() {
+            let incoming = self
+                .rollout
+                .as_ref()
+                .map(|rollout| self.label(rollout.incoming));
+            let phase = self.phase_word();
+            return Err(Illegal::Busy {
+                incoming: incoming.unwrap_or_default(),
+                phase,
+            });
+        }
+        match self.releases.get(&release.id).map(|record| record.state) {
+            Some(ReleaseState::Current) => {
+                return Err(Illegal::AlreadyCurrent {
+                    label: self.label(release.id),
+                });
+            }
+            Some(ReleaseState::Retiring { .. }) => {
+                return Err(Illegal::BeingRetired {
+                    label: self.label(release.id),
+                });
+            }
+            _ => {}
+        }
+        let current = self.current();
+        let slot = current
+            .and_then(|id| self.releases[&id].slot)
+            .map_or(Slot::Blue, Slot::other);
+        let displaced = self
+            .in_state(|state| !matches!(state, ReleaseState::Retired { .. }))
+            .find(|id| *id != release.id && self.releases[id].slot == Some(slot));
+        let mut facts = self.make_room_for_tail(now, seen, release.id, displaced)?;
+        facts.push(Fact::Deployed {
+            rollout: self.rollouts + 1,
+            release: release.clone(),
+            plan: plan.clone(),
+            slot,
+            displaced,
+            at: now,
+        });
+        Ok(facts)
+    }
+
+    /// With one release more than may be without a slot, the oldest drained one that is no
+    /// rollback target goes; if all still drain, the deploy must wait.
+    fn make_room_for_tail(
+        &self,
+        now: Timestamp,
+        seen: &Seen,
+        incoming: ReleaseId,
+        displaced: Option<ReleaseId>,
+    ) -> Result<Vec<Fact>, Illegal> {
+        let tails: Vec<ReleaseId> = self
+            .releases
+            .iter()
+            .filter(|(id, record)| {
+                let waits = matches!(
+                    record.state,
+                    ReleaseState::Draining { .. } | ReleaseState::Drained { .. }
+                );
+                waits && **id != incoming && (record.slot.is_none() || displaced == Some(**id))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        if tails.len() <= self.policy.max_tails as usize {
+            return Ok(Vec::new());
+        }
+        let target = self.rollback_target();
+        let reclaimable = tails
+            .iter()
+            .filter(|id| Some(**id) != target || tails.len() == 1)
+            .filter(|id| {
+                !self.on(Guard::ReclaimOnlyDrained) || self.count(now, seen, **id).is_zero()
+            })
+            .filter_map(|id| match self.releases[id].state {
+                ReleaseState::Drained { since, .. } => Some((since, *id)),
+                ReleaseState::Draining { since, .. } if !self.on(Guard::ReclaimOnlyDrained) => {
+                    Some((since, *id))
+                }
+                _ => None,
+            })
+            .min();
+        match reclaimable {
+            Some((_, release)) => Ok(vec![Fact::Retiring { release, at: now }]),
+            None => Err(Illegal::TooManyTails {
+                draining: tails
+                    .iter()
+                    .map(|id| {
+                        (
+                            self.releases[id].release.label.clone(),
+                            seen.last_count(*id).0,
+                        )
+                    })
+                    .collect(),
+            }),
+        }
+    }
+
+    fn pause(&self, now: Timestamp, input: &Input) -> Result<Vec<Fact>, Illegal> {
+        let rollout = self.under_way("pause")?;
+        match rollout.phase {
+            _ if rollout.paused.is_some() => Err(Illegal::AlreadyPaused),
+            Phase::Provisioning { .. } | Phase::Verifying { .. } | Phase::Canary { .. } => {
+                let pause = Pause::Operator {
+                    reason: input.reason_text("paused"),
+                };
+                Ok(vec![Fact::Paused { pause, at: now }])
+            }
+            _ => Err(self.not_now("pause")),
+        }
+    }
+
+    fn resume(&self, now: Timestamp, seen: &Seen) -> Result<Vec<Fact>, Illegal> {
+        let rollout = self.under_way("resume")?;
+        match (&rollout.paused, &rollout.phase) {
+            (None, _) => Err(Illegal::NotPaused),
+            // The step has ended: going on means going to the next one.
+            (Some(Pause::Step), Phase::Canary { .. }) => {
+                self.room(now, seen, rollout, rollout.next_share())?;
+                Ok(vec![rollout.next_fact(now, seen)])
+            }
+            // A gate that could not tell is tried again.
+            (Some(Pause::Inconclusive { .. }), Phase::Verifying { attempt, .. }) => {
+                Ok(vec![Rollout::verify_again(now, &rollout.plan, attempt + 1)])
+            }
+            // Smoke calls may have run out of time meanwhile, so they are made again.
+            (Some(Pause::Operator { .. }), Phase::Verifying { attempt, .. })
+                if !self.is_proven(rollout.incoming, &rollout.plan) =>
+            {
+                Ok(vec![Rollout::verify_again(now, &rollout.plan, attempt + 1)])
+            }
+            (Some(_), _) => Ok(vec![Fact::Resumed { at: now }]),
+        }
+    }
+
+    fn promote(
+        &self,
+        now: Timestamp,
+        seen: &Seen,
+        input: &Input,
+        full: bool,
+        skip_gates: bool,
+    ) -> Result<Vec<Fact>, Illegal> {
+        let rollout = self.under_way("promote")?;
+        let release = rollout.incoming;
+        let mut facts = Vec::new();
+        match rollout.phase {
+            Phase::Promoting { .. } => return Ok(Vec::new()),
+            Phase::Provisioning { .. } | Phase::Verifying { .. } | Phase::Canary { .. } => {}
+            _ => return Err(self.not_now("promote")),
+        }
+        if !self.is_proven(release, &rollout.plan) {
+            if !skip_gates && self.on(Guard::GatesFirst) {
+                return Err(Illegal::Unproven {
+                    label: self.label(release),
+                });
+            }
+            let reason = input.reason_text("gates skipped");
+            facts.push(Fact::GatesSkipped { release, reason });
+        }
+        if self.capacity(release).0 == 0 {
+            return Err(Illegal::NoWorkers {
+                label: self.label(release),
+            });
+        }
+        let share = if full {
+            Share::ALL
+        } else {
+            rollout.next_share()
+        };
+        if !skip_gates {
+            self.room(now, seen, rollout, share)?;
+        }
+        facts.push(if full {
+            Fact::CutOver { at: now }
+        } else {
+            rollout.next_fact(now, seen)
+        });
+        Ok(facts)
+    }
+
+    /// Never cut over into too little room (I7).
+    fn room(
+        &self,
+        now: Timestamp,
+        seen: &Seen,
+        rollout: &Rollout,
+        share: Share,
+    ) -> Result<(), Illegal> {
+        match self.room_hold(now, seen, rollout, share) {
+            Some(hold) => Err(Illegal::NoRoom { hold }),
+            None => Ok(()),
+        }
+    }
+
+    fn abort(&self, now: Timestamp, input: &Input) -> Result<Vec<Fact>, Illegal> {
+        let rollout = self.under_way("abort")?;
+        match rollout.phase {
+            Phase::Provisioning { .. } | Phase::Verifying { .. } => Ok(vec![Fact::Failed {
+                at: now,
+                reason: input.reason_text("aborted"),
+            }]),
+            Phase::Canary { .. } | Phase::Promoting { .. } => self.back(now, input, "aborted"),
+            _ => Err(self.not_now("abort")),
+        }
+    }
+
+    /// Waits for no gate, worker, capacity check or person (I5).
+    fn rollback(&self, now: Timestamp, input: &Input) -> Result<Vec<Fact>, Illegal> {
+        match self.rollout.as_ref().map(|rollout| &rollout.phase) {
+            Some(Phase::Provisioning { .. } | Phase::Verifying { .. }) => Ok(vec![Fact::Failed {
+                at: now,
+                reason: input.reason_text("rolled back"),
+            }]),
+            Some(Phase::RollingBack { .. }) => Ok(Vec::new()),
+            _ => self.back(now, input, "rolled back"),
+        }
+    }
+
+    fn back(&self, now: Timestamp, input: &Input, verb: &str) -> Result<Vec<Fact>, Illegal> {
+        let reason = input.reason_text(verb);
+        let under_way = self.rollout.as_ref().filter(|_| self.is_rolling_out());
+        if let Some(rollout) = under_way {
+            let (from, rollout, to) = (rollout.incoming, rollout.id, rollout.outgoing);
+            let to = to.ok_or(Illegal::NothingBefore)?;
+            return Ok(vec![Fact::RollbackStarted {
+                rollout,
+                from,
+                to,
+                reason,
+                at: now,
+            }]);
+        }
+        let to = self.rollback_target().ok_or(Illegal::NothingBefore)?;
+        if !self.on(Guard::RollbackAlways) && self.worker_hold(to).is_some() {
+            return Err(Illegal::NoWorkers {
+                label: self.label(to),
+            });
+        }
+        // After `drain` nothing is current; the drained release itself is the one to bring back.
+        let Some(from) = self.current() else {
+            return Ok(vec![self.undrain(to, reason, now)]);
+        };
+        let landed = self.rollout.as_ref().filter(|rollout| {
+            matches!(rollout.phase, Phase::Landed { .. })
+                && rollout.incoming == from
+                && rollout.outgoing == Some(to)
+        });
+        let rollout = landed.map_or(self.rollouts + 1, |rollout| rollout.id);
+        Ok(vec![Fact::RollbackStarted {
+            rollout,
+            from,
+            to,
+            reason,
+            at: now,
+        }])
+    }
+
+    fn undrain(&self, to: ReleaseId, reason: String, at: Timestamp) -> Fact {
+        Fact::RollbackStarted {
+            rollout: self.rollouts + 1,
+            from: to,
+            to,
+            reason,
+            at,
+        }
+    }
+
+    fn drain_current(&self, now: Timestamp, release: ReleaseId) -> Result<Vec<Fact>, Illegal> {
+        if self.is_rolling_out() {
+            return Err(self.not_now("drain"));
+        }
+        match self.releases.get(&release).map(|record| record.state) {
+            Some(ReleaseState::Current) => Ok(vec![Fact::DrainStarted { release, at: now }]),
+            Some(ReleaseState::Draining { .. } | ReleaseState::Drained { .. }) => Ok(Vec::new()),
+            _ => Err(Illegal::NotCurrent {
+                label: self.label(release),
+            }),
+        }
+    }
+
+    fn retire(
+        &self,
+        now: Timestamp,
+        seen: &Seen,
+        release: ReleaseId,
+    ) -> Result<Vec<Fact>, Illegal> {
+        let label = self.label(release);
+        match self.releases.get(&release).map(|record| record.state) {
+            Some(ReleaseState::Drained { .. }) => match self.count(now, seen, release) {
+                Count::Known { live: 0, pinned: 0 } => {
+                    Ok(vec![Fact::Retiring { release, at: now }])
+                }
+                count => Err(Illegal::StillHolds {
+                    label,
+                    count: describe(&count),
+                }),
+            },
+            Some(ReleaseState::Retiring { .. } | ReleaseState::Retired { .. }) => Ok(Vec::new()),
+            Some(ReleaseState::Draining {
+                empty_since: Some(_),
+                ..
+            }) => {
+                let left = self.next_deadline().unwrap_or(now).since(now);
+                Err(Illegal::Settling { label, left })
+            }
+            Some(ReleaseState::Draining {
+                empty_since: None, ..
+            }) => {
+                let count = describe(&self.count(now, seen, release));
+                Err(Illegal::StillHolds { label, count })
+            }
+            _ => Err(Illegal::NotDrained { label }),
+        }
+    }
+
+    fn forget(
+        &self,
+        now: Timestamp,
+        seen: &Seen,
+        input: &Input,
+        gateway: &GatewayId,
+    ) -> Result<Vec<Fact>, Illegal> {
+        if !self.gateways.contains(gateway) {
+            return Err(Illegal::UnknownGateway {
+                gateway: gateway.clone(),
+            });
+        }
+        if seen.is_leased(now, gateway) {
+            return Err(Illegal::GatewayAlive {
+                gateway: gateway.clone(),
+            });
+        }
+        let reason = input.reason_text("forgotten");
+        Ok(vec![Fact::GatewayForgotten {
+            gateway: gateway.clone(),
+            reason,
+        }])
+    }
+
+    fn under_way(&self, verb: &'static str) -> Result<&Rollout, Illegal> {
+        self.rollout
+            .as_ref()
+            .filter(|_| self.is_rolling_out())
+            .ok_or_else(|| self.not_now(verb))
+    }
+
+    fn not_now(&self, verb: &'static str) -> Illegal {
+        Illegal::NotNow {
+            verb,
+            phase: self.phase_word(),
+        }
+    }
+}
+
+fn describe(count: &Count) -> String {
+    match count {
+        Count::Known { live, pinned } => format!("{live} live and {pinned} pinned calls"),
+        Count::Unknown { gateways } => {
+            let hold = Hold::Unknown {
+                gateways: gateways.clone(),
+            };
+            format!("an unknown number of calls: {hold}")
+        }
+    }
+}
+
+/// Labels with counts, for an error.
+pub(super) fn list(draining: &[(Label, u64)]) -> String {
+    let one = |(label, calls): &(Label, u64)| format!("{label} ({calls} calls)");
+    draining.iter().map(one).collect::<Vec<_>>().join(", ")
+}
