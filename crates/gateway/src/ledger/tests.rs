@@ -1,0 +1,294 @@
+use std::collections::BTreeMap;
+
+use segue_core::spec::{Ingress, OnRollback};
+use segue_core::split::Split;
+use segue_core::table::{ReleaseRoute, WorkerRoute};
+use segue_core::time::Millis;
+
+use super::*;
+
+const STICKINESS: Millis = Millis(1_000);
+
+fn old() -> ReleaseId {
+    ReleaseId::of(b"old")
+}
+
+fn new() -> ReleaseId {
+    ReleaseId::of(b"new")
+}
+
+fn desk() -> AgentName {
+    "desk".parse().unwrap()
+}
+
+fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
+    let worker = |release, port| WorkerRoute {
+        release,
+        addr: SocketAddr::from(([127, 0, 0, 1], port)),
+        capacity: 2,
+        health_path: None,
+    };
+    let route = |label: &str, id| ReleaseRoute {
+        label: label.parse().unwrap(),
+        takes_new_calls: id == serving,
+    };
+    RoutingTable {
+        agent: desk(),
+        epoch: Epoch(epoch),
+        salt: "salt".to_owned(),
+        split: Split::all(serving),
+        releases: BTreeMap::from([(old(), route("v1", old())), (new(), route("v2", new()))]),
+        workers: BTreeMap::from([
+            ("old-1".parse().unwrap(), worker(old(), 1)),
+            ("old-2".parse().unwrap(), worker(old(), 2)),
+            ("new-1".parse().unwrap(), worker(new(), 3)),
+        ]),
+        ingress: Ingress::default(),
+        stickiness: STICKINESS,
+        on_rollback: OnRollback::Stay,
+        rolled_back: std::collections::BTreeSet::new(),
+        override_digest: None,
+    }
+}
+
+fn begin(ledger: &Arc<Ledger>, call: &str, purpose: Purpose, now: u64) -> Result<Ticket, Refused> {
+    begin_by(ledger, call, purpose, None, now)
+}
+
+fn begin_by(
+    ledger: &Arc<Ledger>,
+    call: &str,
+    purpose: Purpose,
+    version_override: Option<&str>,
+    now: u64,
+) -> Result<Ticket, Refused> {
+    let call: CallId = call.parse().unwrap();
+    let agent = desk();
+    let facts = CallFacts {
+        call: &call,
+        cohort: None,
+        caller: None,
+        tenant: None,
+        headers: &[],
+        pin: None,
+        version_override,
+    };
+    let asking = Asking {
+        agent: &agent,
+        facts,
+        purpose,
+    };
+    ledger.begin(asking, &|_| true, Timestamp(now))
+}
+
+fn counts(ledger: &Ledger, release: ReleaseId, now: u64) -> (u64, u64) {
+    let report = ledger.snapshot(Timestamp(now));
+    let admission = ledger.locked();
+    assert_eq!(report[&desk()], admission.books[&desk()].recount());
+    let counts = report[&desk()].releases.get(&release);
+    counts.map_or((0, 0), |counts| (counts.live, counts.pinned))
+}
+
+fn totals(ledger: &Ledger, release: ReleaseId) -> (u64, u64, u64, u64) {
+    let report = ledger.snapshot(Timestamp(0));
+    let counts = report[&desk()].releases.get(&release);
+    let totals = counts.map(|counts| counts.totals.clone());
+    totals.map_or((0, 0, 0, 0), |t| (t.started, t.ended, t.dropped, t.errors))
+}
+
+fn closed(by: By, code: Option<u16>) -> End {
+    End::Closed(Closed { by, code })
+}
+
+fn ledger() -> Arc<Ledger> {
+    let ledger = Ledger::new(None);
+    ledger.install(table(1, old()), Timestamp(0)).unwrap();
+    ledger
+}
+
+#[test]
+fn a_call_keeps_its_release_over_reconnects_until_its_pin_runs_out() {
+    let ledger = ledger();
+    let first = begin(&ledger, "a", Purpose::Call, 10).unwrap();
+    assert_eq!(counts(&ledger, old(), 10), (1, 0));
+    first.connected(Timestamp(11));
+    let worker = first.worker().clone();
+    ledger.install(table(2, new()), Timestamp(12)).unwrap();
+    first.finish(closed(By::Caller, None), Timestamp(100));
+    assert_eq!(counts(&ledger, old(), 100), (0, 1));
+
+    let again = begin(&ledger, "a", Purpose::Call, 1_099).unwrap();
+    assert_eq!(again.identity().release, old());
+    assert_eq!(again.identity().reason, Reason::Pin);
+    assert!(again.identity().is_resume);
+    assert_eq!(*again.worker(), worker);
+    assert_eq!(totals(&ledger, old()), (1, 1, 0, 0), "no second start");
+    again.connected(Timestamp(1_100));
+    again.finish(closed(By::Worker, Some(1012)), Timestamp(1_200));
+    assert_eq!(totals(&ledger, old()), (1, 2, 1, 0));
+
+    assert_eq!(counts(&ledger, old(), 2_199), (0, 1));
+    assert_eq!(counts(&ledger, old(), 2_200), (0, 0));
+    let late = begin(&ledger, "a", Purpose::Call, 2_200).unwrap();
+    assert_eq!(late.identity().release, new());
+}
+
+#[test]
+fn several_connections_of_a_call_are_one_call() {
+    let ledger = ledger();
+    let one = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    let two = begin(&ledger, "a", Purpose::Call, 2).unwrap();
+    one.connected(Timestamp(2));
+    two.connected(Timestamp(2));
+    assert_eq!(one.worker(), two.worker());
+    assert_eq!(counts(&ledger, old(), 2), (1, 0));
+    one.finish(closed(By::Worker, Some(1000)), Timestamp(3));
+    assert_eq!(counts(&ledger, old(), 3), (1, 0));
+    assert_eq!(totals(&ledger, old()), (1, 0, 0, 0));
+    two.finish(closed(By::Worker, Some(1000)), Timestamp(4));
+    assert_eq!(counts(&ledger, old(), 4), (0, 1));
+    assert_eq!(totals(&ledger, old()), (1, 1, 0, 0));
+}
+
+#[test]
+fn a_webhook_pins_only_once_it_is_answered() {
+    let ledger = ledger();
+    let lost = begin(&ledger, "a", Purpose::Webhook, 1).unwrap();
+    assert_eq!(counts(&ledger, old(), 1), (1, 0));
+    lost.finish(End::Unreached(Unreached::Dial), Timestamp(2));
+    assert_eq!(counts(&ledger, old(), 2), (0, 0));
+
+    let answered = begin(&ledger, "a", Purpose::Webhook, 3).unwrap();
+    answered.finish(End::Answered, Timestamp(4));
+    assert_eq!(counts(&ledger, old(), 4), (0, 1));
+    ledger.install(table(2, new()), Timestamp(5)).unwrap();
+    let call = begin(&ledger, "a", Purpose::Call, 6).unwrap();
+    assert_eq!(call.identity().release, old());
+    assert!(!call.identity().is_resume, "it was never connected");
+    assert_eq!(totals(&ledger, old()), (1, 0, 0, 0));
+
+    let plain = begin(&ledger, "b", Purpose::Request, 7).unwrap();
+    assert_eq!(counts(&ledger, new(), 7), (1, 0));
+    plain.finish(End::Answered, Timestamp(8));
+    assert_eq!(counts(&ledger, new(), 8), (0, 0));
+    assert_eq!(totals(&ledger, new()), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_dropped_ticket_is_uncounted_and_blames_no_worker() {
+    let ledger = ledger();
+    drop(begin(&ledger, "a", Purpose::Call, 1).unwrap());
+    assert_eq!(counts(&ledger, old(), 1), (0, 0));
+    let live = begin(&ledger, "b", Purpose::Call, 1).unwrap();
+    live.connected(Timestamp(2));
+    drop(live);
+    assert_eq!(counts(&ledger, old(), 2), (0, 1));
+    assert_eq!(totals(&ledger, old()), (2, 1, 0, 0));
+    let report = ledger.snapshot(Timestamp(2));
+    let closes = &report[&desk()].releases[&old()].totals.closes;
+    assert_eq!(closes["gateway:none"], 1);
+}
+
+#[test]
+fn a_call_that_never_got_through_is_an_error_and_leaves_no_pin() {
+    let ledger = ledger();
+    let call = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    call.finish(End::Unreached(Unreached::Status(503)), Timestamp(2));
+    assert_eq!(totals(&ledger, old()), (1, 0, 0, 1));
+    let left = begin(&ledger, "a", Purpose::Call, 3).unwrap();
+    left.finish(End::Unreached(Unreached::CallerLeft), Timestamp(4));
+    assert_eq!(totals(&ledger, old()), (2, 0, 0, 1));
+    assert_eq!(counts(&ledger, old(), 4), (0, 0));
+}
+
+#[test]
+fn a_retry_moves_the_count_within_the_release() {
+    let ledger = ledger();
+    let mut call = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    let first = call.worker().clone();
+    call.retry(std::slice::from_ref(&first), &|_| true, Timestamp(2))
+        .unwrap();
+    let second = call.worker().clone();
+    assert_ne!(first, second);
+    assert_eq!(call.identity().release, old());
+    let workers = ledger.snapshot(Timestamp(2))[&desk()].workers.clone();
+    assert_eq!(workers, BTreeMap::from([(second.clone(), 1)]));
+    let none_left = call.retry(&[first, second], &|_| true, Timestamp(3));
+    assert_eq!(none_left, Err(Refused::Route(Refusal::NoWorker)));
+    assert_eq!(counts(&ledger, old(), 3), (1, 0));
+}
+
+#[test]
+fn capacity_and_overrides() {
+    let ledger = ledger();
+    let held: Vec<Ticket> = (0..4)
+        .map(|n| begin(&ledger, &n.to_string(), Purpose::Call, 1).unwrap())
+        .collect();
+    let full = begin(&ledger, "x", Purpose::Call, 1).unwrap_err();
+    assert_eq!(full, Refused::Route(Refusal::Full));
+    assert_eq!(totals(&ledger, old()), (5, 0, 0, 1));
+    assert_eq!(ledger.refusals()["full"], 1);
+
+    let smoke = begin_by(&ledger, "s", Purpose::Call, Some("v2"), 1).unwrap();
+    assert!(smoke.identity().is_override);
+    smoke.connected(Timestamp(1));
+    smoke.finish(closed(By::Worker, None), Timestamp(2));
+    assert_eq!(totals(&ledger, new()), (0, 0, 0, 0));
+    let resumed = begin(&ledger, "s", Purpose::Call, 3).unwrap();
+    assert!(resumed.identity().is_override, "also when it reconnects");
+    drop(held);
+    assert_eq!(counts(&ledger, old(), 3), (0, 0));
+}
+
+#[test]
+fn a_smaller_or_equal_epoch_is_refused() {
+    let ledger = ledger();
+    ledger.install(table(5, new()), Timestamp(1)).unwrap();
+    for epoch in [4, 5] {
+        let stale = ledger.install(table(epoch, old()), Timestamp(2));
+        assert_eq!(stale.unwrap_err().installed, Epoch(5));
+    }
+    let call = begin(&ledger, "a", Purpose::Call, 3).unwrap();
+    assert_eq!(call.identity().release, new());
+}
+
+#[test]
+fn a_withdrawn_agent_is_dropped_once_it_is_empty() {
+    let ledger = ledger();
+    let call = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    ledger.keep_agents(&[], Timestamp(2));
+    assert!(begin(&ledger, "b", Purpose::Call, 3).is_err());
+    assert!(
+        begin(&ledger, "a", Purpose::Call, 3).is_ok(),
+        "its own go on"
+    );
+    drop(call);
+    ledger.keep_agents(&[], Timestamp(4));
+    assert!(ledger.tables().is_empty());
+    let refused = begin(&ledger, "b", Purpose::Call, 5).unwrap_err();
+    assert_eq!(refused, Refused::NoTable);
+}
+
+#[test]
+fn what_moves_to_the_next_process_counts_the_same() {
+    let before = ledger();
+    let live = begin(&before, "a", Purpose::Call, 1).unwrap();
+    live.connected(Timestamp(2));
+    let hook = begin(&before, "b", Purpose::Webhook, 3).unwrap();
+    hook.finish(End::Answered, Timestamp(4));
+    let state = serde_json::to_string(&before.export(Timestamp(5))).unwrap();
+    let moved = serde_json::to_string(&live.describe()).unwrap();
+
+    let after = Ledger::new(None);
+    after.restore(serde_json::from_str(&state).unwrap(), Timestamp(6));
+    let adopted = after.adopt(serde_json::from_str(&moved).unwrap(), Timestamp(6));
+    let adopted = adopted.unwrap();
+    assert_eq!(after.snapshot(Timestamp(6)), before.snapshot(Timestamp(6)));
+    live.given();
+    before.handed_over();
+    assert_eq!(counts(&before, old(), 6), (0, 0));
+    assert_eq!(totals(&before, old()), (0, 0, 0, 0));
+    adopted.finish(closed(By::Caller, Some(1000)), Timestamp(7));
+    assert_eq!(counts(&after, old(), 7), (0, 2));
+    assert_eq!(totals(&after, old()), (1, 1, 0, 0));
+}
