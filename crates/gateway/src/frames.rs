@@ -76,8 +76,9 @@ impl Observer {
                     let header = &header[..usize::from(*have)];
                     if header.len() == wanted(header) {
                         self.frames += 1;
+                        let bare_close = header[0] & 0x0f == OPCODE_CLOSE;
                         self.step = after(header);
-                        if self.step == Step::Done && header[0] & 0x0f == OPCODE_CLOSE {
+                        if bare_close && self.step == Step::Done {
                             return Some(NO_STATUS);
                         }
                     }
