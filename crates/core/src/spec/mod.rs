@@ -1,6 +1,19 @@
 //! What an operator writes down: `segue.toml`, as checked values.
 //!
-//! Domain types only; [`parse`] makes them from text and reports every fault at once.
+//! Domain types only; [`parse()`] makes them from text and reports every fault at once.
+
+mod bounds;
+mod fault;
+mod ingress;
+mod keys;
+mod parse;
+mod plan;
+mod reader;
+mod values;
+mod worker;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,6 +23,12 @@ use serde::{Deserialize, Serialize};
 use crate::names::{AgentName, Label};
 use crate::split::Share;
 use crate::time::Millis;
+
+pub use fault::Fault;
+pub use parse::{API_LISTEN, GATEWAY_LISTEN, parse};
+
+/// What `segue init` writes: an agent that runs at once, and every key with its default.
+pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// The whole configuration of one Segue.
 #[derive(Debug, Clone, PartialEq, Eq)]

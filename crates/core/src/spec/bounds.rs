@@ -1,0 +1,128 @@
+//! Every limit of the configuration, each with its reason. The reason is also the hint of the
+//! fault, so it is written for the operator.
+
+use std::fmt;
+
+use crate::split::Share;
+use crate::time::Millis;
+
+/// The values a key may take, both ends included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound<T> {
+    pub(super) min: T,
+    pub(super) max: T,
+    /// Why, as a hint.
+    pub(super) why: &'static str,
+}
+
+impl<T: PartialOrd> Bound<T> {
+    pub(super) fn holds(&self, value: &T) -> bool {
+        (&self.min..=&self.max).contains(&value)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Bound<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.min, self.max)
+    }
+}
+
+const SECOND: u64 = 1_000;
+const HOUR: u64 = 3_600 * SECOND;
+
+/// Longest file: thousands of listed callers fit, and a reader never holds more than this.
+pub(super) const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// Agents of one Segue: each has workers, a journal and a routing table.
+pub(super) const AGENTS_MAX: usize = 100;
+
+/// Items of a list that a person writes: arguments, hosts, sources.
+pub(super) const ITEMS_MAX: usize = 256;
+
+/// Callers, tenants or keys of one rule: every new call is compared with each of them.
+pub(super) const LISTED_MAX: usize = 10_000;
+
+/// Rules of one agent: every new call is compared with each of them.
+pub(super) const RULES_MAX: usize = 100;
+
+/// Steps of one ramp: more are not watched by a person, and each costs its duration.
+pub(super) const STEPS_MAX: usize = 20;
+
+pub(super) const WORKERS: Bound<u32> = Bound {
+    min: 1,
+    max: 1_000,
+    why: "each worker is a process with a port of its own; two releases run at once",
+};
+
+pub(super) const CAPACITY: Bound<u32> = Bound {
+    min: 1,
+    max: 100_000,
+    why: "calls that one worker may hold; one process has no more sockets than this",
+};
+
+pub(super) const TAILS: Bound<u32> = Bound {
+    min: 0,
+    max: 10,
+    why: "each tail is a whole set of workers that still runs",
+};
+
+pub(super) const STICKINESS: Bound<Millis> = Bound {
+    min: Millis(0),
+    max: Millis(HOUR),
+    why: "it must be no longer than the longest call, never hours: every release is kept for at \
+          least this long after its last call",
+};
+
+pub(super) const STRAGGLER_BUFFER: Bound<Millis> = Bound {
+    min: Millis(0),
+    max: Millis(24 * HOUR),
+    why: "a drained release keeps all of its workers for this long",
+};
+
+pub(super) const STANDBY: Bound<Millis> = Bound {
+    min: Millis(0),
+    max: Millis(7 * 24 * HOUR),
+    why: "a release on standby keeps all of its workers for this long",
+};
+
+pub(super) const READY_TIMEOUT: Bound<Millis> = Bound {
+    min: Millis(SECOND),
+    max: Millis(HOUR),
+    why: "a worker that is not ready by then does not get ready; it fails the deploy",
+};
+
+pub(super) const SMOKE_CALLS: Bound<u32> = Bound {
+    min: 1,
+    max: 100,
+    why: "smoke calls are made one after the other",
+};
+
+pub(super) const SMOKE_TIMEOUT: Bound<Millis> = Bound {
+    min: Millis(SECOND),
+    max: Millis(HOUR),
+    why: "it covers all of the smoke calls, and the deploy waits for them",
+};
+
+pub(super) const STEP_SHARE: Bound<Share> = Bound {
+    min: Share(1),
+    max: Share(Share::ALL.0 - 1),
+    why: "100% is the cutover itself, which follows the last step; leave it out",
+};
+
+pub(super) const STEP_DURATION: Bound<Millis> = Bound {
+    min: Millis(0),
+    max: Millis(7 * 24 * HOUR),
+    why: "for a longer step write `pause = true` and resume it by hand",
+};
+
+pub(super) const LIMIT_SHARE: Bound<Share> = Bound {
+    min: Share::NONE,
+    max: Share::ALL,
+    why: "a share of calls, such as \"2%\"",
+};
+
+pub(super) const CALLS: Bound<u64> = Bound {
+    min: 1,
+    max: 1_000_000,
+    why: "a number of calls that an agent takes in a rollout",
+};
