@@ -84,6 +84,8 @@ enum CallerLine<'a> {
         turns_heard: usize,
         longest_gap_ms: u64,
     },
+    #[serde(rename = "smoke.passed")]
+    SmokePassed { t: u64, release: &'a str },
 }
 
 /// The log of the caller's side.
@@ -103,6 +105,14 @@ impl CallLog {
     /// Keeps nothing.
     pub fn none() -> Self {
         Self(Lines(None))
+    }
+
+    /// Notes that `release` passed its smoke test: from now on calls may reach it.
+    pub fn smoke_passed(&self, release: &str) {
+        self.0.write(&CallerLine::SmokePassed {
+            t: unix_ms(),
+            release,
+        });
     }
 
     pub(crate) fn dialled(&self, call: &str) {
@@ -146,6 +156,52 @@ pub(crate) struct Tally {
     pub(crate) turns: usize,
     pub(crate) turns_heard: usize,
     pub(crate) longest_gap_ms: u64,
+}
+
+/// A command that moved new calls from one release to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Switch {
+    /// To the new release.
+    #[serde(rename = "cutover.acked")]
+    Cutover,
+    /// Back to the old one.
+    #[serde(rename = "rollback.acked")]
+    Rollback,
+}
+
+#[derive(Serialize)]
+struct OperatorLine<'a> {
+    t: u64,
+    event: Switch,
+    agent: &'a str,
+    to: &'a str,
+    from: &'a str,
+}
+
+/// The log of whoever commands the deployment.
+#[derive(Debug)]
+pub struct OperatorLog(Lines);
+
+impl OperatorLog {
+    /// Appends to the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Lines::open(path).map(Self)
+    }
+
+    /// Notes that a switch of `agent` was acknowledged just now.
+    pub fn acked(&self, event: Switch, agent: &str, from: &str, to: &str) {
+        self.0.write(&OperatorLine {
+            t: unix_ms(),
+            event,
+            agent,
+            to,
+            from,
+        });
+    }
 }
 
 #[derive(Serialize)]

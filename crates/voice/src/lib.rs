@@ -17,7 +17,9 @@ pub mod caller;
 pub mod calllog;
 pub mod clips;
 pub mod fault;
+pub mod judge;
 pub mod likeness;
+pub mod scenario;
 pub mod twilio;
 
 mod conversation;

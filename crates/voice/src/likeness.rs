@@ -36,8 +36,8 @@ const FLOOR: f32 = 1.0e-4;
 /// Share of a window's loudness taken from each band. All sentences grow loud and quiet at the pace
 /// of syllables, so loudness says little about which one it is; the shape of the spectrum does.
 const LOUDNESS_REMOVED: f32 = 0.7;
-/// Windows without any sound put before and after what was heard, for alignments at its edges.
-const MARGIN: usize = 50;
+/// Windows of 20 ms without any sound put before and after what was heard, for alignments at its edges.
+const MARGIN: usize = 25;
 /// Longest sound compared: 30 s. The rest is not looked at.
 const WINDOWS_MAX: usize = 3_000;
 
@@ -65,43 +65,85 @@ impl Fingerprint {
 
     /// How like `expected` this is; see [`similarity`].
     pub fn likeness(&self, expected: &Self) -> f64 {
-        let wanted = normalised(&expected.windows);
+        // The expected windows follow without overlap. What was heard is looked at twice as often,
+        // and each half of that is a sequence of its own.
+        let wanted: Vec<_> = expected.windows.iter().copied().step_by(2).collect();
+        let wanted = normalised(&wanted);
         if wanted.is_empty() || self.windows.is_empty() {
             return 0.0;
         }
-        let quiet = [0.0; BANDS];
-        let mut heard = vec![quiet; MARGIN];
-        heard.extend_from_slice(&self.windows);
+        let best = [0, 1].map(|offset| self.best_correlation(offset, &wanted));
+        best[0].max(best[1]).clamp(0.0, 1.0)
+    }
+
+    fn best_correlation(&self, offset: usize, wanted: &[[f32; BANDS]]) -> f64 {
+        let mut heard = vec![[0.0; BANDS]; MARGIN];
+        heard.extend(self.windows.iter().skip(offset).step_by(2));
         let whole = (heard.len() + MARGIN).max(MARGIN + wanted.len());
-        heard.resize(whole, quiet);
-        let best = heard
-            .windows(wanted.len())
-            .map(|part| correlation(part, &wanted))
-            .fold(0.0_f32, f32::max);
-        f64::from(best.clamp(0.0, 1.0))
+        heard.resize(whole, [0.0; BANDS]);
+        let sums = Sums::of(&heard);
+        let parts = heard.windows(wanted.len()).enumerate();
+        parts
+            .map(|(start, part)| correlation(part, wanted, sums.variance(start, part.len())))
+            .fold(0.0, f64::max)
     }
 }
 
-/// Correlation of `part` with `wanted`, whose bands have mean zero and which has norm one.
-fn correlation(part: &[[f32; BANDS]], wanted: &[[f32; BANDS]]) -> f32 {
-    let (mut sum, mut square, mut product) = ([0.0; BANDS], [0.0; BANDS], [0.0; BANDS]);
-    for (heard, wanted) in part.iter().zip(wanted) {
-        for band in 0..BANDS {
-            sum[band] += heard[band];
-            square[band] += heard[band] * heard[band];
-            product[band] += heard[band] * wanted[band];
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "at most WINDOWS_MAX")]
-    let count = part.len() as f32;
-    let variance: f32 = (0..BANDS)
-        .map(|band| (square[band] - sum[band] * sum[band] / count).max(0.0))
-        .sum();
-    // Rounding leaves a trace of variance in a constant sequence.
-    if variance < 1.0e-2 * count {
+/// Correlation of `part`, of this variance, with `wanted`, whose bands have mean zero and which has
+/// norm one.
+fn correlation(part: &[[f32; BANDS]], wanted: &[[f32; BANDS]], variance: f64) -> f64 {
+    if variance <= 0.0 {
         return 0.0;
     }
-    product.iter().sum::<f32>() / variance.sqrt()
+    let mut product = 0.0;
+    for (part, wanted) in part.iter().zip(wanted) {
+        for band in 0..BANDS {
+            product += part[band] * wanted[band];
+        }
+    }
+    f64::from(product) / variance.sqrt()
+}
+
+/// Running sums, from which the variance of any part is found without adding it up again.
+struct Sums {
+    bands: Vec<[f64; BANDS]>,
+    squares: Vec<f64>,
+}
+
+impl Sums {
+    fn of(windows: &[[f32; BANDS]]) -> Self {
+        let (mut sum, mut square) = ([0.0; BANDS], 0.0);
+        let mut sums = Self {
+            bands: vec![sum],
+            squares: vec![square],
+        };
+        for window in windows {
+            for (sum, &energy) in sum.iter_mut().zip(window) {
+                *sum += f64::from(energy);
+                square += f64::from(energy) * f64::from(energy);
+            }
+            sums.bands.push(sum);
+            sums.squares.push(square);
+        }
+        sums
+    }
+
+    /// Variance of `count` windows from `start`, times `count`; zero for a constant part.
+    fn variance(&self, start: usize, count: usize) -> f64 {
+        let end = start + count;
+        let squares = self.squares[end] - self.squares[start];
+        let sums = self.bands[end].iter().zip(&self.bands[start]);
+        #[expect(clippy::cast_precision_loss, reason = "at most WINDOWS_MAX")]
+        let count = count as f64;
+        let means: f64 = sums.map(|(end, start)| (end - start).powi(2) / count).sum();
+        let variance = squares - means;
+        // Rounding leaves a trace of variance in a constant sequence.
+        if variance < 1.0e-2 * count {
+            0.0
+        } else {
+            variance
+        }
+    }
 }
 
 /// Removes the mean of each band and scales the whole to norm one; empty if nothing is left.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::audio::{self, SAMPLE_RATE_HZ, Vad};
+use crate::audio::{self, SAMPLE_RATE_HZ, VAD_FRAME_MS, Vad};
 use crate::caller::{CallPlan, TurnReport};
 use crate::clips::{Audio, Clip};
 use crate::likeness::{Fingerprint, LIKENESS_MIN};
@@ -15,8 +15,12 @@ use crate::random::Random;
 
 /// Quiet after which the agent has finished; longer than a pause between two parts of a sentence.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Dead line after which it has finished as well: not every agent sends its silence. Longer, since
+/// a line may be dead in the middle of a sentence, which is a gap and not its end.
+const DEAD: Duration = Duration::from_millis(1_500);
 /// Longest answer listened to. An agent that talks on is interrupted.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+const VAD_FRAME: Duration = Duration::from_millis(VAD_FRAME_MS);
 /// Samples kept of one answer.
 const HEARD_SAMPLES_MAX: usize = 30 * SAMPLE_RATE_HZ as usize;
 /// Longest pause before a question. It spreads callers that were started together.
@@ -60,6 +64,8 @@ pub(crate) struct Script<'a> {
     heard: Vec<i16>,
     first_voice: Option<Instant>,
     last_voice: Instant,
+    /// Silence heard since the last voice.
+    quiet: Duration,
     /// When all that was received will have been played; `None` before the first sound.
     played_until: Option<Instant>,
     longest_gap: Duration,
@@ -86,6 +92,7 @@ impl<'a> Script<'a> {
             heard: Vec::new(),
             first_voice: None,
             last_voice: now,
+            quiet: Duration::ZERO,
             played_until: None,
             longest_gap: Duration::ZERO,
             unheard: Duration::ZERO,
@@ -108,9 +115,15 @@ impl<'a> Script<'a> {
         }
         let before = self.heard.len();
         audio::decode_into(bytes, &mut self.heard);
-        let mut voice = false;
-        self.vad
-            .push(&self.heard[before..], |voiced| voice |= voiced);
+        let (mut voice, quiet) = (false, &mut self.quiet);
+        self.vad.push(&self.heard[before..], |voiced| {
+            voice |= voiced;
+            *quiet = if voiced {
+                Duration::ZERO
+            } else {
+                *quiet + VAD_FRAME
+            };
+        });
         if voice {
             self.last_voice = until;
             if listening {
@@ -180,12 +193,13 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// Without a set length, a call is over after one round of its turns.
+    /// Without a set length, a call is over after one round of its turns; with one, after it, though
+    /// not before something was asked.
     fn is_over(&self, now: Instant) -> bool {
         if self.plan.talk_ms == 0 {
             self.turns.len() >= self.plan.turns.len()
         } else {
-            now >= self.hang_up_at
+            now >= self.hang_up_at && (!self.turns.is_empty() || self.plan.turns.is_empty())
         }
     }
 
@@ -196,7 +210,7 @@ impl<'a> Script<'a> {
         };
         let within = Duration::from_millis(within_ms);
         let over = match self.first_voice {
-            Some(_) => now >= self.last_voice + SETTLE || now >= since + within + ANSWER_MAX,
+            Some(_) => self.has_settled(now) || now >= since + within + ANSWER_MAX,
             None => now >= since + within,
         };
         if !over {
@@ -213,6 +227,12 @@ impl<'a> Script<'a> {
         let pause = Duration::from_millis(self.random.below(PAUSE_MS_MAX));
         self.state = State::Pausing { until: now + pause };
         Act::Listen
+    }
+
+    /// Whether the agent has finished its sentence.
+    fn has_settled(&self, now: Instant) -> bool {
+        let silent = self.quiet >= SETTLE && now >= self.last_voice + SETTLE;
+        silent || self.played_until.is_none_or(|until| now >= until + DEAD)
     }
 
     fn report(&mut self, since: Instant, turn: Option<usize>) {

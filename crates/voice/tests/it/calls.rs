@@ -26,6 +26,10 @@ async fn fifty_callers_are_all_heard() {
     for seed in 0..50 {
         let mut plan = CallPlan::new(&agent.url(), &format!("CA{seed}"), 8_000);
         plan.seed = seed;
+        // Late is not lost: this counts answers, on a machine that may be busy with other tests.
+        plan.turns
+            .iter_mut()
+            .for_each(|turn| turn.within_ms = 20_000);
         calls.spawn(async move { call(&plan).await });
     }
     while let Some(report) = calls.join_next().await {

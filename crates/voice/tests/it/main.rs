@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 mod agent;
 mod calls;
+mod scenario;
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_mins(1);
