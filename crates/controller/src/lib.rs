@@ -1,1 +1,7 @@
-//! placeholder
+//! The control plane of Segue: it decides, writes down, publishes and carries out.
+
+pub mod secret;
+
+pub mod platform;
+
+pub mod api;

@@ -1,0 +1,3 @@
+//! Who runs workers.
+
+pub mod process;
