@@ -4,12 +4,12 @@
 //! that finds the queue full is dropped and counted.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use segue_core::route::Reason;
@@ -21,6 +21,9 @@ use crate::ledger::{By, Closed, End, Identity};
 
 /// Lines waiting for the disk: a burst of this many ends at once is a whole gateway's calls.
 const QUEUE_LINES_MAX: usize = 16_384;
+
+/// Written at once when lines come faster than the disk takes them.
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// One ended call.
 #[derive(Debug, Clone, Serialize)]
@@ -111,8 +114,14 @@ impl Ending {
 /// The queue's entry. Lines are written until the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct CallLog {
-    queue: SyncSender<Line>,
+    queue: SyncSender<Item>,
     lost: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Item {
+    Line(Box<Line>),
+    Flush(Sender<()>),
 }
 
 impl CallLog {
@@ -124,10 +133,10 @@ impl CallLog {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.append(true).create(true).mode(0o600).open(path)?;
-        let (queue, lines) = sync_channel(QUEUE_LINES_MAX);
+        let (queue, items) = sync_channel(QUEUE_LINES_MAX);
         std::thread::Builder::new()
             .name("call-log".to_owned())
-            .spawn(move || write_all(file, &lines))?;
+            .spawn(move || write_all(file, &items))?;
         Ok(Self {
             queue,
             lost: Arc::default(),
@@ -136,30 +145,45 @@ impl CallLog {
 
     /// Queues a line; never waits.
     pub(crate) fn write(&self, line: Line) {
-        if self.queue.try_send(line).is_err() {
+        if self.queue.try_send(Item::Line(Box::new(line))).is_err() {
             let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
             tracing::warn!(lost, "a line of the call log was lost");
         }
     }
-}
 
-fn write_all(file: File, lines: &Receiver<Line>) {
-    let mut file = BufWriter::new(file);
-    while let Ok(first) = lines.recv() {
-        let mut next = Some(first);
-        while let Some(line) = next {
-            if let Err(error) = write_line(&mut file, &line) {
-                tracing::warn!(%error, "the call log cannot be written");
-            }
-            next = lines.try_recv().ok();
-        }
-        if let Err(error) = file.flush() {
-            tracing::warn!(%error, "the call log cannot be written");
+    /// Waits until every line queued before is written.
+    pub fn flush(&self) {
+        let (done, written) = channel();
+        if self.queue.send(Item::Flush(done)).is_ok() {
+            // An error means that the writer is gone, and then nothing is left to wait for.
+            let _ = written.recv();
         }
     }
 }
 
-fn write_line(file: &mut BufWriter<File>, line: &Line) -> io::Result<()> {
-    serde_json::to_writer(&mut *file, line)?;
-    file.write_all(b"\n")
+/// Writes whole lines with one call each batch: during a handoff two processes append to the file.
+fn write_all(mut file: File, items: &Receiver<Item>) {
+    while let Ok(first) = items.recv() {
+        let (mut batch, mut waiting) = (Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(item) = next {
+            match item {
+                Item::Line(line) => {
+                    serde_json::to_writer(&mut batch, &line).expect("a line is plain data");
+                    batch.push(b'\n');
+                }
+                Item::Flush(done) => waiting.push(done),
+            }
+            next = (batch.len() < BATCH_BYTES)
+                .then(|| items.try_recv().ok())
+                .flatten();
+        }
+        if let Err(error) = file.write_all(&batch) {
+            tracing::warn!(%error, "the call log cannot be written");
+        }
+        for done in waiting {
+            // Whoever asked may have given up.
+            let _ = done.send(());
+        }
+    }
 }

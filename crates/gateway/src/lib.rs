@@ -3,4 +3,7 @@
 pub mod call_log;
 pub mod clock;
 pub mod frames;
+pub mod handoff;
+mod http;
 pub mod ledger;
+pub mod relay;

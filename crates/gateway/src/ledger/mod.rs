@@ -551,4 +551,4 @@ fn unnamed(release: ReleaseId) -> Label {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use super::*;
 
 const STICKINESS: Millis = Millis(1_000);
 
-fn old() -> ReleaseId {
+pub(crate) fn old() -> ReleaseId {
     ReleaseId::of(b"old")
 }
 
@@ -17,7 +17,7 @@ fn new() -> ReleaseId {
     ReleaseId::of(b"new")
 }
 
-fn desk() -> AgentName {
+pub(crate) fn desk() -> AgentName {
     "desk".parse().unwrap()
 }
 
@@ -51,7 +51,12 @@ fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
     }
 }
 
-fn begin(ledger: &Arc<Ledger>, call: &str, purpose: Purpose, now: u64) -> Result<Ticket, Refused> {
+pub(crate) fn begin(
+    ledger: &Arc<Ledger>,
+    call: &str,
+    purpose: Purpose,
+    now: u64,
+) -> Result<Ticket, Refused> {
     begin_by(ledger, call, purpose, None, now)
 }
 
@@ -100,7 +105,7 @@ fn closed(by: By, code: Option<u16>) -> End {
     End::Closed(Closed { by, code })
 }
 
-fn ledger() -> Arc<Ledger> {
+pub(crate) fn ledger() -> Arc<Ledger> {
     let ledger = Ledger::new(None);
     ledger.install(table(1, old()), Timestamp(0)).unwrap();
     ledger

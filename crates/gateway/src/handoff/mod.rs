@@ -1,0 +1,2 @@
+//! Two processes of one gateway exchange its live calls.
+pub(crate) mod bytes;

@@ -1,0 +1,286 @@
+//! A live plain call: two sockets and the little that is known about them.
+//!
+//! A value without a task: whoever owns it moves its bytes, and handing it to another shard or
+//! another process is handing over the value.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use segue_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::frames::Observer;
+use crate::ledger::{By, Closed, Counters, End, Ticket};
+
+/// A silent peer is asked for a sign of life after this long, then eight times every
+/// [`KEEPALIVE_EVERY`]: a peer that vanished without a word is noticed after five minutes, and
+/// one in a tunnel is not lost.
+const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
+
+/// See [`KEEPALIVE_AFTER`].
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+
+const KEEPALIVE_PROBES: u32 = 8;
+
+/// One of the two ends of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Caller,
+    Worker,
+}
+
+impl Side {
+    pub(crate) const BOTH: [Self; 2] = [Self::Caller, Self::Worker];
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Caller => Self::Worker,
+            Self::Worker => Self::Caller,
+        }
+    }
+
+    fn by(self) -> By {
+        match self {
+            Self::Caller => By::Caller,
+            Self::Worker => By::Worker,
+        }
+    }
+}
+
+/// What is known of one direction. It travels in a handoff.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Bytes read but not yet written. While there are any, the source is not read.
+    #[serde(with = "crate::handoff::bytes")]
+    pub(crate) leftover: Vec<u8>,
+    /// Whether the source has said its last byte.
+    pub(crate) ended: bool,
+    pub(crate) sink: Sink,
+    pub(crate) observer: Observer,
+}
+
+/// The writing end of a [`Flow`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sink {
+    /// Takes bytes.
+    #[default]
+    Open,
+    /// Was told that no more will come.
+    Shut,
+    /// Cannot be written any more; what comes for it is thrown away.
+    Dead,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct LiveCall {
+    pub(crate) ticket: Ticket,
+    pub(crate) caller: TcpStream,
+    pub(crate) worker: TcpStream,
+    /// From the caller to the worker.
+    pub(crate) up: Flow,
+    /// From the worker to the caller.
+    pub(crate) down: Flow,
+    /// The first sign of the end.
+    pub(crate) closed: Option<Closed>,
+}
+
+impl LiveCall {
+    /// A call that was just upgraded. `early_up` and `early_down` are bytes that were read behind
+    /// the two heads.
+    ///
+    /// # Errors
+    ///
+    /// When a socket option cannot be set: the socket is gone then.
+    pub fn new(
+        ticket: Ticket,
+        caller: TcpStream,
+        worker: TcpStream,
+        early_up: Vec<u8>,
+        early_down: Vec<u8>,
+    ) -> io::Result<Self> {
+        for socket in [&caller, &worker] {
+            socket.set_nonblocking(true)?;
+            socket.set_nodelay(true)?;
+            sockopt::set_socket_keepalive(socket, true)?;
+            sockopt::set_tcp_keepidle(socket, KEEPALIVE_AFTER)?;
+            sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY)?;
+            sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+        }
+        let mut call = Self {
+            ticket,
+            caller,
+            worker,
+            up: Flow::default(),
+            down: Flow::default(),
+            closed: None,
+        };
+        for (side, early) in [(Side::Caller, early_up), (Side::Worker, early_down)] {
+            call.saw(side, &early);
+            call.flow_from(side).leftover = early;
+        }
+        Ok(call)
+    }
+
+    pub(crate) fn socket(&self, side: Side) -> &TcpStream {
+        match side {
+            Side::Caller => &self.caller,
+            Side::Worker => &self.worker,
+        }
+    }
+
+    fn flow_from(&mut self, side: Side) -> &mut Flow {
+        match side {
+            Side::Caller => &mut self.up,
+            Side::Worker => &mut self.down,
+        }
+    }
+
+    fn from(&self, side: Side) -> &Flow {
+        match side {
+            Side::Caller => &self.up,
+            Side::Worker => &self.down,
+        }
+    }
+
+    /// Whether bytes from this side are wanted now.
+    pub(crate) fn wants_read(&self, side: Side) -> bool {
+        let flow = self.from(side);
+        !flow.ended && flow.leftover.is_empty()
+    }
+
+    /// Whether bytes wait for this side.
+    pub(crate) fn wants_write(&self, side: Side) -> bool {
+        !self.from(side.other()).leftover.is_empty()
+    }
+
+    /// Both directions are through.
+    pub(crate) fn is_over(&self) -> bool {
+        [&self.up, &self.down]
+            .into_iter()
+            .all(|flow| flow.ended && flow.leftover.is_empty())
+    }
+
+    /// The call is over and only the last bytes are left: one side is gone for good, or one side
+    /// ended its stream after a close frame. From here on the rest has a deadline; before, no
+    /// call has any.
+    pub(crate) fn is_ending(&self) -> bool {
+        let said_goodbye = self.closed.is_some_and(|closed| closed.code.is_some());
+        Side::BOTH.into_iter().any(|side| {
+            let gone = self.from(side.other()).sink == Sink::Dead;
+            self.from(side).ended && (said_goodbye || gone)
+        })
+    }
+
+    /// Reads once from a side and writes to the other one.
+    pub(crate) fn pump(&mut self, side: Side, buffer: &mut [u8]) {
+        let read = self.socket(side).read(buffer);
+        match read {
+            Ok(0) => {
+                self.note(side, None);
+                self.flow_from(side).ended = true;
+                self.settle(side);
+            }
+            Ok(length) => {
+                let bytes = &buffer[..length];
+                self.saw(side, bytes);
+                self.forward(side, bytes);
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(_) => {
+                self.note(side, None);
+                self.flow_from(side).ended = true;
+                self.kill(side);
+                self.settle(side);
+            }
+        }
+    }
+
+    /// Writes what waits for a side.
+    pub(crate) fn flush(&mut self, side: Side) {
+        let source = side.other();
+        let leftover = std::mem::take(&mut self.flow_from(source).leftover);
+        self.forward(source, &leftover);
+        self.settle(source);
+    }
+
+    /// Writes bytes from `side` to the other one, and keeps what it does not take.
+    fn forward(&mut self, side: Side, bytes: &[u8]) {
+        if self.from(side).sink != Sink::Open || bytes.is_empty() {
+            return;
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.socket(side.other()).write(rest) {
+                Ok(written) => {
+                    rest = &rest[written..];
+                    if written < 1 {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.note(side.other(), None);
+                    self.kill(side.other());
+                    return;
+                }
+            }
+        }
+        self.flow_from(side).leftover.extend_from_slice(rest);
+    }
+
+    /// Tells the other side that no more will come, once that is so.
+    fn settle(&mut self, side: Side) {
+        let flow = self.from(side);
+        if flow.ended && flow.leftover.is_empty() && flow.sink == Sink::Open {
+            // An error means that the socket is gone already, which reading it will show.
+            let _ = self.socket(side.other()).shutdown(Shutdown::Write);
+            self.flow_from(side).sink = Sink::Shut;
+        }
+    }
+
+    /// Nothing can be written to this side any more. What it said before can still be read.
+    fn kill(&mut self, side: Side) {
+        let flow = self.flow_from(side.other());
+        flow.sink = Sink::Dead;
+        flow.leftover = Vec::new();
+    }
+
+    fn saw(&mut self, side: Side, bytes: &[u8]) {
+        let counters: &Counters = self.ticket.counters();
+        let counter = match side {
+            Side::Caller => &counters.bytes_in,
+            Side::Worker => &counters.bytes_out,
+        };
+        counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if let Some(code) = self.flow_from(side).observer.see(bytes) {
+            self.note(side, Some(code));
+        }
+    }
+
+    fn note(&mut self, side: Side, code: Option<u16>) {
+        let by = side.by();
+        self.closed.get_or_insert(Closed { by, code });
+    }
+
+    /// Closes both sockets and uncounts the call.
+    pub(crate) fn finish(self, now: Timestamp) {
+        let fault = Closed {
+            by: By::Gateway,
+            code: None,
+        };
+        // The sockets close before the count goes, so that "uncounted" means "gone".
+        drop((self.caller, self.worker));
+        self.ticket
+            .finish(End::Closed(self.closed.unwrap_or(fault)), now);
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

@@ -1,0 +1,109 @@
+//! The relay: moves the bytes of live plain calls, on a few threads and not in a task per call.
+//!
+//! Each shard is one thread with one epoll and one read buffer. An idle call costs its two sockets
+//! and a few hundred bytes; a flowing one costs one read and one write for each frame and no
+//! allocation. Only under backpressure a call has a buffer of its own, at most one read long, and
+//! its source is not read until that is written.
+
+mod call;
+mod shard;
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+pub use self::call::{Flow, LiveCall, Sink};
+use self::shard::{Command, Shard};
+
+/// Most shards: more threads than this never helped a relay that is bound by system calls.
+pub const SHARDS_MAX: usize = 64;
+
+struct Handle {
+    commands: Sender<Command>,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    fn send(&self, command: Command) -> Result<(), Command> {
+        self.commands.send(command).map_err(|unsent| unsent.0)?;
+        // The counter cannot overflow, and a full one wakes just as well.
+        let _ = rustix::io::write(self.wake.as_fd(), &1u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+/// The shards. Dropping it ends every call it holds: give them away first.
+pub struct Relay {
+    shards: Vec<Handle>,
+    next: AtomicUsize,
+}
+
+impl Relay {
+    /// Starts the threads; at least one, at most [`SHARDS_MAX`].
+    ///
+    /// # Errors
+    ///
+    /// When a descriptor or a thread cannot be had.
+    pub fn start(shards: usize) -> io::Result<Self> {
+        let start = |index: usize| {
+            let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            let wake = Arc::new(wake);
+            let (commands, receiver) = channel();
+            let shard = Shard::new(Arc::clone(&wake), receiver)?;
+            let thread = std::thread::Builder::new()
+                .name(format!("relay-{index}"))
+                .spawn(move || shard.run())?;
+            Ok(Handle {
+                commands,
+                wake,
+                thread: Some(thread),
+            })
+        };
+        let shards: io::Result<Vec<Handle>> = (0..shards.clamp(1, SHARDS_MAX)).map(start).collect();
+        Ok(Self {
+            shards: shards?,
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// Relays a call until it ends or is given away.
+    pub fn adopt(&self, call: LiveCall) {
+        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let adopt = Command::Adopt(Box::new(call));
+        if self.shards[index].send(adopt).is_err() {
+            tracing::error!(index, "a relay thread is gone, and a call with it");
+        }
+    }
+
+    /// Takes every call out of the relay. Not a byte of them is read after this returns.
+    pub fn give_all(&self) -> Vec<LiveCall> {
+        let (reply, calls) = channel();
+        for shard in &self.shards {
+            // A shard that is gone holds no calls.
+            let _ = shard.send(Command::GiveAll(reply.clone()));
+        }
+        drop(reply);
+        calls.into_iter().flatten().collect()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        for shard in &mut self.shards {
+            let _ = shard.send(Command::Stop);
+            if let Some(thread) = shard.thread.take() {
+                // A thread that panicked has said so already.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

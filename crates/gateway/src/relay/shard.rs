@@ -1,0 +1,305 @@
+//! One thread, one epoll, its calls, and one read buffer for all of them.
+//!
+//! Level-triggered: one read and one write for each frame, and no state beyond the interest set.
+//! A socket nobody wants anything from is taken out of the epoll set, because a hung-up socket is
+//! reported whatever the interest, and would spin while a slow peer is waited for.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io;
+
+use crate::clock;
+
+use super::call::{LiveCall, Side};
+
+/// Shared read buffer of a shard: larger than any audio frame, and one read drains a burst.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Events taken from the kernel at once: bounds how long one batch keeps commands waiting.
+const EVENTS_MAX: usize = 256;
+
+/// How long the last bytes of a call that is over may take to be read by a slow peer.
+pub(super) const ENDING: Duration = Duration::from_secs(10);
+
+/// Marks the wake-up descriptor.
+const WAKE: u64 = u64::MAX;
+
+/// What a shard is asked to do.
+pub(super) enum Command {
+    /// Relays one more call.
+    Adopt(Box<LiveCall>),
+    /// Lets go of every call, by value.
+    GiveAll(Sender<Vec<LiveCall>>),
+    /// Stops the thread; its calls end.
+    Stop,
+}
+
+struct Slot {
+    /// Tells a late event of the previous call in this slot from one of this call.
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+struct Entry {
+    call: LiveCall,
+    interest: [epoll::EventFlags; 2],
+    ending: bool,
+}
+
+pub(super) struct Shard {
+    epoll: OwnedFd,
+    wake: Arc<OwnedFd>,
+    commands: Receiver<Command>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// When calls that are over are cut; the wait is the same for all, so a queue is in order.
+    deadlines: VecDeque<(Instant, u64)>,
+    buffer: Box<[u8]>,
+}
+
+impl Shard {
+    pub(super) fn new(wake: Arc<OwnedFd>, commands: Receiver<Command>) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(WAKE);
+        epoll::add(&epoll, &*wake, data, epoll::EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            wake,
+            commands,
+            slots: Vec::new(),
+            free: Vec::new(),
+            deadlines: VecDeque::new(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        loop {
+            events.clear();
+            let timeout = self.timeout();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "epoll_wait failed");
+                    return;
+                }
+            }
+            let mut woken = false;
+            for event in &events {
+                match event.data.u64() {
+                    WAKE => woken = true,
+                    key => self.on_event(key, event.flags),
+                }
+            }
+            if woken && !self.on_commands() {
+                return;
+            }
+            self.cut_overdue();
+        }
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let (deadline, _) = self.deadlines.front()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        Timespec::try_from(left).ok()
+    }
+
+    /// False: stop.
+    fn on_commands(&mut self) -> bool {
+        let mut count = [0; 8];
+        // Its only failure is "nothing to read", and then nothing is to be reset.
+        let _ = io::read(self.wake.as_fd(), &mut count);
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Adopt(call) => self.adopt(*call),
+                Command::GiveAll(reply) => {
+                    let calls = self.give_all();
+                    if let Err(unclaimed) = reply.send(calls) {
+                        unclaimed.0.into_iter().for_each(|call| self.adopt(call));
+                    }
+                }
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn adopt(&mut self, call: LiveCall) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                generation: 0,
+                entry: None,
+            });
+            u32::try_from(self.slots.len() - 1).expect("far fewer calls than 2^32")
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.entry = Some(Entry {
+            call,
+            interest: [epoll::EventFlags::empty(); 2],
+            ending: false,
+        });
+        if let Some(entry) = &mut slot.entry {
+            for side in Side::BOTH {
+                entry.call.flush(side);
+            }
+        }
+        self.settle(index);
+    }
+
+    fn give_all(&mut self) -> Vec<LiveCall> {
+        let mut calls = Vec::with_capacity(self.slots.len() - self.free.len());
+        for index in 0..self.slots.len() {
+            let index = u32::try_from(index).expect("made by adopt");
+            if let Some(call) = self.remove(index) {
+                calls.push(call);
+            }
+        }
+        self.deadlines.clear();
+        calls
+    }
+
+    fn on_event(&mut self, key: u64, flags: epoll::EventFlags) {
+        let (index, generation, side) = unpack(key);
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        let Some(entry) = slot
+            .entry
+            .as_mut()
+            .filter(|_| slot.generation == generation)
+        else {
+            return;
+        };
+        let failed = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        if (failed || flags.contains(epoll::EventFlags::OUT)) && entry.call.wants_write(side) {
+            entry.call.flush(side);
+        }
+        if (failed || flags.contains(epoll::EventFlags::IN)) && entry.call.wants_read(side) {
+            entry.call.pump(side, &mut self.buffer);
+        }
+        self.settle(index);
+    }
+
+    /// Brings the epoll set in line with what the call wants now, and ends the call if it is over.
+    fn settle(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some(entry) = &mut slot.entry else {
+            return;
+        };
+        if entry.call.is_over() {
+            self.end(index);
+            return;
+        }
+        let mut failed = None;
+        for (side, have) in Side::BOTH.into_iter().zip(&mut entry.interest) {
+            let mut want = epoll::EventFlags::empty();
+            want.set(epoll::EventFlags::IN, entry.call.wants_read(side));
+            want.set(epoll::EventFlags::OUT, entry.call.wants_write(side));
+            if want == *have {
+                continue;
+            }
+            let socket = entry.call.socket(side);
+            let data = epoll::EventData::new_u64(pack(index, slot.generation, side));
+            let done = if want.is_empty() {
+                epoll::delete(&self.epoll, socket)
+            } else if have.is_empty() {
+                epoll::add(&self.epoll, socket, data, want)
+            } else {
+                epoll::modify(&self.epoll, socket, data, want)
+            };
+            failed = failed.or(done.err());
+            *have = want;
+        }
+        if !entry.ending && entry.call.is_ending() {
+            entry.ending = true;
+            let key = pack(index, slot.generation, Side::Caller);
+            self.deadlines.push_back((Instant::now() + ENDING, key));
+        }
+        if let Some(error) = failed {
+            tracing::error!(%error, "a call cannot be watched and ends");
+            self.end(index);
+        }
+    }
+
+    fn cut_overdue(&mut self) {
+        while let Some((deadline, key)) = self.deadlines.front().copied()
+            && deadline <= Instant::now()
+        {
+            self.deadlines.pop_front();
+            let (index, generation, _) = unpack(key);
+            if self.slots[index as usize].generation == generation {
+                self.end(index);
+            }
+        }
+    }
+
+    fn end(&mut self, index: u32) {
+        if let Some(call) = self.remove(index) {
+            call.finish(clock::now());
+        }
+    }
+
+    /// Takes a call out of its slot and its sockets out of the epoll set. The latter is not left to
+    /// closing them: another process may hold them, and then they would go on being reported.
+    fn remove(&mut self, index: u32) -> Option<LiveCall> {
+        let slot = &mut self.slots[index as usize];
+        let entry = slot.entry.take()?;
+        slot.generation = (slot.generation + 1) & GENERATION_MASK;
+        self.free.push(index);
+        for (side, interest) in Side::BOTH.into_iter().zip(entry.interest) {
+            if !interest.is_empty()
+                && let Err(error) = epoll::delete(&self.epoll, entry.call.socket(side))
+            {
+                tracing::warn!(%error, "a socket could not be taken out of epoll");
+            }
+        }
+        Some(entry.call)
+    }
+}
+
+const GENERATION_MASK: u32 = u32::MAX >> 1;
+
+fn pack(index: u32, generation: u32, side: Side) -> u64 {
+    let side = match side {
+        Side::Caller => 0,
+        Side::Worker => 1,
+    };
+    // The highest generation bit is never set, so that no key is WAKE.
+    u64::from(generation & GENERATION_MASK) << 33 | u64::from(index) << 1 | side
+}
+
+fn unpack(key: u64) -> (u32, u32, Side) {
+    let index = u32::try_from(key >> 1 & u64::from(u32::MAX)).expect("masked");
+    let generation = u32::try_from(key >> 33).expect("31 bits");
+    let side = if key & 1 == 0 {
+        Side::Caller
+    } else {
+        Side::Worker
+    };
+    (index, generation, side)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_packing() {
+        for index in [0, 1, u32::MAX] {
+            for generation in [0, 1, GENERATION_MASK] {
+                for side in Side::BOTH {
+                    let key = pack(index, generation, side);
+                    assert_eq!(unpack(key), (index, generation, side));
+                }
+            }
+        }
+        assert_ne!(pack(u32::MAX, GENERATION_MASK - 1, Side::Worker), WAKE);
+    }
+}

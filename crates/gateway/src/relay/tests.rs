@@ -1,0 +1,169 @@
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
+
+use segue_core::time::Timestamp;
+
+use crate::ledger::tests::{begin, desk, ledger, old};
+use crate::ledger::{Ledger, Purpose};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (theirs, _) = listener.accept().unwrap();
+    theirs.set_read_timeout(Some(PATIENCE)).unwrap();
+    theirs.set_write_timeout(Some(PATIENCE)).unwrap();
+    (ours, theirs)
+}
+
+struct Rig {
+    ledger: Arc<Ledger>,
+    relay: Relay,
+    caller: TcpStream,
+    worker: TcpStream,
+}
+
+fn rig(early_up: &[u8], early_down: &[u8]) -> Rig {
+    let ledger = ledger();
+    let ticket = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    ticket.connected(Timestamp(1));
+    let ((our_caller, caller), (our_worker, worker)) = (pair(), pair());
+    let relay = Relay::start(1).unwrap();
+    let (up, down) = (early_up.to_vec(), early_down.to_vec());
+    relay.adopt(LiveCall::new(ticket, our_caller, our_worker, up, down).unwrap());
+    Rig {
+        ledger,
+        relay,
+        caller,
+        worker,
+    }
+}
+
+impl Rig {
+    fn end(&self) -> (String, bool) {
+        end(&self.ledger)
+    }
+}
+
+/// Waits until the call is uncounted; answers the key of its end and whether it was a drop.
+fn end(ledger: &Ledger) -> (String, bool) {
+    let mut open = ledger.open();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let gone = open.wait_for(|open| *open == 0);
+    runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, gone).await })
+        .expect("the call ends in time")
+        .unwrap();
+    let report = ledger.snapshot(Timestamp(2));
+    let totals = &report[&desk()].releases[&old()].totals;
+    assert_eq!(totals.ended, 1);
+    let key = totals.closes.keys().next().unwrap().clone();
+    (key, totals.dropped == 1)
+}
+
+fn read_all(mut socket: &TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn early_bytes_come_first_and_half_close_is_kept() {
+    let rig = rig(b"early up,", b"early down,");
+    (&rig.caller).write_all(b"late up").unwrap();
+    rig.caller.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&rig.worker), b"early up,late up");
+    (&rig.worker).write_all(b"late down").unwrap();
+    rig.worker.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&rig.caller), b"early down,late down");
+    assert_eq!(rig.end(), ("caller:none".to_owned(), false));
+}
+
+#[test]
+fn the_first_close_frame_names_the_end() {
+    for (frame, key, dropped) in [
+        (&[0x88, 0x02, 0x03, 0xe8][..], "worker:1000", false),
+        (&[0x88, 0x02, 0x03, 0xf4][..], "worker:1012", true),
+        (&[0x88, 0x00][..], "worker:1005", false),
+        (&[][..], "worker:none", true),
+    ] {
+        let rig = rig(b"", b"");
+        (&rig.worker).write_all(frame).unwrap();
+        rig.worker.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_all(&rig.caller), frame);
+        rig.caller.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rig.end(), (key.to_owned(), dropped));
+    }
+}
+
+#[test]
+fn backpressure_loses_nothing_and_does_not_hold_up_the_other_direction() {
+    const BYTES: usize = 24 * 1024 * 1024;
+    let rig = rig(b"", b"");
+    let pattern = |n: usize| u8::try_from(n * 31 % 251).unwrap();
+    let worker = rig.worker.try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        let bytes: Vec<u8> = (0..BYTES).map(pattern).collect();
+        (&worker).write_all(&bytes).unwrap();
+        worker.shutdown(Shutdown::Write).unwrap();
+    });
+    // The caller reads nothing yet, and still is heard.
+    (&rig.caller).write_all(b"hello").unwrap();
+    let mut heard = [0; 5];
+    (&rig.worker).read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"hello");
+    let got = read_all(&rig.caller);
+    sender.join().unwrap();
+    assert_eq!(got.len(), BYTES);
+    assert!(got.iter().enumerate().all(|(n, byte)| *byte == pattern(n)));
+    rig.caller.shutdown(Shutdown::Write).unwrap();
+    rig.end();
+}
+
+#[test]
+fn last_words_of_a_worker_that_is_gone_reach_a_caller_who_talks_on() {
+    let rig = rig(b"", b"");
+    (&rig.worker).write_all(b"last words").unwrap();
+    drop(rig.worker);
+    // Until the worker's reset comes back, then the stream just ends.
+    for _ in 0..50 {
+        if (&rig.caller).write_all(&[0; 1_000]).is_err() {
+            break;
+        }
+    }
+    assert_eq!(read_all(&rig.caller), b"last words");
+    drop(rig.caller);
+    assert_eq!(end(&rig.ledger), ("worker:none".to_owned(), true));
+}
+
+#[test]
+fn calls_move_from_relay_to_relay() {
+    let rig = rig(b"", b"");
+    let next = Relay::start(2).unwrap();
+    let mut received = [0; 4];
+    for round in 0..50u32 {
+        (&rig.caller).write_all(&round.to_be_bytes()).unwrap();
+        let (from, to) = if round % 2 == 0 {
+            (&rig.relay, &next)
+        } else {
+            (&next, &rig.relay)
+        };
+        let calls = from.give_all();
+        assert_eq!(calls.len(), 1);
+        for call in calls {
+            to.adopt(call);
+        }
+        (&rig.worker).read_exact(&mut received).unwrap();
+        assert_eq!(received, round.to_be_bytes());
+    }
+    drop(rig.relay);
+    drop(next);
+    assert_eq!(*rig.ledger.open().borrow(), 0, "a stopped relay uncounts");
+}
