@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 /// Problems told in words; all are counted.
 pub const PROBLEMS_MAX: usize = 50;
 
+/// Characters told of a line that cannot be read: enough to find it by.
+const LINE_CHARS_SHOWN: usize = 80;
+
 /// The lines of each kind of log.
 #[derive(Debug, Default, Clone)]
 pub struct Logs {
@@ -31,7 +34,7 @@ pub struct Logs {
 }
 
 /// What the logs say.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Calls that connected.
     pub started: u64,
@@ -201,16 +204,13 @@ pub fn judge(logs: &Logs) -> Verdict {
 
 fn parse<'a, T: Deserialize<'a>>(what: &str, lines: &'a [String], verdict: &mut Verdict) -> Vec<T> {
     let mut parsed = Vec::with_capacity(lines.len());
-    for (number, line) in lines
-        .iter()
-        .enumerate()
-        .filter(|(_, line)| !line.is_empty())
-    {
+    for line in lines.iter().filter(|line| !line.is_empty()) {
         match serde_json::from_str(line) {
             Ok(value) => parsed.push(value),
             Err(error) => {
                 verdict.malformed += 1;
-                verdict.problem(format!("{what} line {}: {error}", number + 1));
+                let shown: String = line.chars().take(LINE_CHARS_SHOWN).collect();
+                verdict.problem(format!("{what}: cannot read {shown:?}: {error}"));
             }
         }
     }

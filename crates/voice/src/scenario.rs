@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::caller::{self, CallEnd, CallPlan, CallReport, Expectation, Turn, TurnReport};
 use crate::calllog::CallLog;
@@ -19,7 +19,7 @@ const CONNECT_MS_MAX: u64 = 5_000;
 const VOICE_MS_MAX: u64 = 3_000;
 
 /// Protocol a scenario speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Profile {
@@ -74,7 +74,7 @@ impl Scenario {
 }
 
 /// Whether the release did what the scenario asks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "lowercase")]
 pub enum Verdict {
     /// It did.
@@ -87,7 +87,7 @@ pub enum Verdict {
 }
 
 /// What came of a scenario.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScenarioReport {
     /// Name of the scenario.
     pub scenario: String,

@@ -225,7 +225,7 @@ fn a_connected_call_is_known_to_a_worker() {
 #[test]
 fn lines_that_cannot_be_read_are_told() {
     let torn = |logs: &mut Logs| logs.workers.push(r#"{"t":5,"event":"call.st"#.into());
-    check(torn, |v| v.malformed, "workers line 5");
+    check(torn, |v| v.malformed, "workers: cannot read");
     let mixed = |logs: &mut Logs| {
         logs.operator
             .push(switch(1, "cutover", "v0", "v1").replace(r#""a""#, r#""b""#));

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 mod agent;
+mod caller;
 mod calls;
 mod scenario;
 
