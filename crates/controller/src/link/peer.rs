@@ -1,0 +1,103 @@
+//! One connected gateway, from its greeting to its end.
+
+use std::io;
+use std::time::Duration;
+
+use segue_core::link::{LINK_VERSION, ToController, ToGateway};
+use segue_core::names::GatewayId;
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::outbox::Outbox;
+use super::{Heard, Link, lines};
+use crate::clock;
+
+/// Time to greet. It is a local process that has nothing else to do.
+const HELLO_MAX: Duration = Duration::from_secs(5);
+
+/// Time to take what it is told. One that does not read is dropped, and may come back.
+const WRITE_MAX: Duration = Duration::from_secs(10);
+
+pub(super) async fn serve(link: &Link, stream: UnixStream, heard: &mpsc::Sender<Heard>) {
+    let (reader, writer) = stream.into_split();
+    let (mut reader, mut writer) = (BufReader::new(reader), writer);
+    let gateway = match timeout(HELLO_MAX, greet(&mut reader, &mut writer)).await {
+        Ok(Ok(gateway)) => gateway,
+        Ok(Err(error)) => return tracing::warn!(%error, "a gateway was turned away"),
+        Err(_) => return tracing::warn!("a gateway was turned away: it did not greet"),
+    };
+    tracing::info!(%gateway, "gateway connected");
+    // Before it gets a table by which it might take calls.
+    if heard.send(Heard::Hello(gateway.clone())).await.is_err() {
+        return;
+    }
+    let (number, outbox) = link.join(gateway.clone());
+    let ended = tokio::select! {
+        ended = listen(link, number, &gateway, &mut reader, heard) => ended,
+        ended = tell(&outbox, &mut writer) => ended,
+    };
+    link.leave(number);
+    match ended {
+        Ok(()) => tracing::info!(%gateway, "gateway disconnected"),
+        Err(error) => tracing::warn!(%gateway, %error, "gateway dropped"),
+    }
+}
+
+async fn greet(
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<GatewayId> {
+    let version = LINK_VERSION;
+    lines::write(writer, &ToGateway::Hello { version }).await?;
+    match lines::read(reader).await? {
+        Some(ToController::Hello {
+            version, gateway, ..
+        }) if version == LINK_VERSION => Ok(gateway),
+        Some(ToController::Hello {
+            version, gateway, ..
+        }) => Err(bad(format!(
+            "{gateway} speaks version {version} of the link, we speak {LINK_VERSION}"
+        ))),
+        _ => Err(bad("it did not greet".to_owned())),
+    }
+}
+
+async fn listen(
+    link: &Link,
+    number: u64,
+    gateway: &GatewayId,
+    reader: &mut BufReader<OwnedReadHalf>,
+    heard: &mpsc::Sender<Heard>,
+) -> io::Result<()> {
+    while let Some(message) = lines::read(reader).await? {
+        match message {
+            ToController::Presence(presence) if presence.gateway == *gateway => {
+                let at = clock::now();
+                if heard.send(Heard::Presence { at, presence }).await.is_err() {
+                    return Ok(());
+                }
+            }
+            ToController::Calls { request, calls } => link.answer(number, request, calls),
+            ToController::Presence(presence) => {
+                return Err(bad(format!("it reports as {}", presence.gateway)));
+            }
+            ToController::Hello { .. } => return Err(bad("it greets twice".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+async fn tell(outbox: &Outbox, writer: &mut OwnedWriteHalf) -> io::Result<()> {
+    loop {
+        for message in outbox.take().await {
+            timeout(WRITE_MAX, lines::write(writer, &message)).await??;
+        }
+    }
+}
+
+fn bad(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

@@ -1,0 +1,137 @@
+//! Where things are kept: one directory, which only its owner may enter.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use segue_core::names::{AgentName, Label, ReleaseId, WorkerId};
+
+/// Longest part of a label in a directory name; the digest beside it tells releases apart.
+const LABEL_BYTES_MAX: usize = 48;
+
+/// The directory of one Segue. Whoever reads or writes in it asks here for the path.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Names the directory; nothing is read or made.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the directory and those inside, for its owner only.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be made.
+    pub fn create(&self) -> io::Result<()> {
+        let all = [
+            self.0.clone(),
+            self.run(),
+            self.0.join("log"),
+            self.workers(),
+        ];
+        for directory in all {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory)?;
+        }
+        // It may have been there before, with the sockets open to others.
+        fs::set_permissions(self.run(), fs::Permissions::from_mode(0o700))
+    }
+
+    /// Takes the lock of the controller. It is let go when the file is dropped or the process
+    /// ends, however it ends.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] when another controller holds it.
+    pub fn lock(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        let file = options.open(self.0.join("controller.lock"))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(file)
+    }
+
+    fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+
+    /// The journal, an `SQLite` file.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal.db")
+    }
+
+    /// The Unix socket to which gateways connect.
+    pub fn control_socket(&self) -> PathBuf {
+        self.run().join("control.sock")
+    }
+
+    /// One line: where the admin API listens.
+    pub fn api_addr(&self) -> PathBuf {
+        self.run().join("api.addr")
+    }
+
+    /// One line, written by the gateway: where calls come in.
+    pub fn gateway_addr(&self) -> PathBuf {
+        self.run().join("gateway.addr")
+    }
+
+    /// The token that the admin API asks for.
+    pub fn api_token(&self) -> PathBuf {
+        self.0.join("api.token")
+    }
+
+    /// The token that permits a version override.
+    pub fn override_token(&self) -> PathBuf {
+        self.0.join("override.token")
+    }
+
+    /// What smoke calls log, in the callers' format.
+    pub fn smoke_log(&self) -> PathBuf {
+        self.0.join("log/smoke.jsonl")
+    }
+
+    /// Records of workers, in one directory per agent.
+    pub fn workers(&self) -> PathBuf {
+        self.0.join("workers")
+    }
+
+    /// The record of one worker.
+    pub fn worker_record(&self, agent: &AgentName, worker: &WorkerId) -> PathBuf {
+        self.workers()
+            .join(agent.as_str())
+            .join(format!("{worker}.json"))
+    }
+
+    /// The output of one worker.
+    pub fn worker_log(
+        &self,
+        agent: &AgentName,
+        (label, release): (&Label, ReleaseId),
+        worker: &WorkerId,
+    ) -> PathBuf {
+        let release = format!("{}-{}", short_label(label), release.short());
+        let directory = self
+            .0
+            .join("log/workers")
+            .join(agent.as_str())
+            .join(release);
+        directory.join(format!("{worker}.log"))
+    }
+}
+
+/// As much of a label as fits into a name with a suffix.
+pub(crate) fn short_label(label: &Label) -> &str {
+    let text = label.as_str();
+    &text[..text.len().min(LABEL_BYTES_MAX)]
+}
