@@ -1,3 +1,81 @@
-//! Who runs workers.
+//! Who runs workers. The driver says what should be; a platform makes it so at its own pace and
+//! says what is. Both are levels and not edges, so nothing is lost with a message.
 
 pub mod process;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use segue_core::names::{AgentName, ReleaseId, WorkerId};
+use segue_core::release::Release;
+use segue_core::rollout::Want;
+
+/// Variable in a release's environment that holds the path of its health check. A release freezes
+/// its own copy, as of everything else it is started with.
+pub const HEALTH_PATH: &str = "SEGUE_HEALTH_PATH";
+
+/// Runs workers.
+pub trait Platform: Send + Sync + fmt::Debug {
+    /// Makes the workers of a release what they should be. Returns at once; saying it twice
+    /// changes nothing. A worker is stopped for [`Want::Stop`] and for nothing else.
+    fn reconcile(&self, agent: &AgentName, release: &Release, want: Want);
+
+    /// What is there. Looked at whenever the platform rings, and every now and then.
+    fn workers(&self, agent: &AgentName) -> Vec<WorkerStatus>;
+}
+
+/// What a platform says of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerStatus {
+    /// Which.
+    pub worker: WorkerId,
+    /// Of which release.
+    pub release: ReleaseId,
+    /// How far it is.
+    pub state: WorkerState,
+    /// Where it listens, or is going to.
+    pub addr: SocketAddr,
+    /// How many calls it may hold.
+    pub capacity: u32,
+    /// Its health check.
+    pub health_path: Option<String>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Its output.
+    pub log: PathBuf,
+    /// Why it is not running, if it is not.
+    pub why: String,
+}
+
+/// How far a worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerState {
+    /// It runs and has not answered yet.
+    Starting,
+    /// It answered.
+    Ready,
+    /// It ended, and is started again after a while.
+    BackingOff,
+    /// It ended, and is not started again.
+    Gone,
+}
+
+impl WorkerState {
+    /// One word for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::BackingOff => "backing-off",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// The health path that a release froze.
+pub fn health_path(release: &Release) -> Option<String> {
+    release.content.env.get(HEALTH_PATH).cloned()
+}

@@ -1,7 +1,235 @@
-//! Workers as processes of this machine.
+//! Workers as processes of this machine. They outlive the controller: each has its own process
+//! group, writes to a file, and is found again by its record.
 
 mod detached;
+mod port;
 mod proc;
+mod ready;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use segue_core::names::{AgentName, ReleaseId, WorkerId};
+use segue_core::release::Release;
+use segue_core::rollout::Want;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use self::port::Ports;
+use self::worker::{Mode, Note, Worker};
+use super::{Platform, WorkerState, WorkerStatus};
+use crate::state::{StateDir, short_label};
 
 pub use detached::{Exit, Handle, MARKER, Record, Spawn};
 pub use rustix::process::Signal;
+
+/// Workers of one release; each is a process with a port of its own.
+pub const WORKERS_PER_RELEASE_MAX: u32 = 1_000;
+
+/// Digits of the digest in the name of a worker, so that two releases of one label differ.
+const DIGITS: usize = 6;
+
+/// Runs workers as processes of this machine.
+#[derive(Debug)]
+pub struct ProcessPlatform {
+    state: StateDir,
+    ports: Ports,
+    bell: Arc<Notify>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By agent, release and number.
+    cells: BTreeMap<(AgentName, ReleaseId, u32), Cell>,
+    /// Ended with the platform; the processes are not.
+    tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Cell {
+    status: Arc<Mutex<WorkerStatus>>,
+    mode: watch::Sender<Mode>,
+}
+
+impl Cell {
+    fn status(&self) -> WorkerStatus {
+        self.status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl ProcessPlatform {
+    /// A platform that runs nothing yet. It rings `bell` when something about a worker changed.
+    pub fn new(state: StateDir, bell: Arc<Notify>) -> Self {
+        Self {
+            state,
+            ports: Ports::default(),
+            bell,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Finds the workers again that an earlier controller started, before anything is reconciled.
+    /// One whose release `known` does not know is left alone: it may hold calls.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be told whether a worker still runs: a second one might be started.
+    pub fn adopt(
+        &self,
+        known: &dyn Fn(&AgentName, ReleaseId) -> Option<Release>,
+    ) -> io::Result<()> {
+        for path in records(&self.state.workers())? {
+            let Some(process) = Handle::adopt(&path)? else {
+                fs::remove_file(&path)?;
+                continue;
+            };
+            let note: Option<Note> = serde_json::from_value(process.record().note.clone()).ok();
+            let known = note.and_then(|note| {
+                let release = known(&note.agent, note.release)?;
+                Some((note, release))
+            });
+            let Some((note, release)) = known else {
+                let (pid, path) = (process.pid(), path.display());
+                tracing::warn!(pid, %path, "a worker of an unknown release runs; it is left alone");
+                continue;
+            };
+            tracing::info!(agent = %note.agent, worker = %note.worker, pid = process.pid(), "worker adopted");
+            let mut inner = self.lock();
+            self.add(&mut inner, &release, note, Some(process));
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, inner: &mut Inner, release: &Release, note: Note, process: Option<Handle>) {
+        let label = (&release.label, release.id);
+        let log = self.state.worker_log(&note.agent, label, &note.worker);
+        let mut status = Worker::unborn(note.worker, release, log);
+        status.restarts = note.restarts;
+        // An adopted one is left as it is until the driver has said what it wants.
+        let first = if process.is_some() {
+            Mode::Keep
+        } else {
+            Mode::Run
+        };
+        let adopted = process.map(|process| {
+            status.addr.set_port(note.port);
+            status.pid = Some(process.pid());
+            status.log.clone_from(&process.record().log);
+            (process, self.ports.adopt(note.port))
+        });
+        let (mode, wanted) = watch::channel(first);
+        let status = Arc::new(Mutex::new(status));
+        let worker = Worker {
+            agent: note.agent.clone(),
+            release: release.clone(),
+            index: note.index,
+            state: self.state.clone(),
+            status: Arc::clone(&status),
+            mode: wanted,
+            ports: self.ports.clone(),
+            bell: Arc::clone(&self.bell),
+        };
+        let key = (note.agent, release.id, note.index);
+        inner.cells.insert(key, Cell { status, mode });
+        inner.tasks.spawn(worker.live(adopted));
+    }
+
+    /// Starts the workers that a release should have and has not.
+    fn fill(&self, inner: &mut Inner, agent: &AgentName, release: &Release, count: u32) {
+        for index in 1..=count.min(WORKERS_PER_RELEASE_MAX) {
+            let key = (agent.clone(), release.id, index);
+            if inner
+                .cells
+                .get(&key)
+                .is_some_and(|cell| !cell.mode.is_closed())
+            {
+                continue;
+            }
+            let digits = &release.id.short()[..DIGITS];
+            let name = format!("{}-{digits}-{index}", short_label(&release.label));
+            let worker: WorkerId = name.parse().expect("a label with a suffix is a name");
+            let note = Note {
+                agent: agent.clone(),
+                release: release.id,
+                worker,
+                index,
+                port: 0,
+                restarts: inner
+                    .cells
+                    .get(&key)
+                    .map_or(0, |cell| cell.status().restarts),
+            };
+            self.add(inner, release, note, None);
+        }
+    }
+}
+
+impl Platform for ProcessPlatform {
+    fn reconcile(&self, agent: &AgentName, release: &Release, want: Want) {
+        let mut inner = self.lock();
+        while inner.tasks.try_join_next().is_some() {}
+        let mode = match want {
+            Want::Run(_) => Mode::Run,
+            Want::Keep => Mode::Keep,
+            Want::Stop => Mode::Stop,
+        };
+        let from = (agent.clone(), release.id, 0);
+        let to = (agent.clone(), release.id, u32::MAX);
+        for cell in inner
+            .cells
+            .range(from.clone()..=to.clone())
+            .map(|(_, cell)| cell)
+        {
+            cell.mode
+                .send_if_modified(|is| std::mem::replace(is, mode) != mode);
+        }
+        match want {
+            Want::Run(count) => self.fill(&mut inner, agent, release, count),
+            Want::Keep => {}
+            Want::Stop => {
+                let over = |cell: &Cell| cell.status().state == WorkerState::Gone;
+                inner
+                    .cells
+                    .retain(|key, cell| !(*key >= from && *key <= to && over(cell)));
+            }
+        }
+    }
+
+    fn workers(&self, agent: &AgentName) -> Vec<WorkerStatus> {
+        let inner = self.lock();
+        let ours = inner.cells.iter().filter(|((of, _, _), _)| of == agent);
+        ours.map(|(_, cell)| cell.status()).collect()
+    }
+}
+
+fn records(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for agent in fs::read_dir(directory)? {
+        let agent = agent?.path();
+        if !agent.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(agent)? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
