@@ -1,1 +1,73 @@
-fn main() {}
+//! `segue`: replace releases of a voice agent under live calls, without dropping one.
+
+mod args;
+mod client;
+mod demo;
+mod exit;
+mod home;
+mod output;
+mod supervise;
+mod verb;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command};
+use crate::exit::{Exit, Trouble};
+use crate::home::Home;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_env("SEGUE_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(output::is_live())
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a process that cannot start threads can do nothing");
+    let done = runtime.block_on(run(cli));
+    // A blocking read of a log that is followed must not keep the process.
+    runtime.shutdown_background();
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::trouble(&error);
+            error.downcast_ref::<Trouble>().map_or(Exit::Failed, |trouble| trouble.exit).into()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let home = Home::find(cli.home.as_deref())?;
+    let format = cli.output;
+    match cli.command {
+        Command::Init(args) => verb::init::run(&args),
+        Command::Serve(args) => supervise::serve(&home, &args).await,
+        Command::Stop => supervise::stop(&home).await,
+        Command::Deploy(args) => verb::deploy::run(&home, format, &args).await,
+        Command::Status(args) => verb::status::run(&home, format, &args).await,
+        Command::Calls(args) => verb::calls::run(&home, format, &args),
+        Command::Pause(args) => verb::act::run(&home, format, "pause", &args),
+        Command::Resume(args) => verb::act::run(&home, format, "resume", &args),
+        Command::Promote(args) => verb::act::promote(&home, format, &args),
+        Command::Abort(args) => verb::act::run(&home, format, "abort", &args),
+        Command::Rollback(args) => verb::act::run(&home, format, "rollback", &args),
+        Command::Drain(args) => verb::act::release(&home, format, "drain", &args),
+        Command::Retire(args) => verb::act::release(&home, format, "retire", &args),
+        Command::Logs(args) => verb::logs::run(&home, &args).await,
+        Command::Audit(args) => verb::audit::run(&home, format, &args),
+        Command::Forget(args) => verb::act::forget(&home, format, &args),
+        Command::Demo(args) => demo::run(format, &args).await,
+        Command::SampleAgent(args) => verb::sample_agent::run(args).await,
+        Command::Completions { shell } => verb::completions::run(shell),
+        Command::Judge { dir } => verb::judge::run(format, &dir),
+        Command::Gateway(args) => verb::process::gateway(&home, &args).await,
+        Command::Controller(args) => verb::process::controller(&home, &args).await,
+    }
+}

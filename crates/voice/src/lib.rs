@@ -9,7 +9,7 @@
 //! - [`twilio`]: the messages of the wire.
 //! - [`agent`]: the sample agent, with its [`fault`]s. [`caller`]: the synthetic caller.
 //! - [`scenario`]: one scripted call with a verdict. [`judge`]: the verdict over many, from logs.
-//! - [`calllog`]: the JSON lines both ends write, which are all the judge believes.
+//! - [`random`]: repeatable randomness. [`calllog`]: the JSON lines both ends write, which are all the judge believes.
 
 pub mod agent;
 pub mod audio;
@@ -19,12 +19,12 @@ pub mod clips;
 pub mod fault;
 pub mod judge;
 pub mod likeness;
+pub mod random;
 pub mod scenario;
 pub mod twilio;
 
 mod conversation;
 mod hearing;
 mod http;
-mod random;
 mod script;
 mod socket;

@@ -2,10 +2,11 @@
 
 /// Splitmix64 (S. Vigna's constants, public domain): small, and good enough to spread calls apart.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// A generator seeded by a number.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -17,7 +18,9 @@ impl Random {
         Self(hash)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number.
+    #[expect(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -26,7 +29,7 @@ impl Random {
     }
 
     /// A number in `0..limit`; zero when `limit` is zero.
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next().checked_rem(limit).unwrap_or(0)
     }
 

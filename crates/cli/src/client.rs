@@ -1,0 +1,163 @@
+//! The admin API, from the outside.
+
+use std::time::Duration;
+
+use segue_controller::api::wire::{
+    ActionView, AgentView, Ask, AuditView, CallsView, DeployBody, Problem, StatusView, VerbBody,
+    VerifyView,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::exit::{Exit, Trouble};
+use crate::home::Home;
+
+/// How long one request may take. A promotion is answered once it is acknowledged, which may take
+/// as long as a lease.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
+
+/// Talks to the controller of one state folder.
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    base: String,
+    token: String,
+}
+
+impl Client {
+    /// Finds the controller.
+    ///
+    /// # Errors
+    ///
+    /// When none ever ran with this state folder.
+    pub(crate) fn find(home: &Home) -> Result<Self, Trouble> {
+        let (Some(addr), Some(token)) = (home.api_addr(), home.token()) else {
+            let message = format!("no controller has run with state in {}", home.path().display());
+            return Err(Trouble::new(
+                Exit::Unreachable,
+                message,
+                "start one with `segue serve`, or name its state folder with --home",
+            ));
+        };
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(REQUEST_MAX))
+            .build()
+            .into();
+        Ok(Self { agent, base: format!("http://{addr}"), token })
+    }
+
+    pub(crate) fn status(&self) -> Result<StatusView, Trouble> {
+        self.get("/v1/status")
+    }
+
+    pub(crate) fn agent(&self, agent: &str) -> Result<AgentView, Trouble> {
+        self.get(&format!("/v1/agents/{agent}"))
+    }
+
+    pub(crate) fn calls(&self, agent: &str, limit: usize) -> Result<CallsView, Trouble> {
+        self.get(&format!("/v1/agents/{agent}/calls?limit={limit}"))
+    }
+
+    pub(crate) fn audit(
+        &self,
+        after: u64,
+        limit: usize,
+        agent: Option<&str>,
+    ) -> Result<AuditView, Trouble> {
+        let agent = agent.map(|name| format!("&agent={name}")).unwrap_or_default();
+        self.get(&format!("/v1/audit?after={after}&limit={limit}{agent}"))
+    }
+
+    pub(crate) fn verify(&self) -> Result<VerifyView, Trouble> {
+        self.get("/v1/audit/verify")
+    }
+
+    pub(crate) fn deploy(&self, agent: &str, body: &DeployBody) -> Result<ActionView, Trouble> {
+        self.post(&format!("/v1/agents/{agent}/deploy"), body)
+    }
+
+    pub(crate) fn verb(
+        &self,
+        agent: &str,
+        verb: &str,
+        body: &VerbBody,
+    ) -> Result<ActionView, Trouble> {
+        self.post(&format!("/v1/agents/{agent}/{verb}"), body)
+    }
+
+    pub(crate) fn forget(&self, gateway: &str, ask: &Ask) -> Result<serde_json::Value, Trouble> {
+        self.post(&format!("/v1/gateways/{gateway}/forget"), ask)
+    }
+
+    /// The agent that is meant: the named one, or the only one.
+    pub(crate) fn one_agent(&self, named: Option<&str>) -> Result<AgentView, Trouble> {
+        if let Some(name) = named {
+            return self.agent(name);
+        }
+        let mut agents = self.status()?.agents;
+        match agents.len() {
+            1 => Ok(agents.remove(0)),
+            0 => Err(Trouble::new(
+                Exit::Usage,
+                "no agent is configured",
+                "add an [agents.NAME] table to segue.toml (`segue init` writes an example)",
+            )),
+            _ => {
+                let names: Vec<String> = agents.iter().map(|agent| agent.name.to_string()).collect();
+                let hint = format!("name one with --agent: {}", names.join(", "));
+                Err(Trouble::new(Exit::Usage, "there are several agents", &hint))
+            }
+        }
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
+        let request = self.agent.get(format!("{}{path}", self.base));
+        let sent = request.header("Authorization", format!("Bearer {}", self.token)).call();
+        self.answer(sent)
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Trouble> {
+        let request = self.agent.post(format!("{}{path}", self.base));
+        let sent = request.header("Authorization", format!("Bearer {}", self.token)).send_json(body);
+        self.answer(sent)
+    }
+
+    fn answer<T: DeserializeOwned>(
+        &self,
+        sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<T, Trouble> {
+        let mut response = sent.map_err(|error| {
+            let message = format!("no controller answers at {}: {error}", self.base);
+            Trouble::new(
+                Exit::Unreachable,
+                message,
+                "calls go on without it; start it with `segue serve`, see `segue logs controller`",
+            )
+        })?;
+        if response.status().is_success() {
+            return response.body_mut().read_json().map_err(|error| {
+                let message = format!("the controller's answer cannot be read: {error}");
+                Trouble::new(Exit::Failed, message, "is it of the same version? see `segue --version`")
+            });
+        }
+        let status = response.status().as_u16();
+        Err(refusal(status, response.body_mut().read_json().ok()))
+    }
+}
+
+fn refusal(status: u16, problem: Option<Problem>) -> Trouble {
+    let exit = match (status, problem.as_ref().map(|problem| problem.kind.as_str())) {
+        (400 | 404, _) => Exit::Usage,
+        (409, Some("conflict")) => Exit::Conflict,
+        (409 | 422, _) => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    match problem {
+        Some(problem) => Trouble { exit, message: problem.title, hint: problem.hint },
+        None => Trouble {
+            exit,
+            message: format!("the controller answered with status {status}"),
+            hint: None,
+        },
+    }
+}

@@ -1,0 +1,136 @@
+//! `segue deploy`: bring a release in, and watch it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use segue_controller::api::wire::{AgentView, Ask, DeployBody};
+
+use crate::args::{DeployArgs, Format, Wait};
+use crate::client::Client;
+use crate::exit::{Exit, Trouble};
+use crate::home::Home;
+use crate::output::{self, Progress};
+use crate::verb::act::{operator, shares};
+use crate::verb::status::phase;
+
+/// How often the rollout is looked at while it is watched.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+
+/// How long the controller may be away before watching ends. It is restarted within a second.
+const AWAY_MAX: Duration = Duration::from_secs(20);
+
+pub(crate) async fn run(home: &Home, format: Format, args: &DeployArgs) -> anyhow::Result<Exit> {
+    let client = Client::find(home)?;
+    let agent = client.one_agent(args.verb.agent.as_deref())?;
+    let body = DeployBody {
+        label: args.label.clone(),
+        command: (!args.command.is_empty()).then(|| args.command.clone()),
+        env: environment(&args.env)?,
+        workers: args.workers,
+        capacity: args.capacity,
+        ask: Ask {
+            actor: Some(operator()),
+            reason: args.verb.reason.clone(),
+            revision: args.verb.revision.or(Some(agent.revision)),
+        },
+    };
+    let name = agent.name.as_str();
+    let view = client.deploy(name, &body)?;
+    let Some(rollout) = view.agent.rollout.as_ref().map(|rollout| rollout.id) else {
+        return Err(Trouble::new(Exit::Failed, "the deploy began no rollout", "").into());
+    };
+    if args.wait == Wait::None {
+        output::data(format, &view.agent, || format!("rollout {rollout} has begun"));
+        return Ok(Exit::Ok);
+    }
+    let (view, exit) = watch(&client, name, rollout, args.wait).await?;
+    output::data(format, &view, || crate::verb::status::agent_text(&view));
+    Ok(exit)
+}
+
+fn environment(pairs: &[String]) -> Result<BTreeMap<String, String>, Trouble> {
+    pairs
+        .iter()
+        .map(|pair| {
+            let split = pair.split_once('=').filter(|(name, _)| !name.is_empty());
+            split.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| {
+                let message = format!("--env {pair:?} is not NAME=VALUE");
+                Trouble::new(Exit::Usage, message, "write it as --env NAME=VALUE")
+            })
+        })
+        .collect()
+}
+
+/// Watches a rollout until `wait` says that it is enough, it ends otherwise, or Ctrl-C.
+async fn watch(
+    client: &Client,
+    name: &str,
+    rollout: u64,
+    wait: Wait,
+) -> anyhow::Result<(AgentView, Exit)> {
+    let mut progress = Progress::new();
+    let mut last = None;
+    let mut away = Duration::ZERO;
+    loop {
+        match client.agent(name) {
+            Ok(view) => {
+                away = Duration::ZERO;
+                show(&mut progress, &view);
+                if let Some(exit) = ended(&view, rollout, wait) {
+                    progress.clear();
+                    return Ok((view, exit));
+                }
+                last = Some(view);
+            }
+            // The controller may be restarting; the rollout goes on where its journal says.
+            Err(error) if error.exit == Exit::Unreachable && away < AWAY_MAX => {
+                away += WATCH_EVERY;
+                progress.show("controller away", "calls go on");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {
+                progress.say("stopped watching; the rollout goes on");
+                output::say("hint: `segue status` shows it, `segue abort` ends it");
+                let view = last.ok_or_else(|| anyhow::anyhow!("nothing was seen yet"))?;
+                return Ok((view, Exit::Interrupted));
+            }
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+        }
+    }
+}
+
+fn show(progress: &mut Progress, view: &AgentView) {
+    let holds = view.holds.join("; ");
+    let detail = if holds.is_empty() { shares(view) } else { format!("{}  ({holds})", shares(view)) };
+    progress.show(&phase(view), &detail);
+}
+
+/// Whether watching is over, and how it ended.
+fn ended(view: &AgentView, rollout: u64, wait: Wait) -> Option<Exit> {
+    let is = view.rollout.as_ref()?;
+    if is.id != rollout {
+        output::say("another rollout has begun; this one is over");
+        return Some(Exit::Failed);
+    }
+    let landed = if is.unacked.is_empty() { Exit::Ok } else { Exit::Unacked };
+    match view.phase.as_str() {
+        "failed" | "rolling back" | "rolled back" => {
+            if view.phase == "rolling back" {
+                return None;
+            }
+            let reason = is.reason.clone().unwrap_or_default();
+            output::say(&format!("{}: {reason}", view.phase));
+            Some(Exit::RolledBack)
+        }
+        _ if is.paused => {
+            output::say("the rollout waits for an operator");
+            output::say("hint: `segue promote` goes on, `segue abort` ends it");
+            Some(Exit::Ok)
+        }
+        "draining" | "settling" if wait == Wait::Landed => Some(landed),
+        "standby" | "retired" => Some(landed),
+        _ => None,
+    }
+}

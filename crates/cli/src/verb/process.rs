@@ -1,0 +1,88 @@
+//! `segue gateway` and `segue controller`: the two processes that `segue serve` supervises.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use segue_core::names::GatewayId;
+use segue_core::spec::Spec;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{ConfigArgs, GatewayArgs};
+use crate::exit::{Exit, Trouble};
+use crate::home::Home;
+
+/// The gateway of this machine. One machine has one; its id outlives its restarts.
+const GATEWAY: &str = "gw-1";
+
+/// Reads and checks the configuration; every fault is told at once.
+pub(crate) fn configuration(file: &Path) -> Result<Spec, Trouble> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        let hint = "`segue init` writes one; name another with --config FILE";
+        Trouble::new(Exit::Usage, format!("{name} cannot be read: {error}"), hint)
+    })?;
+    segue_core::spec::parse(&name, &text).map_err(|faults| {
+        let count = faults.len();
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        let plural = if count == 1 { "" } else { "s" };
+        Trouble {
+            exit: Exit::Usage,
+            message: format!("{name} has {count} fault{plural}:\n{}", faults.join("\n")),
+            hint: Some("nothing was changed; mend the file and try again".to_owned()),
+        }
+    })
+}
+
+/// The folder relative paths of a configuration are relative to.
+fn folder(file: &Path) -> anyhow::Result<std::path::PathBuf> {
+    let file = std::path::absolute(file)?;
+    Ok(file.parent().context("a file has a folder")?.to_path_buf())
+}
+
+/// Ends when the process is asked to end.
+pub(crate) async fn terminated() {
+    let term = signal(SignalKind::terminate());
+    let int = signal(SignalKind::interrupt());
+    let (Ok(mut term), Ok(mut int)) = (term, int) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<Exit> {
+    let file = &args.config.config;
+    let spec = configuration(file)?;
+    home.create()?;
+    let folder = folder(file)?;
+    let tls = spec.gateway.tls.map(|tls| segue_gateway::TlsFiles {
+        cert: folder.join(tls.cert),
+        key: folder.join(tls.key),
+    });
+    let config = segue_gateway::Config {
+        listen: spec.gateway.listen,
+        tls,
+        gateway: GATEWAY.parse::<GatewayId>().expect("a constant name is valid"),
+        state_dir: home.path().to_path_buf(),
+        control_socket: home.control_socket(),
+        takeover: args.takeover.clone(),
+        shards: 1,
+    };
+    segue_gateway::run(config, terminated()).await?;
+    Ok(Exit::Ok)
+}
+
+pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit> {
+    let spec = configuration(&args.config)?;
+    home.create()?;
+    let config = segue_controller::ControllerConfig {
+        state_dir: home.path().to_path_buf(),
+        api: spec.api,
+        agents: spec.agents,
+        config_dir: folder(&args.config)?,
+    };
+    segue_controller::run(config, terminated()).await?;
+    Ok(Exit::Ok)
+}

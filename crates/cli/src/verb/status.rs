@@ -1,0 +1,115 @@
+//! `segue status`: releases, shares, live calls, and how far the rollout is.
+
+use std::time::Duration;
+
+use segue_controller::api::wire::{AgentView, ReleaseView, StatusView};
+
+use crate::args::{Format, StatusArgs};
+use crate::client::Client;
+use crate::exit::Exit;
+use crate::home::Home;
+use crate::output;
+
+/// How often `--watch` looks.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(home: &Home, format: Format, args: &StatusArgs) -> anyhow::Result<Exit> {
+    let client = Client::find(home)?;
+    loop {
+        let mut view = client.status()?;
+        if let Some(name) = &args.agent {
+            view.agents = vec![client.agent(name)?];
+        }
+        if args.watch && output::is_live() && format == Format::Table {
+            // Home the cursor and clear what is below, so that nothing flickers.
+            output::line("\x1b[H\x1b[J");
+        }
+        output::data(format, &view, || text(&view));
+        if !args.watch {
+            return Ok(Exit::Ok);
+        }
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+        }
+    }
+}
+
+fn text(view: &StatusView) -> String {
+    let mut blocks: Vec<String> = view.agents.iter().map(agent_text).collect();
+    if blocks.is_empty() {
+        blocks.push("no agents; add an [agents.NAME] table to segue.toml".to_owned());
+    }
+    let silent: Vec<&str> =
+        view.gateways.iter().filter(|g| !g.leased).map(|g| g.gateway.as_str()).collect();
+    if !silent.is_empty() {
+        blocks.push(format!(
+            "warning: no report from {}: its calls are unknown, nothing is retired until it \
+             returns or `segue forget`",
+            silent.join(", ")
+        ));
+    }
+    if let Some(error) = &view.journal.error {
+        blocks.push(format!(
+            "warning: the journal cannot be written ({error}): calls go on, decisions wait"
+        ));
+    }
+    blocks.join("\n\n")
+}
+
+/// One agent, for people.
+pub(crate) fn agent_text(agent: &AgentView) -> String {
+    let mut head = format!(
+        "{}: {}, {} live calls, epoch {}, revision {}",
+        agent.name,
+        phase(agent),
+        agent.live,
+        agent.epoch,
+        agent.revision
+    );
+    if let Some(reason) = agent.rollout.as_ref().and_then(|rollout| rollout.reason.as_ref()) {
+        head.push_str(&format!("\n  {reason}"));
+    }
+    for hold in &agent.holds {
+        head.push_str(&format!("\n  waits: {hold}"));
+    }
+    let rows: Vec<Vec<String>> = agent.releases.iter().map(row).collect();
+    let columns = [
+        "  RELEASE", "DIGEST", "SLOT", "STATE", "NEW CALLS", "LIVE SHARE", "LIVE", "PINNED",
+        "WORKERS", "ENDED", "DROPPED", "ERRORS",
+    ];
+    format!("{head}\n{}", output::table(&columns, &rows))
+}
+
+fn row(release: &ReleaseView) -> Vec<String> {
+    // A count that is not to be relied on says so.
+    let mark = if release.unknown.is_empty() { "" } else { "?" };
+    vec![
+        format!("  {}", release.label),
+        release.id.short(),
+        release.slot.map_or_else(|| "-".to_owned(), |slot| slot.to_string()),
+        release.state.clone(),
+        output::percent(release.share_bp),
+        output::percent(release.live_share_bp),
+        format!("{}{mark}", release.live),
+        format!("{}{mark}", release.pinned),
+        format!("{}/{}", release.workers_ready, release.workers_want),
+        release.ended.to_string(),
+        release.dropped.to_string(),
+        release.errors.to_string(),
+    ]
+}
+
+/// The phase, with the step of a ramp.
+pub(crate) fn phase(agent: &AgentView) -> String {
+    let rollout = agent.rollout.as_ref();
+    let step = rollout.and_then(|rollout| rollout.step.map(|step| (step, rollout.steps.len())));
+    let paused = rollout.is_some_and(|rollout| rollout.paused);
+    let paused = if paused { ", paused" } else { "" };
+    match step {
+        Some((step, steps)) if agent.phase == "canary" => {
+            format!("canary step {} of {steps}{paused}", step + 1)
+        }
+        _ => format!("{}{paused}", agent.phase),
+    }
+}

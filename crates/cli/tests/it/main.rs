@@ -1,0 +1,13 @@
+//! Black-box tests: the real binary, real processes and sockets, real audio; and what must hold
+//! of the tree itself.
+
+mod site;
+
+mod tidy;
+
+mod cli;
+mod config;
+mod crash;
+mod demo;
+mod operate;
+mod releases;
