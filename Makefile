@@ -25,7 +25,7 @@ sim: ## the simulator over many seeds (SEEDS=1000000)
 	SEGUE_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p segue-core --test it sim::seeds -- --nocapture
 
 bench: ## timings of the hot decisions
-	cargo bench --workspace --locked
+	cargo bench --locked -p segue-core --bench route
 
 docs: ## the API documentation, in target/doc
 	cargo doc --workspace --no-deps --locked --open
