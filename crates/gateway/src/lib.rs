@@ -1,9 +1,35 @@
-//! The data plane: listen, route, connect, relay, count. See `DESIGN.md` §5.
+//! The data plane: listen, decide, connect, relay, count.
+//!
+//! A connection comes in at the front, which reads its request and asks the [`ledger`] for a
+//! decision; the ledger counts it in the same step. The front dials the worker, and after a valid
+//! `101` the call is a value in the [`relay`], without a task. The link brings routing tables from
+//! the controller and carries reports back; it is never in the way of a call. In a [`handoff`] all
+//! of this moves to the next process.
+
+pub mod ledger;
+
+pub mod frames;
+pub mod relay;
+
+pub mod health;
+pub mod tables;
+pub mod tls;
+
+mod front;
+mod http;
+
+mod link;
+mod report;
+
+pub mod handoff;
 
 pub mod call_log;
 pub mod clock;
-pub mod frames;
-pub mod handoff;
-mod http;
-pub mod ledger;
-pub mod relay;
+pub mod config;
+mod files;
+mod stop;
+
+mod run;
+
+pub use self::config::{Config, Limits, TlsFiles};
+pub use self::run::{RunError, run};

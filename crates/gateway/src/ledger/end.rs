@@ -15,6 +15,16 @@ pub enum By {
 }
 
 impl By {
+    /// The peer of a side; the gateway has none.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Caller => Self::Worker,
+            Self::Worker => Self::Caller,
+            Self::Gateway => Self::Gateway,
+        }
+    }
+
     /// One word for counters and logs.
     pub fn word(self) -> &'static str {
         match self {

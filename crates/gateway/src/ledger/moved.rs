@@ -98,10 +98,18 @@ impl Ledger {
 
     /// Forgets pins and totals that another process holds now.
     pub fn handed_over(&self) {
+        self.forget_pins();
+        let mut admission = self.locked();
+        for book in admission.books.values_mut() {
+            book.forget_totals();
+        }
+    }
+
+    /// Forgets the calls that have no connection.
+    pub fn forget_pins(&self) {
         let mut admission = self.locked();
         for book in admission.books.values_mut() {
             book.purge(Timestamp(u64::MAX));
-            book.forget_totals();
         }
     }
 

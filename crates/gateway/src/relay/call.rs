@@ -13,7 +13,7 @@ use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::frames::Observer;
-use crate::ledger::{By, Closed, Counters, End, Ticket};
+use crate::ledger::{By, Closed, Counters, End, Moved, Ticket};
 
 /// A silent peer is asked for a sign of life after this long, then eight times every
 /// [`KEEPALIVE_EVERY`]: a peer that vanished without a word is noticed after five minutes, and
@@ -75,6 +75,15 @@ pub enum Sink {
     Dead,
 }
 
+/// A call without its sockets, as it travels in a handoff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MovedCall {
+    pub(crate) connection: Moved,
+    pub(crate) up: Flow,
+    pub(crate) down: Flow,
+    pub(crate) closed: Option<Closed>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct LiveCall {
@@ -124,6 +133,22 @@ impl LiveCall {
             call.flow_from(side).leftover = early;
         }
         Ok(call)
+    }
+
+    /// What another process needs to go on with this call, beside its two sockets.
+    pub(crate) fn describe(&self) -> MovedCall {
+        MovedCall {
+            connection: self.ticket.describe(),
+            up: self.up.clone(),
+            down: self.down.clone(),
+            closed: self.closed,
+        }
+    }
+
+    /// The call is another process's now.
+    pub(crate) fn given(self) {
+        drop((self.caller, self.worker));
+        self.ticket.given();
     }
 
     pub(crate) fn socket(&self, side: Side) -> &TcpStream {

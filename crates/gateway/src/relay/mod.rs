@@ -7,6 +7,7 @@
 
 mod call;
 mod shard;
+pub(crate) mod tls;
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -17,6 +18,7 @@ use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+pub(crate) use self::call::MovedCall;
 pub use self::call::{Flow, LiveCall, Sink};
 use self::shard::{Command, Shard};
 

@@ -1,0 +1,258 @@
+//! The front: from an accepted connection to a decided, connected call.
+//!
+//! A task of its own for each connection, but only until the call stands: then a plain call is a
+//! value in the relay, and this task is gone. Everything before that has a deadline and a bound.
+
+mod call;
+mod dial;
+mod facts;
+mod plain;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::config::Limits;
+use crate::health::Health;
+use crate::http::Answer;
+use crate::http::head::read_head;
+use crate::http::request::{Request, Wants};
+use crate::ledger::{Ledger, Refused, Ticket};
+use crate::relay::{self, LiveCall, Relay};
+use crate::stop::stopped;
+use crate::tls::{Caller, Tls};
+
+/// From the connection to the end of its head, TLS included.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an answer of ours may take to be read, so that closing does not destroy it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bodies held in memory at once: 64 MiB. Further ones wait for their turn.
+const BODIES_MAX: usize = 64;
+
+/// How long accepting rests when the process has no descriptor left.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Everything a connection needs.
+pub(crate) struct Front {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) tls: Option<Arc<Tls>>,
+    limits: Limits,
+    bodies: Semaphore,
+    addresses: Mutex<HashMap<IpAddr, usize>>,
+    open: watch::Sender<usize>,
+}
+
+/// One connection that is no call yet.
+struct Guest {
+    front: Arc<Front>,
+    peer: SocketAddr,
+}
+
+/// A call that stands and waits for its relay.
+struct Upgraded {
+    ticket: Ticket,
+    worker: TcpStream,
+    early_up: Vec<u8>,
+    early_down: Vec<u8>,
+}
+
+/// What became of a request: a call, or nothing more to do; or an answer of ours, or nobody to
+/// answer to.
+type Outcome = Result<Option<Upgraded>, Option<Answer>>;
+
+impl Front {
+    pub(crate) fn new(
+        ledger: Arc<Ledger>,
+        relay: Arc<Relay>,
+        health: Arc<Health>,
+        tls: Option<Arc<Tls>>,
+        limits: Limits,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            ledger,
+            relay,
+            health,
+            tls,
+            limits,
+            bodies: Semaphore::new(BODIES_MAX),
+            addresses: Mutex::default(),
+            open: watch::Sender::new(0),
+        })
+    }
+
+    /// Follows the number of connections that are no calls yet.
+    pub(crate) fn open(&self) -> watch::Receiver<usize> {
+        self.open.subscribe()
+    }
+
+    /// Accepts until `stop` turns true. What was accepted goes on.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                () = stopped(&mut stop) => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => match self.admit(peer) {
+                    Ok(guest) => {
+                        tokio::spawn(guest.serve(socket));
+                    }
+                    Err(refused) => turn_away(&socket, peer, refused),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Guest, &'static str> {
+        if *self.open.borrow() >= self.limits.connections {
+            return Err("this gateway holds as many new connections as it may");
+        }
+        let mut addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let here = addresses.entry(peer.ip()).or_default();
+        if *here >= self.limits.connections_per_address {
+            return Err("this address holds as many new connections as it may");
+        }
+        *here += 1;
+        self.open.send_modify(|open| *open += 1);
+        Ok(Guest {
+            front: Arc::clone(self),
+            peer,
+        })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let addresses = self.front.addresses.lock();
+        let mut addresses = addresses.unwrap_or_else(PoisonError::into_inner);
+        if let Some(here) = addresses.get_mut(&self.peer.ip()) {
+            *here -= 1;
+            if *here == 0 {
+                addresses.remove(&self.peer.ip());
+            }
+        }
+        drop(addresses);
+        self.front.open.send_modify(|open| *open -= 1);
+    }
+}
+
+/// Answers without waiting, since waiting is what there is no room for.
+fn turn_away(socket: &TcpStream, peer: SocketAddr, reason: &'static str) {
+    tracing::warn!(%peer, reason, "a connection was turned away");
+    let answer = Answer::new(503, reason).with("Retry-After", "1");
+    // Who does not get the answer sees the connection close.
+    let _ = socket.try_write(&answer.bytes());
+}
+
+impl Guest {
+    async fn serve(self, socket: TcpStream) {
+        let deadline = Instant::now() + HEAD_TIMEOUT;
+        // Without it small frames wait for acknowledgements; nothing else depends on it.
+        let _ = socket.set_nodelay(true);
+        let mut caller = match &self.front.tls {
+            None => Caller::Plain(socket),
+            Some(tls) => match timeout_at(deadline, tls.accept(socket)).await {
+                Ok(Ok(caller)) => caller,
+                Ok(Err(error)) => {
+                    tracing::debug!(peer = %self.peer, %error, "no TLS session");
+                    return;
+                }
+                Err(_) => return,
+            },
+        };
+        match self.request(&mut caller, deadline).await {
+            Ok(Some(upgraded)) => self.into_call(caller, upgraded).await,
+            Ok(None) | Err(None) => close(caller).await,
+            Err(Some(answer)) => {
+                tracing::info!(
+                    peer = %self.peer, status = answer.status, reason = %answer.reason, "refused"
+                );
+                // Whoever left needs no answer.
+                let answer = answer.bytes();
+                let written = caller.write_all(&answer);
+                let _ = timeout(CLOSE_TIMEOUT, written).await;
+                close(caller).await;
+            }
+        }
+    }
+
+    async fn request(&self, caller: &mut Caller, deadline: Instant) -> Outcome {
+        let read = timeout_at(deadline, read_head(caller, Vec::new()));
+        let (head, behind) = match read.await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => return Err(Answer::to_unread(&error)),
+            Err(_) => return Err(Some(Answer::new(408, "the head took too long"))),
+        };
+        let request = Request::parse(&head)?;
+        match request.wants.clone() {
+            Wants::WebSocket { key } => self.call(caller, &request, &key, behind).await,
+            Wants::Answer { waits } => self.plain(caller, &request, waits, behind).await,
+        }
+    }
+
+    /// The connection is a call now: it leaves the front's books and this task.
+    async fn into_call(self, caller: Caller, upgraded: Upgraded) {
+        let relay = Arc::clone(&self.front.relay);
+        drop(self);
+        let Upgraded {
+            ticket,
+            worker,
+            early_up,
+            early_down,
+        } = upgraded;
+        match caller {
+            Caller::Plain(caller) => {
+                let call = (|| {
+                    let (caller, worker) = (caller.into_std()?, worker.into_std()?);
+                    LiveCall::new(ticket, caller, worker, early_up, early_down)
+                })();
+                match call {
+                    Ok(call) => relay.adopt(call),
+                    Err(error) => tracing::error!(%error, "a call could not be relayed"),
+                }
+            }
+            Caller::Tls(caller) => {
+                relay::tls::relay(ticket, caller, worker, early_up, early_down).await;
+            }
+        }
+    }
+}
+
+/// Closes so that what was written last is read: says so first, and reads on for a moment, because
+/// closing over unread bytes resets the connection.
+async fn close(mut caller: Caller) {
+    let gently = async {
+        caller.shutdown().await?;
+        let mut rest = [0; 1_024];
+        while caller.read(&mut rest).await? > 0 {}
+        Ok::<(), std::io::Error>(())
+    };
+    // Either way it is closed now.
+    let _ = timeout(CLOSE_TIMEOUT, gently).await;
+}
+
+/// The answer to a refused request.
+fn answer_to(refused: Refused) -> Answer {
+    Answer::new(503, refused.to_string()).with("Retry-After", "1")
+}

@@ -1,0 +1,127 @@
+//! Plain requests: webhooks, session starts, whatever else the agent serves.
+//!
+//! One request for each connection, on both sides: a connection that is never reused cannot be
+//! smuggled into.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+use crate::clock;
+use crate::http::Answer;
+use crate::http::body::{FORM_BYTES_MAX, copy_body, read_body};
+use crate::http::head::Framing;
+use crate::http::request::Request;
+use crate::ledger::{End, Purpose, Unreached};
+use crate::tls::Caller;
+
+use super::facts::{Facts, find_table, headers_for_worker};
+use super::{Guest, Outcome, answer_to, dial};
+
+/// How long a caller may take to send its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a worker may take to begin its answer: a session start may load a model.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+
+impl Guest {
+    pub(super) async fn plain(
+        &self,
+        caller: &mut Caller,
+        request: &Request,
+        waits: bool,
+        behind: Vec<u8>,
+    ) -> Outcome {
+        let front = &self.front;
+        let table = find_table(&front.ledger, request)?;
+        let body = self.body(caller, request, waits, behind).await?;
+        let is_form = request
+            .headers
+            .text("content-type")
+            .and_then(|kind| kind.split(';').next())
+            .is_some_and(|kind| {
+                let kind = kind.trim();
+                kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+            });
+        let form = (is_form && body.len() <= FORM_BYTES_MAX).then_some(body.as_slice());
+        let facts = Facts::read(&table, request, form)?;
+        let purpose = if facts.minted {
+            Purpose::Request
+        } else {
+            Purpose::Webhook
+        };
+        let up = |worker: &_| front.health.up(worker);
+        let asking = facts.asking(&table, purpose);
+        let begun = front.ledger.begin(asking, &up, clock::now());
+        let mut ticket = begun.map_err(answer_to)?;
+
+        let Some(mut worker) = dial::dial(front, &mut ticket).await else {
+            ticket.finish(End::Unreached(Unreached::Dial), clock::now());
+            let answer = Answer::new(503, "no worker of the release could be reached");
+            return Err(Some(answer.with("Retry-After", "1")));
+        };
+        let ours = headers_for_worker(ticket.identity(), request, self.peer, caller.scheme());
+        let ours: Vec<(&str, &str)> = ours.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        let length = (request.framing != Framing::None).then_some(body.len());
+        let mut message = request.to_worker(&ours, length);
+        message.extend_from_slice(&body);
+        drop(body);
+        // If this fails, so does reading the answer.
+        let _ = timeout(ANSWER_TIMEOUT, worker.write_all(&message)).await;
+        let (response, behind) = match dial::read_response(&mut worker, ANSWER_TIMEOUT).await {
+            Ok((response, _)) if response.status == 101 => {
+                ticket.finish(End::Unreached(Unreached::BadAnswer), clock::now());
+                return Err(Some(Answer::new(502, "the worker upgraded unasked")));
+            }
+            Ok(read) => read,
+            Err((why, answer)) => {
+                ticket.finish(End::Unreached(why), clock::now());
+                return Err(Some(answer));
+            }
+        };
+        let end = response.body_end(request.method == "HEAD");
+        let relayed = async {
+            caller.write_all(&response.to_caller(&[])).await?;
+            copy_body(&mut worker, caller, end, behind).await
+        };
+        let relayed = relayed.await;
+        // A request that was turned down pins nothing: ids of strangers must not fill the ledger.
+        let ended = if response.status < 400 {
+            End::Answered
+        } else {
+            End::Unreached(Unreached::Status(response.status))
+        };
+        ticket.finish(ended, clock::now());
+        if let Err(error) = relayed {
+            tracing::debug!(%error, "an answer broke off");
+            return Err(None);
+        }
+        Ok(None)
+    }
+
+    async fn body(
+        &self,
+        caller: &mut Caller,
+        request: &Request,
+        waits: bool,
+        behind: Vec<u8>,
+    ) -> Result<Vec<u8>, Option<Answer>> {
+        if matches!(request.framing, Framing::None | Framing::Length(0)) {
+            return Ok(Vec::new());
+        }
+        let read = async {
+            // The semaphore is never closed.
+            let _turn = self.front.bodies.acquire().await;
+            if waits && behind.is_empty() {
+                let go_on = caller.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+                go_on.await.map_err(|_| None)?;
+            }
+            read_body(caller, request.framing, behind).await
+        };
+        match timeout(BODY_TIMEOUT, read).await {
+            Ok(body) => body,
+            Err(_) => Err(Some(Answer::new(408, "the body took too long"))),
+        }
+    }
+}

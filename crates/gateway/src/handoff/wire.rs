@@ -1,0 +1,122 @@
+//! Messages with descriptors on a Unix stream.
+//!
+//! A frame is eight bytes, which carry the descriptors, and then JSON: length and number of
+//! descriptors, both big-endian. The eight bytes are sent and received by one call, so descriptors
+//! always belong to the frame they came with.
+
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::CALLS_PER_MESSAGE;
+
+/// Most descriptors of a frame.
+pub(super) const FDS_MAX: usize = 2 * CALLS_PER_MESSAGE;
+
+/// Longest frame. 64 calls under backpressure hold 64 KiB in each direction, as base64; a ledger
+/// with all the pins it may have is about 100 MB.
+const FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How long one step may take. Calls stand still meanwhile, so a stuck peer is given up soon.
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a handoff did not happen. The giver keeps serving.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandoffError {
+    /// The other side is not there, or it broke off.
+    #[error("the other gateway cannot be reached")]
+    Io(#[from] io::Error),
+    /// What came is not understood.
+    #[error("the other gateway's message is not understood")]
+    Json(#[from] serde_json::Error),
+    /// The other side runs as another user.
+    #[error("the other gateway runs as user {0}")]
+    Stranger(u32),
+    /// The giver said no.
+    #[error("the running gateway refuses: {0}")]
+    Refused(String),
+    /// A message out of turn, or one that contradicts itself.
+    #[error("the other gateway broke the protocol: {0}")]
+    Protocol(&'static str),
+}
+
+pub(super) fn set_timeouts(stream: &UnixStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(STEP_TIMEOUT))?;
+    stream.set_write_timeout(Some(STEP_TIMEOUT))
+}
+
+/// The other side must be this process's user.
+pub(super) fn check_peer(stream: &UnixStream) -> Result<(), HandoffError> {
+    let peer = rustix::net::sockopt::socket_peercred(stream).map_err(io::Error::from)?;
+    if peer.uid == rustix::process::geteuid() {
+        Ok(())
+    } else {
+        Err(HandoffError::Stranger(peer.uid.as_raw()))
+    }
+}
+
+pub(super) fn send<T: Serialize>(
+    mut stream: &UnixStream,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), HandoffError> {
+    let body = serde_json::to_vec(message)?;
+    let length = u32::try_from(body.len()).map_err(|_| HandoffError::Protocol("too long"))?;
+    let count = u32::try_from(fds.len()).map_err(|_| HandoffError::Protocol("too many"))?;
+    let mut prefix = [0; 8];
+    prefix[..4].copy_from_slice(&length.to_be_bytes());
+    prefix[4..].copy_from_slice(&count.to_be_bytes());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(HandoffError::Protocol("too many descriptors"));
+    }
+    let iov = [IoSlice::new(&prefix)];
+    let sent = rustix::net::sendmsg(stream, &iov, &mut ancillary, SendFlags::NOSIGNAL);
+    if sent.map_err(io::Error::from)? != prefix.len() {
+        return Err(HandoffError::Protocol("a frame was cut"));
+    }
+    stream.write_all(&body)?;
+    Ok(())
+}
+
+pub(super) fn receive<T: DeserializeOwned>(
+    mut stream: &UnixStream,
+) -> Result<(T, Vec<OwnedFd>), HandoffError> {
+    let mut prefix = [0; 8];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut iov = [IoSliceMut::new(&mut prefix)];
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+    let received = rustix::net::recvmsg(stream, &mut iov, &mut ancillary, flags);
+    let bytes = received.map_err(io::Error::from)?.bytes;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if bytes == 0 {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    let (length, count) = prefix.split_at(4);
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+    let length = number(length);
+    if bytes != 8 || number(count) != fds.len() || length > FRAME_BYTES_MAX {
+        return Err(HandoffError::Protocol("a frame contradicts itself"));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok((serde_json::from_slice(&body)?, fds))
+}

@@ -1,0 +1,131 @@
+//! Which workers may be dialled.
+//!
+//! Two signals: a health check every [`HEALTH_EVERY`], and failed dials, which are noticed sooner.
+//! Both only guide the choice of a worker for a new connection. A live call is never touched by
+//! them, and a release whose workers all look down is tried anyway (see
+//! [`Ledger::begin`](crate::ledger::Ledger::begin)).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use segue_core::names::WorkerId;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::ledger::Ledger;
+
+/// How often each worker is checked.
+const HEALTH_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a check may take.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Checks at once.
+const CHECKS_MAX: usize = 32;
+
+/// So many failures in a row, of either kind, take a worker out.
+const FAILURES_MAX: u32 = 2;
+
+/// How long failed dials keep a worker out. A failed check keeps it out until one succeeds.
+const EJECTION: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+struct State {
+    dial_failures: u32,
+    ejected_until: Option<Instant>,
+    check_failures: u32,
+}
+
+/// What is known of the workers; one that is not known is up.
+#[derive(Debug, Default)]
+pub struct Health {
+    workers: RwLock<HashMap<WorkerId, State>>,
+}
+
+impl Health {
+    /// Whether a worker may be dialled.
+    pub fn up(&self, worker: &WorkerId) -> bool {
+        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        workers.get(worker).is_none_or(|state| {
+            let ejected = state.ejected_until.is_some_and(|t| t > Instant::now());
+            !ejected && state.check_failures < FAILURES_MAX
+        })
+    }
+
+    /// A dial succeeded or failed.
+    pub fn dialled(&self, worker: &WorkerId, reached: bool) {
+        self.change(worker, |state| {
+            if reached {
+                state.dial_failures = 0;
+                state.ejected_until = None;
+            } else {
+                state.dial_failures += 1;
+                if state.dial_failures >= FAILURES_MAX {
+                    state.ejected_until = Some(Instant::now() + EJECTION);
+                }
+            }
+        });
+    }
+
+    fn checked(&self, worker: &WorkerId, good: bool) {
+        self.change(worker, |state| {
+            if good {
+                state.check_failures = 0;
+            } else {
+                state.check_failures = state.check_failures.saturating_add(1);
+            }
+        });
+    }
+
+    fn change(&self, worker: &WorkerId, change: impl FnOnce(&mut State)) {
+        let mut workers = self.workers.write().unwrap_or_else(PoisonError::into_inner);
+        change(workers.entry(worker.clone()).or_default());
+    }
+
+    /// Checks every worker of every table, for ever.
+    pub(crate) async fn watch(self: Arc<Self>, ledger: Arc<Ledger>) {
+        let mut tick = tokio::time::interval(HEALTH_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let tables = ledger.tables();
+            let mut workers: HashMap<&WorkerId, _> = HashMap::new();
+            workers.extend(tables.iter().flat_map(|table| &table.workers));
+            self.forget_all_but(|worker| workers.contains_key(worker));
+            let mut checks = JoinSet::new();
+            for (worker, route) in workers {
+                if checks.len() >= CHECKS_MAX {
+                    checks.join_next().await;
+                }
+                let (health, worker) = (Arc::clone(&self), worker.clone());
+                let (addr, path) = (route.addr, route.health_path.clone());
+                checks.spawn(async move {
+                    let check = check(addr, path.as_deref());
+                    let good = tokio::time::timeout(HEALTH_TIMEOUT, check).await;
+                    health.checked(&worker, matches!(good, Ok(Ok(true))));
+                });
+            }
+            checks.join_all().await;
+        }
+    }
+
+    fn forget_all_but(&self, known: impl Fn(&WorkerId) -> bool) {
+        let mut workers = self.workers.write().unwrap_or_else(PoisonError::into_inner);
+        workers.retain(|worker, _| known(worker));
+    }
+}
+
+async fn check(addr: SocketAddr, path: Option<&str>) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(addr).await?;
+    let Some(path) = path else {
+        return Ok(true);
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await?;
+    Ok(start.starts_with(b"HTTP/1.1 2") || start.starts_with(b"HTTP/1.0 2"))
+}

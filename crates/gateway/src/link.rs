@@ -1,0 +1,224 @@
+//! The connection to the controller: tables come in, reports go out.
+//!
+//! Nothing here is on the way of a call. With the controller away, the last good tables go on.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use segue_core::link::{LINK_VERSION, MESSAGE_BYTES_MAX, ToController, ToGateway};
+use segue_core::presence::PRESENCE_EVERY;
+use segue_core::table::RoutingTable;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::clock;
+use crate::ledger::Ledger;
+use crate::report::Reporter;
+use crate::stop::stopped;
+use crate::tables::TableFile;
+
+/// First wait before connecting again; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// Longest wait: a controller that is back is found within this time.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// A controller that does not read for so long is let go.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most calls of one list: at some 400 bytes each it stays below the longest message.
+const LIST_CALLS_MAX: usize = 10_000;
+
+/// Why a connection to the controller ended.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("the controller's socket failed")]
+    Io(#[from] io::Error),
+    #[error("the controller speaks version {0} of the link, not {LINK_VERSION}")]
+    Version(u32),
+    #[error("the controller did not greet")]
+    NoGreeting,
+    #[error("a message is longer than {MESSAGE_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the controller does not read")]
+    Stalled,
+}
+
+/// See the module.
+pub(crate) struct Link {
+    pub(crate) socket: PathBuf,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) reporter: Arc<Reporter>,
+    /// `None`: another process keeps them.
+    pub(crate) tables: Option<Arc<TableFile>>,
+}
+
+impl Link {
+    /// Stays connected until `stop` turns true, then sends a last report.
+    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut backoff = BACKOFF_MIN;
+        while !*stop.borrow() {
+            match self.connect(&mut stop, &mut backoff).await {
+                Ok(()) => return,
+                Err(LinkError::Io(error)) => tracing::debug!(%error, "no controller"),
+                Err(error) => tracing::warn!(%error, "the link to the controller broke"),
+            }
+            tokio::select! {
+                () = stopped(&mut stop) => return,
+                () = sleep(backoff) => backoff = (backoff * 2).min(BACKOFF_MAX),
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        stop: &mut watch::Receiver<bool>,
+        backoff: &mut Duration,
+    ) -> Result<(), LinkError> {
+        let (reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
+        let mut lines = Lines {
+            reader: BufReader::new(reader),
+            line: Vec::new(),
+        };
+        let hello = ToController::Hello {
+            version: LINK_VERSION,
+            gateway: self.reporter.life().gateway.clone(),
+            pid: std::process::id(),
+        };
+        send(&mut writer, &hello).await?;
+        match timeout(WRITE_TIMEOUT, lines.next()).await {
+            Ok(line) => match line?.map(|line| serde_json::from_slice(&line)) {
+                Some(Ok(ToGateway::Hello {
+                    version: LINK_VERSION,
+                })) => {}
+                Some(Ok(ToGateway::Hello { version })) => return Err(LinkError::Version(version)),
+                _ => return Err(LinkError::NoGreeting),
+            },
+            Err(_) => return Err(LinkError::NoGreeting),
+        }
+        tracing::info!("linked to the controller");
+        *backoff = BACKOFF_MIN;
+        let mut tick = interval(Duration::from_millis(PRESENCE_EVERY.0));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stopped(stop) => {
+                    return self.send_report(&mut writer).await;
+                }
+                _ = tick.tick() => self.send_report(&mut writer).await?,
+                line = lines.next() => match line? {
+                    None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                    Some(line) => match serde_json::from_slice(&line) {
+                        Ok(message) => self.on_message(message, &mut writer).await?,
+                        Err(error) => tracing::warn!(%error, "a message is not understood"),
+                    },
+                },
+            }
+        }
+    }
+
+    async fn on_message(
+        &self,
+        message: ToGateway,
+        writer: &mut OwnedWriteHalf,
+    ) -> Result<(), LinkError> {
+        match message {
+            ToGateway::Hello { .. } => Ok(()),
+            ToGateway::Table(table) => {
+                self.install(table).await;
+                self.send_report(writer).await
+            }
+            ToGateway::Agents { names } => {
+                self.ledger.keep_agents(&names, clock::now());
+                if let Some(tables) = self.tables.clone() {
+                    let kept = blocking(move || tables.keep_agents(&names)).await;
+                    if let Err(error) = kept {
+                        tracing::error!(%error, "the tables cannot be written");
+                    }
+                }
+                self.send_report(writer).await
+            }
+            ToGateway::ListCalls {
+                request,
+                agent,
+                limit,
+            } => {
+                let limit = limit.min(LIST_CALLS_MAX);
+                let calls = self.ledger.list(agent.as_ref(), limit);
+                send(writer, &ToController::Calls { request, calls }).await
+            }
+        }
+    }
+
+    /// Keeps a table on disk and then installs it; one that cannot be kept is not installed, so
+    /// that it is not acknowledged.
+    async fn install(&self, table: Box<RoutingTable>) {
+        let (agent, epoch) = (table.agent.clone(), table.epoch);
+        let table = if let Some(tables) = self.tables.clone() {
+            match blocking(move || tables.keep(&table).map(|()| table)).await {
+                Ok(table) => table,
+                Err(error) => {
+                    tracing::error!(%agent, %epoch, %error, "a table cannot be written");
+                    return;
+                }
+            }
+        } else {
+            table
+        };
+        match self.ledger.install(*table, clock::now()) {
+            Ok(()) => tracing::info!(%agent, %epoch, "installed a table"),
+            Err(stale) => tracing::debug!(%agent, %stale, "a table is ignored"),
+        }
+    }
+
+    async fn send_report(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
+        send(writer, &ToController::Presence(self.reporter.report())).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other)?
+}
+
+async fn send(writer: &mut OwnedWriteHalf, message: &ToController) -> Result<(), LinkError> {
+    let mut line = serde_json::to_vec(message).map_err(io::Error::other)?;
+    line.push(b'\n');
+    let written = timeout(WRITE_TIMEOUT, writer.write_all(&line)).await;
+    written.map_err(|_| LinkError::Stalled)??;
+    Ok(())
+}
+
+/// Lines of bounded length. [`Lines::next`] may be dropped at any wait without losing bytes.
+struct Lines {
+    reader: BufReader<OwnedReadHalf>,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, LinkError> {
+        loop {
+            let bytes = self.reader.fill_buf().await?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let taken = end.unwrap_or(bytes.len());
+            self.line.extend_from_slice(&bytes[..taken]);
+            self.reader.consume(taken + usize::from(end.is_some()));
+            if self.line.len() > MESSAGE_BYTES_MAX {
+                return Err(LinkError::TooLong);
+            }
+            if end.is_some() {
+                return Ok(Some(std::mem::take(&mut self.line)));
+            }
+        }
+    }
+}

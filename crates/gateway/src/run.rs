@@ -1,0 +1,442 @@
+//! The life of a gateway process: take or bind, serve, give or drain.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{interval, timeout};
+
+use crate::call_log::CallLog;
+use crate::clock;
+use crate::config::Config;
+use crate::files;
+use crate::front::Front;
+use crate::handoff::{self, HandoffError, Header, Taken, TakenCall};
+use crate::health::Health;
+use crate::ledger::{Ledger, LedgerState};
+use crate::link::Link;
+use crate::relay::{LiveCall, Relay};
+use crate::report::{Life, Reporter};
+use crate::stop::Stoppable;
+use crate::tables::TableFile;
+use crate::tls::{Tls, TlsError};
+
+/// Connections that wait to be accepted, also while a gateway hands over.
+const BACKLOG: i32 = 1_024;
+
+/// How long a giver waits for connections that are being set up, before it gives: what is not a
+/// call by then stays with it. Live calls flow on meanwhile.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// How often a draining gateway says what it waits for.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the last report may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a gateway did not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Another program has the port, or the address is not ours.
+    #[error("cannot listen on {addr}")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot use {path}")]
+    State {
+        /// What in it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The TLS identity cannot be used.
+    #[error("the TLS identity cannot be used")]
+    Tls(#[from] TlsError),
+    /// The running gateway did not hand over; it goes on serving.
+    #[error("cannot take over from {path}")]
+    Takeover {
+        /// The running gateway's socket.
+        path: PathBuf,
+        /// Why.
+        source: HandoffError,
+    },
+    /// The operating system has no thread, descriptor or signal for us.
+    #[error("the operating system refuses a resource")]
+    System(#[from] io::Error),
+}
+
+/// Runs a gateway until `shutdown` is ready and every call has ended, or until another gateway has
+/// taken everything over.
+///
+/// Once calls are taken, the bound address is in `run/gateway.addr` below the state directory.
+/// SIGHUP reads the TLS identity again.
+///
+/// # Errors
+///
+/// A [`RunError`], before any call was taken.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    raise_descriptor_limit();
+    make_directories(&config)?;
+    let mut gateway = Gateway::start(config).await?;
+    let handoff = gateway.publish()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::pin!(shutdown);
+    let given = loop {
+        tokio::select! {
+            () = &mut shutdown => break false,
+            Some(()) = hangup.recv() => gateway.reload(),
+            offer = handoff.accept() => match offer {
+                Ok((stream, _)) => if gateway.offer(stream).await {
+                    break true;
+                },
+                Err(error) => tracing::warn!(%error, "a takeover could not be heard"),
+            },
+        }
+    };
+    drop(handoff);
+    gateway.drain(given, &mut hangup).await;
+    Ok(())
+}
+
+struct Gateway {
+    config: Config,
+    log: CallLog,
+    ledger: Arc<Ledger>,
+    relay: Arc<Relay>,
+    front: Arc<Front>,
+    reporter: Arc<Reporter>,
+    tables: Arc<TableFile>,
+    listener: TcpListener,
+    accepting: Option<Stoppable>,
+    link: Option<Stoppable>,
+    health: JoinHandle<()>,
+}
+
+impl Gateway {
+    async fn start(config: Config) -> Result<Self, RunError> {
+        let tls = match config.tls.clone() {
+            Some(files) => Some(Arc::new(Tls::load(files)?)),
+            None => None,
+        };
+        let log_file = config.call_log_file();
+        let log = CallLog::open(&log_file).map_err(|source| state_error(&log_file, source))?;
+        let ledger = Ledger::new(Some(log.clone()));
+        let relay = Arc::new(Relay::start(config.shards)?);
+        let (tables, loaded) = TableFile::load(&config.tables_file());
+        match loaded {
+            Ok(loaded) => {
+                for table in loaded {
+                    // Each agent is in the file once, so none is stale.
+                    let _ = ledger.install(table, clock::now());
+                }
+            }
+            Err(error) => tracing::error!(%error, "starting without tables"),
+        }
+        let (listener, life) = if let Some(path) = config.takeover.clone() {
+            let (ledger, relay) = (Arc::clone(&ledger), Arc::clone(&relay));
+            let gateway = config.gateway.clone();
+            let taken = blocking(move || {
+                let taken = take_over(&path, &ledger, &relay, gateway);
+                taken.map_err(|source| RunError::Takeover { path, source })
+            });
+            taken.await?
+        } else {
+            restore_pins(&config, &ledger);
+            (bind(config.listen)?, Life::new(config.gateway.clone()))
+        };
+        let health = Arc::new(Health::default());
+        let front = Front::new(
+            Arc::clone(&ledger),
+            Arc::clone(&relay),
+            Arc::clone(&health),
+            tls,
+            config.limits,
+        );
+        let watching = health.watch(Arc::clone(&ledger));
+        let mut gateway = Self {
+            reporter: Arc::new(Reporter::new(Arc::clone(&ledger), life)),
+            health: tokio::spawn(watching),
+            tables: Arc::new(tables),
+            accepting: None,
+            link: None,
+            config,
+            log,
+            ledger,
+            relay,
+            front,
+            listener,
+        };
+        gateway.accept()?;
+        gateway.report(true);
+        Ok(gateway)
+    }
+
+    /// Tells the world that we are here: the address, and the socket for the next gateway.
+    fn publish(&self) -> Result<UnixListener, RunError> {
+        let socket = self.config.handoff_socket();
+        let draft = socket.with_extension(format!("{}", std::process::id()));
+        // Left over from a process of the same number; if it stays, binding says so.
+        let _ = std::fs::remove_file(&draft);
+        let bound = UnixListener::bind(&draft)
+            .and_then(|listener| std::fs::rename(&draft, &socket).map(|()| listener));
+        let bound = bound.map_err(|source| state_error(&socket, source))?;
+        let addr = self.listener.local_addr()?;
+        let file = self.config.addr_file();
+        files::replace(&file, addr.to_string().as_bytes())
+            .map_err(|source| state_error(&file, source))?;
+        tracing::info!(%addr, gateway = %self.config.gateway, "taking calls");
+        Ok(bound)
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
+        let front = Arc::clone(&self.front);
+        self.accepting = Some(Stoppable::start(|stop| async move {
+            front.accept(&listener, stop).await;
+        }));
+        Ok(())
+    }
+
+    fn report(&mut self, keeps_tables: bool) {
+        let link = Link {
+            socket: self.config.control_socket.clone(),
+            ledger: Arc::clone(&self.ledger),
+            reporter: Arc::clone(&self.reporter),
+            tables: keeps_tables.then(|| Arc::clone(&self.tables)),
+        };
+        self.link = Some(Stoppable::start(|stop| link.run(stop)));
+    }
+
+    fn reload(&self) {
+        match self.front.tls.as_ref().map(|tls| tls.reload()) {
+            Some(Ok(())) => tracing::info!("the TLS identity was read again"),
+            Some(Err(error)) => tracing::error!(%error, "the TLS identity before stays in use"),
+            None => {}
+        }
+    }
+
+    /// Hands everything to a gateway that asks. False: we go on serving.
+    async fn offer(&mut self, stream: tokio::net::UnixStream) -> bool {
+        let greeted = blocking(move || {
+            let stream = stream.into_std()?;
+            handoff::greet(&stream).map(|()| stream)
+        });
+        let stream = match greeted.await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a takeover is refused");
+                return false;
+            }
+        };
+        tracing::info!("handing over");
+        if let Some(accepting) = self.accepting.take() {
+            accepting.stop(SETTLE).await;
+        }
+        let mut guests = self.front.open();
+        // Who is not through by then stays with us.
+        let _ = timeout(SETTLE, guests.wait_for(|open| *open == 0)).await;
+        if let Some(link) = self.link.take() {
+            link.stop(GOODBYE_TIMEOUT).await;
+        }
+        match self.hand_over(stream).await {
+            Ok(calls) => {
+                tracing::info!(calls, "handed over");
+                let life = self.reporter.life().after_handoff();
+                *self.reporter.life() = life;
+                self.report(false);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "the handoff failed; going on");
+                if let Err(error) = self.accept() {
+                    tracing::error!(%error, "no new calls can be taken");
+                }
+                self.report(true);
+                false
+            }
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        stream: std::os::unix::net::UnixStream,
+    ) -> Result<usize, HandoffError> {
+        let listener = self.listener.try_clone()?;
+        let (relay, ledger) = (Arc::clone(&self.relay), Arc::clone(&self.ledger));
+        let life = self.reporter.life().clone();
+        blocking(move || {
+            let calls = relay.give_all();
+            let header = Header {
+                incarnation: life.incarnation,
+                sequence: life.sequence,
+                ledger: ledger.export(clock::now()),
+            };
+            match handoff::hand_over(&stream, &listener, header, &calls) {
+                Ok(()) => {
+                    let count = calls.len();
+                    calls.into_iter().for_each(LiveCall::given);
+                    ledger.handed_over();
+                    Ok(count)
+                }
+                Err(error) => {
+                    for call in calls {
+                        relay.adopt(call);
+                    }
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Relays until nothing is left, for as long as that takes.
+    async fn drain(mut self, given: bool, hangup: &mut Signal) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.stop(SETTLE).await;
+        }
+        let (mut calls, mut guests) = (self.ledger.open(), self.front.open());
+        let mut status = interval(STATUS_EVERY);
+        loop {
+            let empty = async {
+                // The senders live as long as we do.
+                let _ = guests.wait_for(|open| *open == 0).await;
+                let _ = calls.wait_for(|open| *open == 0).await;
+            };
+            tokio::select! {
+                () = empty => {
+                    if *self.front.open().borrow() == 0 && *self.ledger.open().borrow() == 0 {
+                        break;
+                    }
+                }
+                _ = status.tick() => {
+                    let calls = *self.ledger.open().borrow();
+                    tracing::info!(calls, "draining; ends with the last call");
+                }
+                Some(()) = hangup.recv() => {}
+            }
+        }
+        if given {
+            self.ledger.forget_pins();
+        } else {
+            self.keep_pins();
+        }
+        if let Some(link) = self.link.take() {
+            link.stop(GOODBYE_TIMEOUT).await;
+        }
+        self.health.abort();
+        let log = self.log.clone();
+        blocking(move || log.flush()).await;
+        tracing::info!("ended; no call was open");
+    }
+
+    fn keep_pins(&self) {
+        let state = self.ledger.export(clock::now());
+        let kept = serde_json::to_vec(&state)
+            .map_err(io::Error::other)
+            .and_then(|bytes| files::replace(&self.config.pins_file(), &bytes));
+        if let Err(error) = kept {
+            tracing::error!(%error, "the pins cannot be kept");
+        }
+    }
+}
+
+/// Takes everything from the gateway at `path`. Blocks.
+fn take_over(
+    path: &Path,
+    ledger: &Arc<Ledger>,
+    relay: &Relay,
+    gateway: segue_core::names::GatewayId,
+) -> Result<(TcpListener, Life), HandoffError> {
+    let (header, listener, calls, stream) = handoff::take(path)?.into_parts();
+    let now = clock::now();
+    ledger.restore(header.ledger, now);
+    let adopt = |call: TakenCall| call.adopt(ledger, now);
+    let calls: Vec<LiveCall> = calls.into_iter().filter_map(adopt).collect();
+    if let Err(error) = Taken::confirm(&stream) {
+        calls.into_iter().for_each(LiveCall::given);
+        return Err(error);
+    }
+    tracing::info!(calls = calls.len(), "took over");
+    for call in calls {
+        relay.adopt(call);
+    }
+    let life = Life {
+        gateway,
+        incarnation: header.incarnation,
+        sequence: header.sequence,
+    };
+    Ok((listener, life))
+}
+
+/// Pins of the gateway before us, if it ended in order. They are read once.
+fn restore_pins(config: &Config, ledger: &Ledger) {
+    let file = config.pins_file();
+    let Ok(bytes) = std::fs::read(&file) else {
+        return;
+    };
+    match serde_json::from_slice::<LedgerState>(&bytes) {
+        Ok(mut state) => {
+            for agent in &mut state.agents {
+                agent.totals.clear();
+            }
+            ledger.restore(state, clock::now());
+        }
+        Err(error) => tracing::error!(%error, "the pins are not understood"),
+    }
+    if let Err(error) = std::fs::remove_file(&file) {
+        tracing::warn!(%error, "the pins cannot be removed");
+    }
+}
+
+fn bind(addr: SocketAddr) -> Result<TcpListener, RunError> {
+    let listen = || {
+        let listener = TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(listener)
+    };
+    listen().map_err(|source| RunError::Listen { addr, source })
+}
+
+fn make_directories(config: &Config) -> Result<(), RunError> {
+    for name in ["gateway", "log", "run"] {
+        let path = config.state_dir.join(name);
+        files::private_dir(&path).map_err(|source| state_error(&path, source))?;
+    }
+    Ok(())
+}
+
+fn state_error(path: &Path, source: io::Error) -> RunError {
+    RunError::State {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Each call holds two descriptors; the usual soft limit is 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on descriptors stays as it is");
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("blocking work does not panic and is not aborted")
+}
