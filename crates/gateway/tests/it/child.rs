@@ -1,0 +1,37 @@
+//! Processes of their own for tests that need to end or kill one: this binary starts itself with
+//! one of these as its only test.
+
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::support::controller::Controller;
+use crate::support::gateway::config;
+
+fn dir() -> Option<PathBuf> {
+    std::env::var_os("SEGUE_TEST_DIR").map(PathBuf::from)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a child process of other tests"]
+async fn gateway() {
+    let Some(dir) = dir() else { return };
+    let mut config = config(&dir);
+    if std::env::var("SEGUE_TEST_TAKES").is_ok_and(|takes| takes == "yes") {
+        config.takeover = Some(config.handoff_socket());
+    }
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    let shutdown = async {
+        terminate.recv().await;
+    };
+    segue_gateway::run(config, shutdown).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a child process of other tests"]
+async fn controller() {
+    let Some(dir) = dir() else { return };
+    let table = std::fs::read(dir.join("table.json")).unwrap();
+    let _controller = Controller::start(&dir, serde_json::from_slice(&table).unwrap());
+    std::future::pending::<()>().await;
+}

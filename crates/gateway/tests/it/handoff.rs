@@ -1,0 +1,153 @@
+//! Live calls move from process to process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::support::agent::{Agent, Manner, Stream};
+use crate::support::controller::Controller;
+use crate::support::gateway::Process;
+use crate::support::table::{release, table};
+use crate::support::{Dir, soon, ws};
+
+const CALLS: usize = 100;
+
+/// Frames that every call hears in each chapter of the story.
+const FRAMES: u64 = 15;
+
+/// Calls that talk for chapters: each hears [`FRAMES`] more frames in each.
+pub(crate) struct Callers {
+    tasks: JoinSet<Result<(u64, u64), String>>,
+    chapter: watch::Sender<u64>,
+    through: Arc<Semaphore>,
+    calls: usize,
+}
+
+impl Callers {
+    pub(crate) async fn start(addr: SocketAddr, calls: usize) -> Self {
+        let chapter = watch::Sender::new(1);
+        let through = Arc::new(Semaphore::new(0));
+        let mut tasks = JoinSet::new();
+        for number in 0..calls {
+            let ws = ws::call(addr, &format!("/ws/call-{number}"), "").await;
+            let (chapter, through) = (chapter.subscribe(), Arc::clone(&through));
+            tasks.spawn(async move {
+                let mut stream = Stream::new(ws);
+                let (mut told, mut goal) = (0, FRAMES);
+                let hang_up = |stream: &mut Stream<_>| {
+                    let now = *chapter.borrow();
+                    if now > told + 1 {
+                        // A new chapter began; its frames are counted from here.
+                        told = now - 1;
+                        goal = stream.received + FRAMES;
+                    }
+                    if told + 1 == now && stream.received >= goal {
+                        told = now;
+                        through.add_permits(1);
+                    }
+                    now == 0
+                };
+                stream.run(hang_up).await?;
+                Ok((stream.sent, stream.received))
+            });
+        }
+        Self {
+            tasks,
+            chapter,
+            through,
+            calls,
+        }
+    }
+
+    /// Waits until every call heard the frames of this chapter, and begins the next one.
+    pub(crate) async fn turn_page(&mut self) {
+        let permits = u32::try_from(self.calls).unwrap();
+        let all = self.through.acquire_many(permits);
+        tokio::select! {
+            all = soon("frames in every call", all) => all.unwrap().forget(),
+            Some(ended) = self.tasks.join_next() => panic!("a call ended: {ended:?}"),
+        }
+        self.chapter.send_modify(|chapter| *chapter += 1);
+    }
+
+    /// Hangs up; answers frames sent and received in all calls, checked by number and content.
+    pub(crate) async fn hang_up(self) -> (u64, u64) {
+        self.chapter.send_replace(0);
+        let ends = soon("the end of every call", self.tasks.join_all()).await;
+        let ends: Result<Vec<(u64, u64)>, String> = ends.into_iter().collect();
+        let ends = ends.unwrap();
+        assert_eq!(ends.len(), self.calls);
+        ends.into_iter()
+            .fold((0, 0), |(s, r), (sent, received)| (s + sent, r + received))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_talking_calls_move_twice_and_lose_nothing() {
+    let dir = Dir::new();
+    let agent = Agent::start(Manner::Stream).await;
+    let workers = [("w1", "v1", agent.addr)];
+    let mut controller = Controller::start(dir.path(), table(1, "v1", &workers));
+    let mut first = Process::start(dir.path(), false).await;
+    controller
+        .report("the first table", |report| report.epoch.0 == 1)
+        .await;
+    let mut callers = Callers::start(first.addr, CALLS).await;
+    callers.turn_page().await;
+
+    let mut second = Process::start(dir.path(), true).await;
+    assert_eq!(second.addr, first.addr, "the listener moved too");
+    assert!(
+        first.ended().await.success(),
+        "the old process ends by itself"
+    );
+    callers.turn_page().await;
+
+    let mut third = Process::start(dir.path(), true).await;
+    assert!(second.ended().await.success());
+    // New calls come in at the third process while the old ones talk.
+    let mut late = Callers::start(third.addr, 1).await;
+    callers.turn_page().await;
+    late.turn_page().await;
+    let all = CALLS as u64;
+    let report = controller
+        .report("all calls in the report", |report| {
+            let counts = report.releases.get(&release("v1"));
+            counts.is_some_and(|counts| counts.live >= all)
+        })
+        .await;
+    let counts = &report.releases[&release("v1")];
+    assert_eq!((counts.totals.ended, counts.totals.dropped), (0, 0));
+
+    let (sent, received) = callers.hang_up().await;
+    let (late_sent, late_received) = late.hang_up().await;
+    let report = controller
+        .report("the ends in the report", |report| {
+            report.releases[&release("v1")].live == 0
+        })
+        .await;
+    let totals = &report.releases[&release("v1")].totals;
+    assert_eq!(totals.dropped, 0);
+    assert_eq!(totals.errors, 0);
+    let seen = agent.seen.lock().unwrap();
+    assert_eq!(seen.faults, Vec::<String>::new());
+    let (by_agent, to_agent) = seen
+        .streams
+        .iter()
+        .fold((0, 0), |(s, r), (sent, received)| (s + sent, r + received));
+    assert_eq!(
+        sent + late_sent,
+        to_agent,
+        "every frame of a caller arrived"
+    );
+    assert_eq!(
+        by_agent,
+        received + late_received,
+        "every frame of a worker arrived"
+    );
+    drop(seen);
+    third.terminate();
+    assert!(third.ended().await.success());
+}

@@ -1,0 +1,11 @@
+//! The gateway from outside: real sockets, real processes.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+mod support;
+
+mod child;
+
+mod controller_killed;
+mod handoff;
+mod races;

@@ -1,0 +1,211 @@
+//! Workers of the agent: real sockets that log what they received.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::ws::{ACCEPT, BINARY, CLOSE, Ws, read_head};
+
+/// One frame of audio at 8 kHz µ-law.
+pub(crate) const FRAME_BYTES: usize = 160;
+pub(crate) const FRAME_EVERY: Duration = Duration::from_millis(20);
+
+/// What a worker does with a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum Manner {
+    /// Sends frames back; a close frame too, and then ends.
+    Echo,
+    /// Sends numbered frames every 20 ms and checks the ones it gets.
+    Stream,
+    /// Sends these bytes instead of a 101, and ends.
+    Answer(String),
+    /// Accepts, says `hello` at once, and then closes with these bytes.
+    Close(Vec<u8>),
+}
+
+/// What workers saw.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Heads of requests.
+    pub(crate) heads: Vec<String>,
+    /// What came behind a head that was no upgrade.
+    pub(crate) bodies: Vec<Vec<u8>>,
+    /// Per streamed call: frames sent and frames received.
+    pub(crate) streams: Vec<(u64, u64)>,
+    /// What went wrong in streams.
+    pub(crate) faults: Vec<String>,
+}
+
+pub(crate) struct Agent {
+    pub(crate) addr: SocketAddr,
+    pub(crate) seen: Arc<Mutex<Seen>>,
+    task: JoinHandle<()>,
+}
+
+impl Agent {
+    pub(crate) async fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let log = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                tokio::spawn(serve(stream, manner.clone(), Arc::clone(&log)));
+            }
+        });
+        Self { addr, seen, task }
+    }
+
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.seen.lock().unwrap().heads.clone()
+    }
+
+    /// Stops listening; what it has goes on.
+    pub(crate) async fn stop_listening(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, manner: Manner, seen: Arc<Mutex<Seen>>) {
+    // A health check connects and says nothing.
+    let Ok((head, behind)) = read_head(&mut stream).await else {
+        return;
+    };
+    let wants_websocket = head.contains("Upgrade: websocket");
+    seen.lock().unwrap().heads.push(head.clone());
+    if let Manner::Answer(answer) = &manner {
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
+        let mut ws = Ws::new(stream, behind, false);
+        while let Ok(Some(_)) = ws.next().await {}
+        return;
+    }
+    if !wants_websocket {
+        seen.lock().unwrap().bodies.push(behind);
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-Agent: yes\r\n\r\nok\n";
+        let _ = stream.write_all(answer.as_bytes()).await;
+        return;
+    }
+    let accepted = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+    );
+    if stream.write_all(accepted.as_bytes()).await.is_err() {
+        return;
+    }
+    let mut ws = Ws::new(stream, behind, false);
+    match manner {
+        Manner::Echo => {
+            while let Ok(Some((opcode, payload))) = ws.next().await {
+                if ws.send(opcode, &payload).await.is_err() || opcode == CLOSE {
+                    break;
+                }
+            }
+        }
+        Manner::Close(last) => {
+            let _ = ws.send(BINARY, b"hello").await;
+            let _ = ws.stream.write_all(&last).await;
+            let _ = ws.stream.shutdown().await;
+            while let Ok(Some(_)) = ws.next().await {}
+        }
+        Manner::Stream => {
+            let mut stream = Stream::new(ws);
+            let ended = stream.run(|_| false).await;
+            let mut seen = seen.lock().unwrap();
+            seen.streams.push((stream.sent, stream.received));
+            if let Err(fault) = ended {
+                seen.faults.push(fault);
+            }
+        }
+        Manner::Answer(_) => unreachable!("answered above"),
+    }
+}
+
+/// One end of a call with numbered frames each way.
+pub(crate) struct Stream<S> {
+    ws: Ws<S>,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) last: tokio::time::Instant,
+    /// The longest time without a frame since someone last looked.
+    pub(crate) gap: Duration,
+}
+
+pub(crate) fn payload(number: u64) -> Vec<u8> {
+    let mut bytes = number.to_be_bytes().to_vec();
+    let fill = (0u64..).map(|n| (number.wrapping_mul(31).wrapping_add(n) % 251) as u8);
+    bytes.extend(fill.take(FRAME_BYTES - 8));
+    bytes
+}
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream<S> {
+    pub(crate) fn new(ws: Ws<S>) -> Self {
+        Self {
+            ws,
+            sent: 0,
+            received: 0,
+            last: tokio::time::Instant::now(),
+            gap: Duration::ZERO,
+        }
+    }
+
+    /// Sends and checks frames until `hang_up` says so after a frame, or the other side closes.
+    /// The one that hangs up says so in a close frame and hears the rest.
+    pub(crate) async fn run(
+        &mut self,
+        mut hang_up: impl FnMut(&mut Self) -> bool,
+    ) -> Result<(), String> {
+        let mut tick = tokio::time::interval(FRAME_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                _ = tick.tick(), if !closing => {
+                    let sent = self.ws.send(BINARY, &payload(self.sent)).await;
+                    sent.map_err(|error| format!("sending {}: {error}", self.sent))?;
+                    self.sent += 1;
+                }
+                frame = self.ws.next() => {
+                    let frame = frame.map_err(|error| format!("after {}: {error}", self.received))?;
+                    match frame {
+                        None => return Err(format!("ended without a close frame after {}", self.received)),
+                        Some((CLOSE, code)) => {
+                            if !closing {
+                                let answer = self.ws.send(CLOSE, &code).await;
+                                answer.map_err(|error| error.to_string())?;
+                            }
+                            return Ok(());
+                        }
+                        Some((_, got)) => {
+                            if got != payload(self.received) {
+                                return Err(format!("frame {} is wrong", self.received));
+                            }
+                            self.received += 1;
+                            let now = tokio::time::Instant::now();
+                            self.gap = self.gap.max(now - self.last);
+                            self.last = now;
+                            if !closing && hang_up(self) {
+                                closing = true;
+                                let bye = self.ws.close(1000).await;
+                                bye.map_err(|error| error.to_string())?;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
