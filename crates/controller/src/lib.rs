@@ -1,4 +1,8 @@
-//! The control plane of Segue: it decides, writes down, publishes and carries out.
+//! The control plane of Segue: it has core decide, writes the decision down, publishes it to the
+//! gateways, and carries it out.
+//!
+//! It may be killed at any instant. Gateways go on by the tables they have, workers run on, and the
+//! next controller takes up every rollout where the journal says it is.
 
 mod clock;
 pub mod secret;
@@ -7,7 +11,14 @@ pub mod state;
 pub mod store;
 
 pub mod link;
-
+pub mod make;
 pub mod platform;
+mod smoke;
+
+mod driver;
 
 pub mod api;
+
+mod run;
+
+pub use run::{ControllerConfig, RunError, run};

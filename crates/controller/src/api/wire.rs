@@ -232,7 +232,16 @@ pub struct AckView {
     pub unacked: Vec<GatewayId>,
 }
 
-/// `GET /v1/agents/{agent}/calls`.
+/// Answer to `POST /v1/gateways/{gateway}/forget`, whose body is an [`Ask`] with a reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetView {
+    /// Which gateway.
+    pub gateway: GatewayId,
+    /// The agents that do not wait for it any more.
+    pub agents: Vec<AgentName>,
+}
+
+/// `GET /v1/agents/{agent}/calls?limit=N`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallsView {
     /// Oldest first.
@@ -265,7 +274,7 @@ pub struct VerifyView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// `about:blank`, or a name of ours such as `conflict`, `busy`, `no-room`, `unproven`,
-    /// `journal`, `not-found`, `unauthorized`, `bad-request`, `not-now`.
+    /// `journal`, `not-found`, `unauthorized`, `forbidden`, `bad-request`, `not-now`, `internal`.
     #[serde(rename = "type")]
     pub kind: String,
     /// What happened, in one sentence.

@@ -50,7 +50,7 @@ async fn ask(addr: SocketAddr, health_path: Option<&str>) -> io::Result<bool> {
 }
 
 fn is_200(answer: &[u8]) -> bool {
-    let mut words = answer.split(|byte| byte.is_ascii_whitespace());
+    let mut words = answer.split(u8::is_ascii_whitespace);
     words
         .next()
         .is_some_and(|version| version.starts_with(b"HTTP/1."))

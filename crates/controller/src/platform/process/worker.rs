@@ -28,7 +28,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// A worker that ran this long was healthy: its next end is the first one again.
-const HEALTHY: Duration = Duration::from_secs(60);
+const HEALTHY: Duration = Duration::from_mins(1);
 
 /// What is wanted of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) enum Mode {
 /// controller that ends must not take its workers along.
 async fn until(mode: &mut watch::Receiver<Mode>, wanted: impl Fn(Mode) -> bool) {
     if mode.wait_for(|mode| wanted(*mode)).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -221,6 +221,6 @@ impl Worker {
     async fn announce_when_ready(&self, addr: SocketAddr, health_path: Option<&str>) {
         ready(addr, health_path).await;
         self.set(|status| status.state = WorkerState::Ready);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

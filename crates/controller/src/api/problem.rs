@@ -1,0 +1,109 @@
+//! Errors as clients read them (RFC 9457), each with what to do about it.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use segue_core::rollout::Illegal;
+
+use super::wire::Problem;
+use crate::driver::Refused;
+use crate::make::MakeError;
+use crate::store::StoreError;
+
+/// A problem on its way out.
+#[derive(Debug)]
+pub(super) struct Reject(pub(super) Problem);
+
+impl Reject {
+    pub(super) fn new(
+        status: StatusCode,
+        kind: &str,
+        title: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self(Problem {
+            kind: kind.to_owned(),
+            title: title.into(),
+            status: status.as_u16(),
+            hint: Some(hint.into()),
+        })
+    }
+
+    pub(super) fn bad(title: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", title, hint)
+    }
+
+    pub(super) fn not_found(title: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", title, hint)
+    }
+
+    pub(super) fn unavailable(kind: &str, title: impl Into<String>) -> Self {
+        let hint = "calls go on, nothing is decided; see `segue status` and the log of the \
+                    controller, then look what was done before you ask again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, hint)
+    }
+}
+
+impl IntoResponse for Reject {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status);
+        let mut response = (
+            status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            axum::Json(&self.0),
+        )
+            .into_response();
+        let kind = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+}
+
+impl From<Refused> for Reject {
+    fn from(refused: Refused) -> Self {
+        let title = refused.to_string();
+        match refused {
+            Refused::Illegal(illegal) => illegal.into(),
+            Refused::Journal(_) => Self::unavailable("journal", title),
+            Refused::UnknownAgent | Refused::NoSuchRelease(_) => {
+                Self::not_found(title, "see what there is with `segue status`")
+            }
+            Refused::NothingTo(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "not-now",
+                title,
+                "see where the releases are with `segue status`",
+            ),
+            Refused::Several { .. } => Self::bad(title, "name it by its label or its digest"),
+        }
+    }
+}
+
+impl From<Illegal> for Reject {
+    fn from(illegal: Illegal) -> Self {
+        let (status, kind) = match &illegal {
+            Illegal::Conflict { .. } => (StatusCode::CONFLICT, "conflict"),
+            Illegal::UnknownGateway { .. } => (StatusCode::NOT_FOUND, "not-found"),
+            Illegal::Busy { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "busy"),
+            Illegal::Unproven { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unproven"),
+            Illegal::NoRoom { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "no-room"),
+            _ => (StatusCode::UNPROCESSABLE_ENTITY, "not-now"),
+        };
+        Self::new(status, kind, illegal.to_string(), illegal.hint())
+    }
+}
+
+impl From<MakeError> for Reject {
+    fn from(error: MakeError) -> Self {
+        let hint = error.hint();
+        let title = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        Self::bad(title, hint)
+    }
+}
+
+impl From<StoreError> for Reject {
+    fn from(error: StoreError) -> Self {
+        Self::unavailable("journal", crate::driver::describe(&error))
+    }
+}

@@ -1,0 +1,240 @@
+//! What operators ask of the driver.
+
+use segue_core::names::{AgentName, GatewayId, ReleaseId};
+use segue_core::release::ReleaseState;
+use segue_core::rollout::{Agent, Event, Illegal, Input};
+use segue_core::table::Epoch;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Driver;
+use super::ack::{Waiting, switch};
+use crate::api::wire::{ActionView, AgentView, StatusView};
+use crate::clock;
+
+/// A message to the driver. Its answer may never come when the driver ends.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Ask(Ask),
+    Forget {
+        gateway: GatewayId,
+        actor: String,
+        reason: String,
+        reply: oneshot::Sender<Result<Vec<AgentName>, Refused>>,
+    },
+    Status(oneshot::Sender<StatusView>),
+    Agent(AgentName, oneshot::Sender<Option<AgentView>>),
+}
+
+/// Something asked of one agent.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) agent: AgentName,
+    pub(crate) verb: &'static str,
+    pub(crate) wanted: Wanted,
+    pub(crate) actor: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) revision: Option<u64>,
+    pub(crate) asked: Instant,
+    pub(crate) reply: oneshot::Sender<Result<ActionView, Refused>>,
+}
+
+/// What is asked; a release may still be named in words.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    Event(Event),
+    Drain(Option<String>),
+    Retire(Option<String>),
+}
+
+/// Why it was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    /// It does not fit; nothing has happened.
+    #[error(transparent)]
+    Illegal(#[from] Illegal),
+    /// It could not be written down.
+    #[error("the decision could not be written down: {0}")]
+    Journal(String),
+    /// Neither the configuration nor the journal has it.
+    #[error("there is no such agent")]
+    UnknownAgent,
+    /// No release is called so.
+    #[error("there is no release {0}")]
+    NoSuchRelease(String),
+    /// None can be meant.
+    #[error("there is no release to {0}")]
+    NothingTo(String),
+    /// Several can be meant.
+    #[error("name the release to {verb}: {names}")]
+    Several { verb: String, names: String },
+}
+
+impl Driver {
+    pub(super) async fn take(&mut self, message: Message) {
+        // Whoever asked may have gone meanwhile; that is no error.
+        match message {
+            Message::Ask(ask) => self.ask(ask).await,
+            Message::Forget {
+                gateway,
+                actor,
+                reason,
+                reply,
+            } => {
+                let _ = reply.send(self.forget(&gateway, &actor, &reason).await);
+            }
+            Message::Status(reply) => {
+                let _ = reply.send(self.status_view());
+            }
+            Message::Agent(name, reply) => {
+                let _ = reply.send(self.agent_view(&name));
+            }
+        }
+    }
+
+    async fn ask(&mut self, ask: Ask) {
+        match self.decide_ask(&ask).await {
+            Err(refused) => {
+                let _ = ask.reply.send(Err(refused));
+            }
+            Ok((facts, None)) => {
+                self.settle().await;
+                let view = self.agent_view(&ask.agent).ok_or(Refused::UnknownAgent);
+                let answer = view.map(|agent| ActionView {
+                    agent,
+                    facts,
+                    ack: None,
+                });
+                let _ = ask.reply.send(answer);
+            }
+            Ok((facts, Some((switch, epoch)))) => self.waiting.push(Waiting {
+                agent: ask.agent,
+                switch,
+                epoch,
+                asked: ask.asked,
+                facts,
+                reply: ask.reply,
+            }),
+        }
+    }
+
+    async fn decide_ask(
+        &mut self,
+        ask: &Ask,
+    ) -> Result<(Vec<String>, Option<(super::ack::Switch, Epoch)>), Refused> {
+        let holding = self.agents.get(&ask.agent).ok_or(Refused::UnknownAgent)?;
+        let event = match &ask.wanted {
+            Wanted::Event(event) => event.clone(),
+            Wanted::Drain(name) => {
+                let release = choose(&holding.agent, name.as_deref(), "drain", |state| {
+                    matches!(state, ReleaseState::Current)
+                })?;
+                Event::Drain { release }
+            }
+            Wanted::Retire(name) => {
+                let release = choose(&holding.agent, name.as_deref(), "retire", |state| {
+                    matches!(
+                        state,
+                        ReleaseState::Drained { .. } | ReleaseState::Draining { .. }
+                    )
+                })?;
+                Event::Retire { release }
+            }
+        };
+        let input = Input {
+            actor: format!("operator:{}", ask.actor),
+            reason: ask.reason.clone(),
+            if_revision: ask.revision,
+            event,
+        };
+        let facts = self.decide(&ask.agent, input).await?;
+        let agent = &self
+            .agents
+            .get(&ask.agent)
+            .ok_or(Refused::UnknownAgent)?
+            .agent;
+        let switch = switch(agent, ask.verb, &facts);
+        Ok((
+            facts.iter().map(segue_core::rollout::Fact::name).collect(),
+            switch,
+        ))
+    }
+
+    async fn forget(
+        &mut self,
+        gateway: &GatewayId,
+        actor: &str,
+        reason: &str,
+    ) -> Result<Vec<AgentName>, Refused> {
+        let knows = |agent: &Agent| agent.gateways.contains(gateway);
+        let names: Vec<AgentName> = self
+            .agents()
+            .filter(|agent| knows(agent))
+            .map(|agent| agent.name.clone())
+            .collect();
+        let alive = self
+            .agents
+            .values()
+            .any(|holding| holding.seen.is_leased(clock::now(), gateway));
+        let gateway = gateway.clone();
+        if names.is_empty() {
+            return Err(Illegal::UnknownGateway { gateway }.into());
+        }
+        if alive {
+            return Err(Illegal::GatewayAlive { gateway }.into());
+        }
+        // From now on only a new greeting or report makes it known again.
+        self.met.remove(&gateway);
+        self.reports.remove(&gateway);
+        for name in &names {
+            let event = Event::ForgetGateway {
+                gateway: gateway.clone(),
+            };
+            let mut input = Input::asked(actor, event);
+            input.reason = Some(reason.to_owned());
+            self.decide(name, input).await?;
+            if let Some(holding) = self.agents.get_mut(name) {
+                holding.seen.forget(&gateway);
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// The release that is named, or the only one that can be meant.
+fn choose(
+    agent: &Agent,
+    name: Option<&str>,
+    verb: &str,
+    fits: impl Fn(&ReleaseState) -> bool,
+) -> Result<ReleaseId, Refused> {
+    let alive = |state: &ReleaseState| !matches!(state, ReleaseState::Retired { .. });
+    let mut found: Vec<ReleaseId> = match name {
+        Some(name) => agent
+            .in_state(alive)
+            .filter(|id| is_called(agent, *id, name))
+            .collect(),
+        None => agent.in_state(&fits).collect(),
+    };
+    // The label is for people: of two, the one that the verb fits is meant.
+    if found.len() > 1 && name.is_some() {
+        found.retain(|id| fits(&agent.releases[id].state));
+    }
+    match (found.as_slice(), name) {
+        ([release], _) => Ok(*release),
+        ([], Some(name)) => Err(Refused::NoSuchRelease(name.to_owned())),
+        ([], None) => Err(Refused::NothingTo(verb.to_owned())),
+        (several, _) => {
+            let names = several
+                .iter()
+                .map(|id| format!("{} ({id})", agent.label(*id)));
+            let names = names.collect::<Vec<_>>().join(", ");
+            let verb = verb.to_owned();
+            Err(Refused::Several { verb, names })
+        }
+    }
+}
+
+fn is_called(agent: &Agent, id: ReleaseId, name: &str) -> bool {
+    agent.label(id) == name || id.short() == name || String::from(id) == name
+}

@@ -1,0 +1,132 @@
+//! Carrying out what was decided. Everything here may be done twice.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use segue_core::names::ReleaseId;
+use segue_core::names::{AgentName, WorkerId};
+use segue_core::rollout::{Agent, Effect, Event, Phase};
+use segue_core::spec::Smoke;
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::clock;
+use crate::platform::{WorkerState, WorkerStatus};
+use crate::smoke::Attempt;
+
+/// How long smoke calls wait for a gateway that knows the release. After that a person looks.
+const SMOKE_GATEWAY_WAIT: Duration = Duration::from_secs(10);
+
+impl Driver {
+    /// Makes the world look as it was decided.
+    pub(super) fn carry_out(&mut self, name: &AgentName) {
+        let Some(holding) = self.agents.get_mut(name) else {
+            return;
+        };
+        let was_dirty = std::mem::take(&mut holding.dirty);
+        let phase = holding.agent.rollout.as_ref().map(|rollout| &rollout.phase);
+        // Smoke calls may wait for a gateway; everything else follows from decisions alone.
+        if !was_dirty && !matches!(phase, Some(Phase::Verifying { .. })) {
+            return;
+        }
+        let mut smoke = None;
+        if was_dirty {
+            let table = self.table(&self.agents[name].agent);
+            self.parts.link.publish(table);
+        }
+        for effect in self.agents[name].agent.effects() {
+            match effect {
+                Effect::Workers { release, want } if was_dirty => {
+                    self.parts.platform.reconcile(name, &release, want);
+                }
+                Effect::Smoke {
+                    rollout,
+                    attempt,
+                    release,
+                    smoke: how,
+                } => smoke = Some(((rollout, attempt), release, how)),
+                // The table is published above, with what is not decided in it.
+                Effect::Publish(_) | Effect::Workers { .. } => {}
+            }
+        }
+        if let Some((of, release, how)) = smoke {
+            self.smoke(name, of, release, how);
+            return;
+        }
+        self.parts.smoker.cancel(name);
+        if let Some(holding) = self.agents.get_mut(name) {
+            holding.smoke_waits = None;
+        }
+    }
+
+    /// Makes smoke calls once every leased gateway knows the release: before, a refused call would
+    /// say nothing about it.
+    fn smoke(&mut self, name: &AgentName, of: (u64, u32), release: ReleaseId, smoke: Smoke) {
+        let Some(holding) = self.agents.get_mut(name) else {
+            return;
+        };
+        if self.parts.smoker.has(name, of) {
+            return;
+        }
+        let (agent, now) = (&holding.agent, clock::now());
+        let unacked = holding.seen.unacked(now, &agent.gateways, agent.epoch);
+        let leased = agent.gateways.len() > unacked.silent.len();
+        if leased && unacked.lagging.is_empty() {
+            holding.smoke_waits = None;
+            let label = agent.label(release);
+            let current = agent.current();
+            let attempt = Attempt {
+                of,
+                release,
+                label,
+                smoke,
+                current,
+            };
+            self.parts.smoker.begin(name, attempt);
+            return;
+        }
+        let since = *holding.smoke_waits.get_or_insert_with(Instant::now);
+        if since.elapsed() >= SMOKE_GATEWAY_WAIT {
+            let why = "no gateway has acknowledged the release, so no smoke call could be made";
+            holding.smoke_waits = None;
+            self.parts.smoker.give_up(name, of, why);
+        }
+    }
+
+    /// Where the workers are not what was decided.
+    pub(super) fn worker_events(&self, name: &AgentName, agent: &Agent) -> Vec<Event> {
+        let statuses = self.parts.platform.workers(name);
+        let by_id: BTreeMap<&WorkerId, &WorkerStatus> = statuses
+            .iter()
+            .map(|status| (&status.worker, status))
+            .collect();
+        let gone = agent.workers.iter().filter_map(|(worker, record)| {
+            let status = by_id.get(worker);
+            let runs = status.is_some_and(|status| {
+                let runs = matches!(status.state, WorkerState::Starting | WorkerState::Ready);
+                // On another port it is another process.
+                runs && status.addr == record.addr
+            });
+            let why = status.map_or("it is not running", |status| status.why.as_str());
+            let why = if why.is_empty() {
+                "it was started again"
+            } else {
+                why
+            }
+            .to_owned();
+            let worker = worker.clone();
+            (!runs).then_some(Event::WorkerGone { worker, why })
+        });
+        let ready = statuses
+            .iter()
+            .filter(|status| status.state == WorkerState::Ready);
+        let ready = ready.map(|status| Event::WorkerReady {
+            worker: status.worker.clone(),
+            release: status.release,
+            addr: status.addr,
+            capacity: status.capacity,
+            health_path: status.health_path.clone(),
+        });
+        gone.chain(ready).collect()
+    }
+}

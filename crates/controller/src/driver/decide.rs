@@ -1,0 +1,206 @@
+//! Deciding: step, write down, apply, publish. In that order, always.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use segue_core::audit::{self, Entry};
+use segue_core::names::AgentName;
+use segue_core::rollout::{Agent, Fact, Input};
+use segue_core::time::Timestamp;
+
+use super::{Driver, Holding, Refused};
+use crate::clock;
+use crate::store::{Head, Journal, StoreError};
+
+/// Decides this often on what was replayed before giving up: another controller that keeps
+/// writing must be stopped by a person.
+const CONFLICTS_MAX: usize = 3;
+
+impl Driver {
+    /// Takes one event in. Answers what was decided; nothing, when nothing followed.
+    pub(super) async fn decide(
+        &mut self,
+        name: &AgentName,
+        input: Input,
+    ) -> Result<Vec<Fact>, Refused> {
+        for _ in 0..CONFLICTS_MAX {
+            let holding = self.agents.get(name).ok_or(Refused::UnknownAgent)?;
+            let now = clock::now();
+            let facts = holding.agent.step(now, &holding.seen, &input)?;
+            if facts.is_empty() {
+                return Ok(facts);
+            }
+            match self.append(holding, now, &input.actor, &facts).await {
+                Ok(head) => {
+                    self.journal_works(head);
+                    self.apply(name, &facts);
+                    return Ok(facts);
+                }
+                Err(StoreError::Conflict { .. }) => {
+                    tracing::warn!(agent = %name, "somebody else wrote to the journal; replaying it");
+                    self.reload().await?;
+                }
+                Err(error) => return Err(self.journal_fails(&error)),
+            }
+        }
+        Err(Refused::Journal(
+            "another controller keeps writing to the journal".to_owned(),
+        ))
+    }
+
+    async fn append(
+        &self,
+        holding: &Holding,
+        now: Timestamp,
+        actor: &str,
+        facts: &[Fact],
+    ) -> Result<Head, StoreError> {
+        let inputs = holding.agent.inputs(now, &holding.seen);
+        let mut head = self.head.clone();
+        let mut entries = Vec::with_capacity(facts.len());
+        for fact in facts {
+            let value = serde_json::to_value(fact).expect("facts always serialise");
+            let name = holding.agent.name.clone();
+            let prev = (head.seq, head.hash.as_str());
+            let entry = Entry::after(prev, now, name, actor.to_owned(), value, inputs.clone());
+            head = Head::of(&entry);
+            entries.push(entry);
+        }
+        let (journal, expected) = (Arc::clone(&self.parts.journal), self.head.seq);
+        blocking(move || journal.append(expected, &entries)).await?;
+        Ok(head)
+    }
+
+    fn apply(&mut self, name: &AgentName, facts: &[Fact]) {
+        let Some(holding) = self.agents.get_mut(name) else {
+            return;
+        };
+        for fact in facts {
+            tracing::info!(agent = %name, fact = fact.name(), "decided");
+            holding.agent.apply(fact);
+        }
+        holding.dirty = true;
+        // The table goes out before anything else is looked at.
+        let table = self.table(&self.agents[name].agent);
+        self.parts.link.publish(table);
+    }
+
+    /// Takes over what somebody else decided. What was seen stays.
+    async fn reload(&mut self) -> Result<(), Refused> {
+        let (agents, head) = match replay(&self.parts.journal).await {
+            Ok(replayed) => replayed,
+            Err(error) => return Err(self.journal_fails(&error)),
+        };
+        for (name, agent) in agents {
+            let holding = self
+                .agents
+                .entry(name)
+                .or_insert_with(|| Holding::new(agent.clone()));
+            holding.agent = agent;
+            holding.dirty = true;
+        }
+        self.head = head;
+        self.note_agents();
+        Ok(())
+    }
+
+    fn journal_works(&mut self, head: Head) {
+        self.head = head;
+        self.journal_retry = None;
+        if self.journal_error.take().is_some() {
+            tracing::info!("the journal can be written again");
+        }
+    }
+
+    fn journal_fails(&mut self, error: &StoreError) -> Refused {
+        let why = describe(error);
+        if self.journal_error.as_ref() != Some(&why) {
+            tracing::error!(why, "nothing can be decided; calls go on");
+        }
+        self.journal_error = Some(why.clone());
+        Refused::Journal(why)
+    }
+}
+
+/// What a journal says, with what its engine says.
+pub(crate) fn describe(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Folds the journal into agents. A chain that does not hold is told, and no reason to leave
+/// calls alone.
+pub(super) async fn replay(
+    journal: &Arc<dyn Journal>,
+) -> Result<(BTreeMap<AgentName, Agent>, Head), StoreError> {
+    let journal = Arc::clone(journal);
+    blocking(move || {
+        let mut agents: BTreeMap<AgentName, Agent> = BTreeMap::new();
+        let mut chain = Head::default();
+        let mut whole = true;
+        let mut unreadable = None;
+        let head = journal.load_all(&mut |entry| {
+            whole &= follows(&chain, &entry);
+            chain = Head::of(&entry);
+            match serde_json::from_value::<Fact>(entry.fact) {
+                Ok(fact) => {
+                    let new = || Agent::new(entry.agent.clone());
+                    agents
+                        .entry(entry.agent.clone())
+                        .or_insert_with(new)
+                        .apply(&fact);
+                }
+                Err(error) => {
+                    unreadable.get_or_insert(format!("entry {}: {error}", entry.seq));
+                }
+            }
+        })?;
+        if let Some(what) = unreadable {
+            return Err(StoreError::Unavailable { what, source: None });
+        }
+        if !whole {
+            tracing::error!("the audit chain is broken; see `segue audit verify`");
+        }
+        Ok((agents, head))
+    })
+    .await
+}
+
+fn follows(head: &Head, entry: &Entry) -> bool {
+    entry.seq == head.seq + 1 && entry.prev == head.hash && entry.digest() == entry.hash
+}
+
+/// Runs a call of the journal where it may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let ended = tokio::task::spawn_blocking(call).await;
+    ended.unwrap_or_else(|error| {
+        let what = format!("a call of the journal did not end: {error}");
+        Err(StoreError::Unavailable { what, source: None })
+    })
+}
+
+/// Checks the chain of a journal from its first entry on, without holding all of it.
+pub(crate) fn verify(
+    journal: &dyn Journal,
+) -> Result<(Head, Option<audit::BrokenChain>), StoreError> {
+    let mut good = Head::default();
+    let mut broken = None;
+    journal.load_all(&mut |entry| {
+        if broken.is_some() {
+            return;
+        }
+        if entry.seq != good.seq + 1 || entry.prev != good.hash {
+            let (after, seq) = (good.seq, entry.seq);
+            broken = Some(audit::BrokenChain::Torn { after, seq });
+        } else if entry.digest() != entry.hash {
+            broken = Some(audit::BrokenChain::Edited { seq: entry.seq });
+        } else {
+            good = Head::of(&entry);
+        }
+    })?;
+    Ok((good, broken))
+}

@@ -1,0 +1,298 @@
+//! The one task that owns every agent. It hears what happens, has core decide, writes the decision
+//! down, and only then acts on it.
+//!
+//! What comes in wakes it and is taken in; then everything that follows is settled, at its own
+//! pace. Apart from what operators ask and gateways report, inputs are levels: workers, smoke
+//! outcomes and the configuration are compared with what was decided, so that nothing is lost
+//! while the journal cannot be written. Then nothing is decided: gateways go on by the tables they
+//! have, and operators are told.
+
+mod ack;
+mod ask;
+mod carry;
+mod decide;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use segue_core::names::{AgentName, GatewayId};
+use segue_core::presence::Presence;
+use segue_core::rollout::{Agent, Event, Input, Seen};
+use segue_core::spec::AgentSpec;
+use segue_core::table::{Epoch, RoutingTable};
+use segue_core::time::Timestamp;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep};
+
+use crate::clock;
+use crate::link::{Heard, Link};
+use crate::platform::Platform;
+use crate::smoke::Smoker;
+use crate::store::{Head, Journal, StoreError};
+
+use self::ack::Waiting;
+pub(crate) use self::ask::{Ask, Message, Refused, Wanted};
+use self::decide::replay;
+pub(crate) use self::decide::{blocking, describe, verify};
+
+/// Messages of operators that wait; more are refused.
+pub(crate) const ASKS_MAX: usize = 64;
+/// Reports of gateways that wait; more wait in their sockets.
+pub(crate) const HEARD_MAX: usize = 256;
+
+/// The longest the driver sleeps: leases run out without a message.
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+/// Reports taken in before what follows from them is settled.
+const HEARD_BATCH_MAX: usize = 64;
+/// Decisions that may follow from one another at once. A rollout has no cycles that take no time.
+const TICKS_MAX: usize = 64;
+/// How long the journal is left alone after it could not be written; operators still try it.
+const JOURNAL_RETRY: Duration = Duration::from_millis(500);
+
+/// One agent: what was decided, and what was seen.
+#[derive(Debug)]
+struct Holding {
+    agent: Agent,
+    seen: Seen,
+    /// The effects of the last decision are not carried out yet.
+    dirty: bool,
+    /// Since when smoke calls wait for a gateway.
+    smoke_waits: Option<Instant>,
+}
+
+impl Holding {
+    fn new(agent: Agent) -> Self {
+        Self {
+            agent,
+            seen: Seen::default(),
+            dirty: true,
+            smoke_waits: None,
+        }
+    }
+}
+
+/// What the driver works with.
+pub(crate) struct Parts {
+    pub(crate) specs: Arc<BTreeMap<AgentName, AgentSpec>>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) link: Link,
+    pub(crate) platform: Arc<dyn Platform>,
+    pub(crate) smoker: Smoker,
+    /// Rung by the platform and by smoke calls.
+    pub(crate) bell: Arc<Notify>,
+    pub(crate) override_digest: String,
+}
+
+pub(crate) struct Driver {
+    parts: Parts,
+    agents: BTreeMap<AgentName, Holding>,
+    head: Head,
+    /// Gateways that greeted or reported; their calls count, or will as soon as that is written.
+    met: BTreeSet<GatewayId>,
+    /// The newest report of each gateway, for people.
+    reports: BTreeMap<GatewayId, Presence>,
+    waiting: Vec<Waiting>,
+    journal_error: Option<String>,
+    journal_retry: Option<Instant>,
+}
+
+impl Driver {
+    /// Replays the journal.
+    pub(crate) async fn load(parts: Parts) -> Result<Self, StoreError> {
+        let (agents, head) = replay(&parts.journal).await?;
+        let mut driver = Self {
+            parts,
+            agents: agents
+                .into_iter()
+                .map(|(name, agent)| (name, Holding::new(agent)))
+                .collect(),
+            head,
+            met: BTreeSet::new(),
+            reports: BTreeMap::new(),
+            waiting: Vec::new(),
+            journal_error: None,
+            journal_retry: None,
+        };
+        driver.note_agents();
+        Ok(driver)
+    }
+
+    /// The agents as they were decided, for finding their workers again.
+    pub(crate) fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.values().map(|holding| &holding.agent)
+    }
+
+    /// Those of the configuration exist; those of the journal too, whatever the configuration
+    /// says now: they may have calls.
+    fn note_agents(&mut self) {
+        for name in self.parts.specs.keys() {
+            let new = || Holding::new(Agent::new(name.clone()));
+            self.agents.entry(name.clone()).or_insert_with(new);
+        }
+        for name in self
+            .agents
+            .keys()
+            .filter(|name| !self.parts.specs.contains_key(*name))
+        {
+            tracing::warn!(agent = %name, "this agent is not in the configuration any more; it is kept");
+        }
+        self.parts
+            .link
+            .set_agents(self.agents.keys().cloned().collect());
+    }
+
+    /// Drives until the senders are gone.
+    pub(crate) async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Message>,
+        mut heard: mpsc::Receiver<Heard>,
+    ) {
+        let bell = Arc::clone(&self.parts.bell);
+        self.settle().await;
+        loop {
+            let wait = self.until_next();
+            tokio::select! {
+                message = asks.recv() => match message {
+                    Some(message) => self.take(message).await,
+                    None => return,
+                },
+                Some(first) = heard.recv() => {
+                    self.hear(first);
+                    for _ in 1..HEARD_BATCH_MAX {
+                        let Ok(next) = heard.try_recv() else { break };
+                        self.hear(next);
+                    }
+                }
+                () = bell.notified() => {}
+                () = sleep(wait) => {}
+            }
+            self.settle().await;
+        }
+    }
+
+    fn until_next(&self) -> Duration {
+        let now = clock::now();
+        let deadlines = self
+            .agents
+            .values()
+            .filter_map(|holding| holding.agent.next_deadline());
+        // One in the past waits for something else than time.
+        let next = deadlines.filter(|deadline| *deadline > now).min();
+        let next = next.map_or(SLEEP_MAX, |deadline| {
+            Duration::from_millis(deadline.since(now).0)
+        });
+        self.until_ack()
+            .into_iter()
+            .chain([next, SLEEP_MAX])
+            .min()
+            .unwrap_or(SLEEP_MAX)
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Hello(gateway) => {
+                self.met.insert(gateway);
+            }
+            Heard::Presence { at, presence } => self.observe(at, presence),
+        }
+    }
+
+    fn observe(&mut self, at: Timestamp, presence: Presence) {
+        self.met.insert(presence.gateway.clone());
+        for (name, of_agent) in &presence.agents {
+            if let Some(holding) = self.agents.get_mut(name) {
+                holding.seen.observe(
+                    at,
+                    &presence.gateway,
+                    &presence.incarnation,
+                    presence.sequence,
+                    of_agent.clone(),
+                );
+            }
+        }
+        self.reports.insert(presence.gateway.clone(), presence);
+    }
+
+    /// Everything that follows from what is known now, for every agent.
+    async fn settle(&mut self) {
+        let names: Vec<AgentName> = self.agents.keys().cloned().collect();
+        for name in &names {
+            self.carry_out(name);
+            if self.journal_rests() {
+                continue;
+            }
+            if let Err(Refused::Journal(_)) = self.follow(name).await {
+                self.journal_retry = Some(Instant::now() + JOURNAL_RETRY);
+            }
+            self.carry_out(name);
+        }
+        self.answer_acknowledged();
+    }
+
+    fn journal_rests(&self) -> bool {
+        self.journal_retry
+            .is_some_and(|retry| Instant::now() < retry)
+    }
+
+    /// Notices what is there and lets time pass, until nothing follows any more.
+    async fn follow(&mut self, name: &AgentName) -> Result<(), Refused> {
+        for event in self.noticed(name) {
+            self.decide(name, Input::noticed(event)).await?;
+        }
+        for _ in 0..TICKS_MAX {
+            if self
+                .decide(name, Input::noticed(Event::Tick))
+                .await?
+                .is_empty()
+            {
+                return Ok(());
+            }
+        }
+        tracing::error!(agent = %name, "more decisions followed at once than should be possible");
+        Ok(())
+    }
+
+    /// What is not as it was decided. A gateway comes first: its calls must count before anything
+    /// is decided about calls.
+    fn noticed(&self, name: &AgentName) -> Vec<Event> {
+        let Some(holding) = self.agents.get(name) else {
+            return Vec::new();
+        };
+        let mut events = Vec::new();
+        let agent = &holding.agent;
+        let spec = self.parts.specs.get(name).filter(|spec| {
+            agent.epoch == Epoch::default()
+                || agent.ingress != spec.ingress
+                || agent.policy != spec.policy
+        });
+        if let Some(spec) = spec {
+            events.push(Event::Configured {
+                ingress: Box::new(spec.ingress.clone()),
+                policy: spec.policy.clone(),
+            });
+        }
+        let unknown = self.met.difference(&agent.gateways);
+        events.extend(unknown.map(|gateway| Event::GatewayJoined {
+            gateway: gateway.clone(),
+        }));
+        events.extend(self.worker_events(name, agent));
+        let outcome = self.parts.smoker.outcome(name);
+        events.extend(outcome.map(|outcome| Event::SmokeFinished {
+            rollout: outcome.rollout,
+            attempt: outcome.attempt,
+            verdict: outcome.verdict,
+            report: outcome.report,
+        }));
+        events
+    }
+
+    fn table(&self, agent: &Agent) -> RoutingTable {
+        let override_digest = Some(self.parts.override_digest.clone());
+        RoutingTable {
+            override_digest,
+            ..agent.table()
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What the driver knows, as clients read it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segue_core::names::{AgentName, GatewayId, ReleaseId, WorkerId};
+use segue_core::release::ReleaseState;
+use segue_core::rollout::{Agent, Count, Phase, ReleaseRecord, Rollout, Seen};
+use segue_core::split::Share;
+use segue_core::time::Timestamp;
+
+use super::{Driver, Holding};
+use crate::api::wire::{
+    AgentView, GatewayView, JournalView, ReleaseView, RolloutView, StatusView, WorkerView,
+};
+use crate::clock;
+use crate::platform::{WorkerState, WorkerStatus};
+
+/// Retired releases shown.
+const RETIRED_MAX: usize = 5;
+
+impl Driver {
+    pub(super) fn status_view(&self) -> StatusView {
+        let now = clock::now();
+        StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at: now,
+            agents: self
+                .agents
+                .keys()
+                .filter_map(|name| self.agent_view(name))
+                .collect(),
+            gateways: self.gateway_views(now),
+            journal: JournalView {
+                entries: self.head.seq,
+                head: self.head.hash.clone(),
+                error: self.journal_error.clone(),
+            },
+        }
+    }
+
+    fn gateway_views(&self, now: Timestamp) -> Vec<GatewayView> {
+        let known = self.agents().flat_map(|agent| &agent.gateways);
+        let known: BTreeSet<&GatewayId> = known.chain(&self.met).collect();
+        let view = |gateway: &GatewayId| {
+            let epochs = self
+                .agents
+                .iter()
+                .filter_map(|(name, holding)| Some((name.clone(), holding.seen.epoch(gateway)?)));
+            let leased = |holding: &Holding| holding.seen.is_leased(now, gateway);
+            GatewayView {
+                gateway: gateway.clone(),
+                leased: self.agents.values().any(leased),
+                epochs: epochs.collect(),
+            }
+        };
+        known.into_iter().map(view).collect()
+    }
+
+    pub(super) fn agent_view(&self, name: &AgentName) -> Option<AgentView> {
+        let holding = self.agents.get(name)?;
+        let (agent, seen, now) = (&holding.agent, &holding.seen, clock::now());
+        let workers = self.parts.platform.workers(name);
+        let busy = self.calls_by_worker(name);
+        let live: u64 = agent.releases.keys().map(|id| seen.last_count(*id).0).sum();
+        let look = Look {
+            agent,
+            seen,
+            now,
+            workers: &workers,
+            busy: &busy,
+            live,
+        };
+        Some(AgentView {
+            name: name.clone(),
+            revision: agent.revision,
+            epoch: agent.epoch,
+            phase: agent.phase_word().to_owned(),
+            holds: agent
+                .holds(now, seen)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            rollout: agent.rollout.as_ref().map(|rollout| look.rollout(rollout)),
+            releases: look.releases(),
+            live,
+        })
+    }
+
+    fn calls_by_worker(&self, name: &AgentName) -> BTreeMap<WorkerId, u32> {
+        let mut calls = BTreeMap::new();
+        let reports = self
+            .reports
+            .values()
+            .filter_map(|report| report.agents.get(name));
+        for (worker, count) in reports.flat_map(|report| &report.workers) {
+            *calls.entry(worker.clone()).or_default() += count;
+        }
+        calls
+    }
+}
+
+/// One agent, looked at once.
+struct Look<'a> {
+    agent: &'a Agent,
+    seen: &'a Seen,
+    now: Timestamp,
+    workers: &'a [WorkerStatus],
+    busy: &'a BTreeMap<WorkerId, u32>,
+    live: u64,
+}
+
+impl Look<'_> {
+    fn rollout(&self, rollout: &Rollout) -> RolloutView {
+        let label = |id: ReleaseId| {
+            self.agent
+                .releases
+                .get(&id)
+                .map(|is| is.release.label.clone())
+        };
+        let unknown = || {
+            rollout
+                .incoming
+                .short()
+                .parse()
+                .expect("digits are a label")
+        };
+        let (step, reason, unacked) = match &rollout.phase {
+            Phase::Canary { step, .. } => (Some(*step), None, Vec::new()),
+            Phase::Promoting { epoch, .. } => (None, None, self.unacked(*epoch)),
+            Phase::RollingBack { epoch, reason, .. } => {
+                (None, Some(reason.clone()), self.unacked(*epoch))
+            }
+            Phase::Landed { unacked, .. } => (None, None, unacked.clone()),
+            Phase::RolledBack {
+                reason, unacked, ..
+            } => (None, Some(reason.clone()), unacked.clone()),
+            Phase::Failed { reason, .. } => (None, Some(reason.clone()), Vec::new()),
+            Phase::Provisioning { .. } | Phase::Verifying { .. } => (None, None, Vec::new()),
+        };
+        RolloutView {
+            id: rollout.id,
+            incoming: label(rollout.incoming).unwrap_or_else(unknown),
+            incoming_id: rollout.incoming,
+            outgoing: rollout.outgoing.and_then(label),
+            step,
+            steps: rollout.plan.steps.clone(),
+            paused: rollout.paused.is_some(),
+            reason,
+            unacked,
+            started: rollout.started,
+        }
+    }
+
+    fn unacked(&self, epoch: segue_core::table::Epoch) -> Vec<GatewayId> {
+        self.seen
+            .unacked(self.now, &self.agent.gateways, epoch)
+            .names()
+    }
+
+    /// The current one first, then by age of their state; of the retired ones the last few.
+    fn releases(&self) -> Vec<ReleaseView> {
+        let all = self.agent.releases.iter();
+        let (mut retired, mut running): (Vec<_>, Vec<_>) =
+            all.partition(|(_, is)| matches!(is.state, ReleaseState::Retired { .. }));
+        running.sort_by_key(|(id, is)| (order(&is.state), **id));
+        retired.sort_by_key(|(_, is)| std::cmp::Reverse(since(&is.state)));
+        retired.truncate(RETIRED_MAX);
+        running
+            .into_iter()
+            .chain(retired)
+            .map(|(id, is)| self.release(*id, is))
+            .collect()
+    }
+
+    fn release(&self, id: ReleaseId, is: &ReleaseRecord) -> ReleaseView {
+        let (live, pinned) = self.seen.last_count(id);
+        let unknown = match self.agent.count(self.now, self.seen, id) {
+            Count::Known { .. } => Vec::new(),
+            Count::Unknown { gateways } => gateways,
+        };
+        let totals = self.seen.totals(id);
+        let (workers_ready, capacity) = self.agent.capacity(id);
+        let retired = matches!(is.state, ReleaseState::Retired { .. });
+        let ours = self.workers.iter().filter(|status| status.release == id);
+        ReleaseView {
+            id,
+            label: is.release.label.clone(),
+            slot: is.slot,
+            state: is.state.word().to_owned(),
+            share_bp: self.agent.share(id).0,
+            live_share_bp: share_of(live, self.live),
+            live,
+            pinned,
+            unknown,
+            workers_ready,
+            workers_want: if retired { 0 } else { is.release.workers },
+            capacity,
+            started: totals.started,
+            ended: totals.ended,
+            dropped: totals.dropped,
+            errors: totals.errors,
+            closes: totals.closes,
+            workers: ours.map(|status| self.worker(status)).collect(),
+        }
+    }
+
+    fn worker(&self, status: &WorkerStatus) -> WorkerView {
+        let busy = self
+            .busy
+            .get(&status.worker)
+            .is_some_and(|calls| *calls > 0);
+        let state = match status.state {
+            WorkerState::Ready if busy => "allocated",
+            state => state.word(),
+        };
+        WorkerView {
+            id: status.worker.clone(),
+            state: state.to_owned(),
+            pid: status.pid,
+            port: status.addr.port(),
+            restarts: status.restarts,
+            log: status.log.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+fn share_of(part: u64, all: u64) -> u16 {
+    let whole = u64::from(Share::ALL.0);
+    let share = (part * whole).checked_div(all).unwrap_or(0);
+    u16::try_from(share.min(whole)).unwrap_or(Share::ALL.0)
+}
+
+fn order(state: &ReleaseState) -> u8 {
+    match state {
+        ReleaseState::Current => 0,
+        ReleaseState::Ramping { .. } => 1,
+        ReleaseState::Inactive => 2,
+        ReleaseState::Draining { .. } => 3,
+        ReleaseState::Drained { .. } => 4,
+        ReleaseState::Retiring { .. } => 5,
+        ReleaseState::Retired { .. } => 6,
+    }
+}
+
+fn since(state: &ReleaseState) -> Timestamp {
+    match state {
+        ReleaseState::Retired { since } => *since,
+        _ => Timestamp::default(),
+    }
+}
