@@ -48,7 +48,7 @@ impl Rollout {
 
     /// The next step or the cutover.
     pub(super) fn next_fact(&self, now: Timestamp, seen: &Seen) -> Fact {
-        let base = Baseline::from(&seen.totals(self.incoming));
+        let base = seen.baseline(self.incoming);
         match self.next_step() {
             Some((step, plan)) => Fact::StepStarted {
                 step,
@@ -190,7 +190,14 @@ impl Agent {
 
     fn land(&self, now: Timestamp, seen: &Seen, since: Timestamp, epoch: Epoch) -> Vec<Fact> {
         let unacked = seen.unacked(now, &self.gateways, epoch);
-        let waited = now.since(since) >= SILENT_WAIT;
+        // Silence counts from when somebody listened: a controller that was just restarted has
+        // heard nobody, and that is no reason to land without them.
+        let listening = if self.on(Guard::ColdStart) {
+            since.max(seen.began())
+        } else {
+            since
+        };
+        let waited = now.since(listening) >= SILENT_WAIT;
         let landed = unacked.lagging.is_empty() && (unacked.silent.is_empty() || waited);
         if landed || !self.on(Guard::AckFirst) {
             return vec![Fact::Landed {
@@ -364,7 +371,8 @@ impl Agent {
     }
 
     /// The only timer: when [`Event::Tick`](super::Event::Tick) is worth sending although nothing
-    /// was reported. It may lie in the past while a condition other than time is not met.
+    /// was reported. It may lie in the past while a condition other than time is not met; and a
+    /// lease runs out without a word, so the driver ticks once a second in any case.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let rollout = self
             .rollout

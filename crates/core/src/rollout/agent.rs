@@ -192,9 +192,17 @@ pub enum Pause {
     },
 }
 
-/// Counters at a moment, to count from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Baseline {
+/// Counters of one release at a moment, to count from: per gateway, because each starts anew with
+/// each of its lives.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Baseline(pub BTreeMap<GatewayId, Mark>);
+
+/// Counters of one release on one gateway at a moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// In which life of the gateway.
+    pub incarnation: String,
     /// New calls decided.
     pub started: u64,
     /// Calls ended.
@@ -205,13 +213,25 @@ pub struct Baseline {
     pub errors: u64,
 }
 
-impl From<&Totals> for Baseline {
-    fn from(totals: &Totals) -> Self {
+impl Mark {
+    pub(super) fn new(incarnation: &str, totals: &Totals) -> Self {
         Self {
+            incarnation: incarnation.to_owned(),
             started: totals.started,
             ended: totals.ended,
             dropped: totals.dropped,
             errors: totals.errors,
+        }
+    }
+
+    /// What the same life counted from this mark on. Close codes are not told apart.
+    pub(super) fn until(&self, totals: &Totals) -> Totals {
+        Totals {
+            started: totals.started.saturating_sub(self.started),
+            ended: totals.ended.saturating_sub(self.ended),
+            dropped: totals.dropped.saturating_sub(self.dropped),
+            errors: totals.errors.saturating_sub(self.errors),
+            closes: BTreeMap::new(),
         }
     }
 }
@@ -244,7 +264,7 @@ impl Agent {
             .next()
     }
 
-    /// Where `rollback` goes to when nothing is under way: the last release that was current
+    /// Where `rollback` goes to when no release is being replaced: the last one that was current
     /// before and is not retired.
     pub fn rollback_target(&self) -> Option<ReleaseId> {
         self.history
@@ -254,12 +274,15 @@ impl Agent {
             .find(|release| self.can_come_back(*release))
     }
 
-    /// Whether a release still runs and could take calls at once.
+    /// Whether a release still runs and could take calls at once. One that is being retired can:
+    /// its workers stop only after that is confirmed.
     pub(super) fn can_come_back(&self, release: ReleaseId) -> bool {
         self.releases.get(&release).is_some_and(|record| {
             matches!(
                 record.state,
-                ReleaseState::Draining { .. } | ReleaseState::Drained { .. }
+                ReleaseState::Draining { .. }
+                    | ReleaseState::Drained { .. }
+                    | ReleaseState::Retiring { .. }
             )
         })
     }

@@ -118,13 +118,13 @@ impl Agent {
                 at,
                 base,
             } => {
-                if *step == 0 {
-                    rollout.ramp_base = *base;
+                if !matches!(rollout.phase, Phase::Canary { .. }) {
+                    rollout.ramp_base.clone_from(base);
                 }
                 rollout.phase = Phase::Canary {
                     step: *step,
                     since: *at,
-                    base: *base,
+                    base: base.clone(),
                 };
                 rollout.paused = None;
                 let (incoming, outgoing) = (rollout.incoming, rollout.outgoing);
@@ -133,6 +133,7 @@ impl Agent {
                     |out| Split::ramp(incoming, *share, out),
                 );
                 self.set_state(incoming, ReleaseState::Ramping { share: *share });
+                self.history.retain(|id| *id != incoming);
             }
             Fact::Paused { pause, .. } => rollout.paused = Some(pause.clone()),
             Fact::Resumed { .. } => rollout.paused = None,
@@ -188,6 +189,9 @@ impl Agent {
                 self.set_state(*release, ReleaseState::Retired { since: *at });
                 self.history.retain(|id| id != release);
                 self.rolled_back.remove(release);
+                // Its workers stop now. Were it deployed again before they are gone, they must not
+                // be taken for ready ones.
+                self.workers.retain(|_, worker| worker.release != *release);
                 if let Some(record) = self.releases.get_mut(release) {
                     record.slot = None;
                 }
@@ -209,7 +213,6 @@ impl Agent {
             record.slot = None;
         }
         self.rolled_back.remove(&release.id);
-        self.history.retain(|id| *id != release.id);
         self.rollouts = id;
         self.rollout = Some(Rollout {
             id,
@@ -251,6 +254,7 @@ impl Agent {
         let (incoming, outgoing) = (rollout.incoming, rollout.outgoing);
         self.split = Split::all(incoming);
         self.set_state(incoming, ReleaseState::Current);
+        self.history.retain(|id| *id != incoming);
         if let Some(outgoing) = outgoing {
             self.set_state(outgoing, self.draining(at));
             self.remember(outgoing);

@@ -63,8 +63,13 @@ impl Agent {
 
     fn want(&self, release: ReleaseId, state: ReleaseState, count: u32) -> Want {
         match state {
-            // A draining release keeps its workers for reconnects, unless it never took a call.
-            ReleaseState::Draining { .. } if self.failed(release) => Want::Keep,
+            // A draining release keeps its workers for reconnects, unless it never took a call:
+            // one that failed is not started over and over until it is retired.
+            ReleaseState::Draining { .. } | ReleaseState::Drained { .. }
+                if !self.served(release) =>
+            {
+                Want::Keep
+            }
             ReleaseState::Draining { .. } if !self.on(Guard::StopOnlyRetired) => Want::Stop,
             ReleaseState::Inactive
             | ReleaseState::Ramping { .. }
@@ -76,10 +81,9 @@ impl Agent {
         }
     }
 
-    fn failed(&self, release: ReleaseId) -> bool {
-        self.rollout.as_ref().is_some_and(|rollout| {
-            rollout.incoming == release && matches!(rollout.phase, Phase::Failed { .. })
-        })
+    /// Whether a release that winds down took calls by the split.
+    fn served(&self, release: ReleaseId) -> bool {
+        self.history.contains(&release) || self.rolled_back.contains(&release)
     }
 
     fn smoke_effect(&self) -> Option<Effect> {
@@ -136,6 +140,8 @@ impl Agent {
                 (id.clone(), route)
             })
             .collect();
+        let known = |release: &&ReleaseId| releases.contains_key(release);
+        let rolled_back = self.rolled_back.iter().filter(known).copied().collect();
         RoutingTable {
             agent: self.name.clone(),
             epoch: self.epoch,
@@ -146,7 +152,7 @@ impl Agent {
             ingress: self.ingress.clone(),
             stickiness: self.policy.stickiness,
             on_rollback: self.policy.on_rollback,
-            rolled_back: self.rolled_back.clone(),
+            rolled_back,
             override_digest: None,
         }
     }

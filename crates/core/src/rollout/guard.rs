@@ -35,13 +35,15 @@ pub enum Guard {
     ReclaimOnlyDrained,
     /// A late smoke verdict is not taken for the current one (I3).
     ThisAttempt,
+    /// A controller that has just begun takes silence for no sign of absence (I4, I8).
+    ColdStart,
     /// Too many drops or errors roll the release back.
     LimitsTrip,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::StopOnlyRetired,
         Self::GatesFirst,
         Self::AckFirst,
@@ -56,6 +58,7 @@ impl Guard {
         Self::ConflictToken,
         Self::ReclaimOnlyDrained,
         Self::ThisAttempt,
+        Self::ColdStart,
         Self::LimitsTrip,
     ];
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::names::{GatewayId, ReleaseId};
 use crate::rollout::agent::{Agent, Baseline, Pause, Phase, Rollout};
 use crate::rollout::guard::Guard;
-use crate::rollout::seen::{Count, Seen, since};
+use crate::rollout::seen::{Count, Seen};
 use crate::spec::Limits;
 use crate::split::Share;
 use crate::table::Epoch;
@@ -145,7 +145,7 @@ impl Agent {
         if !silent.is_empty() && self.on(Guard::NoDataNoVerdict) {
             holds.push(Hold::Unknown { gateways: silent });
         }
-        let have = since(seen.totals(rollout.incoming).ended, base.ended);
+        let have = seen.since(rollout.incoming, base).ended;
         if have < step.min_calls {
             holds.push(Hold::MinCalls {
                 have,
@@ -183,6 +183,9 @@ impl Agent {
                         own
                     };
                 }
+                Count::Unknown { .. } if !self.on(Guard::NoDataNoVerdict) => {
+                    total += seen.last_count(*release).0;
+                }
                 Count::Unknown { gateways } => return Some(Hold::Unknown { gateways }),
             }
         }
@@ -199,8 +202,7 @@ impl Agent {
         if !self.on(Guard::LimitsTrip) {
             return None;
         }
-        let totals = seen.totals(rollout.incoming);
-        let base = &rollout.ramp_base;
+        let totals = seen.since(rollout.incoming, &rollout.ramp_base);
         let Limits {
             drops,
             errors,
@@ -209,17 +211,11 @@ impl Agent {
         let over = |bad: u64, all: u64, limit: Share| {
             bad * 10_000 > u64::from(limit.0) * all.max(min_calls)
         };
-        let (dropped, ended) = (
-            since(totals.dropped, base.dropped),
-            since(totals.ended, base.ended),
-        );
+        let (dropped, ended) = (totals.dropped, totals.ended);
         if over(dropped, ended, drops) {
             return Some(format!("{dropped} of {ended} calls dropped, limit {drops}"));
         }
-        let (failed, started) = (
-            since(totals.errors, base.errors),
-            since(totals.started, base.started),
-        );
+        let (failed, started) = (totals.errors, totals.started);
         if over(failed, started, errors) {
             return Some(format!(
                 "{failed} of {started} calls failed to connect, limit {errors}"

@@ -118,6 +118,14 @@ pub enum Illegal {
         /// Which.
         gateway: GatewayId,
     },
+    /// Whether it reports is not known yet.
+    #[error("whether gateway {gateway} is alive is not known yet: this controller has just begun")]
+    NotListenedYet {
+        /// Which.
+        gateway: GatewayId,
+        /// How much longer.
+        left: Millis,
+    },
 }
 
 impl Illegal {
@@ -151,6 +159,7 @@ impl Illegal {
                 "it is retired by itself once it is empty; nobody has to wait for it"
             }
             Self::UnknownGateway { .. } => "`segue status --output json` lists the gateways",
+            Self::NotListenedYet { .. } => "ask again in a few seconds",
             Self::GatewayAlive { .. } => "stop the gateway first; its calls must end before",
         }
     }
@@ -166,7 +175,8 @@ impl Illegal {
             | Self::NoRoom { .. }
             | Self::StillHolds { .. }
             | Self::Settling { .. }
-            | Self::GatewayAlive { .. } => true,
+            | Self::GatewayAlive { .. }
+            | Self::NotListenedYet { .. } => true,
             Self::Conflict { .. }
             | Self::AlreadyCurrent { .. }
             | Self::NotNow { .. }

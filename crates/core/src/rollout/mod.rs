@@ -18,11 +18,11 @@ mod hold;
 mod illegal;
 mod step;
 
-pub use agent::{Agent, Baseline, Gate, Pause, Phase, ReleaseRecord, Rollout, WorkerRecord};
+pub use agent::{Agent, Baseline, Gate, Mark, Pause, Phase, ReleaseRecord, Rollout, WorkerRecord};
 pub use effect::{Effect, Want};
 pub use event::{Event, Input, Verdict};
 pub use fact::{FACT_VERSION, Fact};
 pub use guard::Guard;
 pub use hold::{Hold, ROLLBACK_WAIT, SILENT_WAIT};
 pub use illegal::Illegal;
-pub use seen::{Count, Seen, Unacked, since};
+pub use seen::{Count, Seen, Unacked};

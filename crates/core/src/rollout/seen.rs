@@ -1,18 +1,26 @@
 //! What the controller has seen of its gateways: volatile, never journaled.
 //!
 //! After a restart nothing is known. An expired lease, a report under an old table or no report at
-//! all is *unknown*; only a fresh report of every known gateway makes a number.
+//! all is *unknown*; only a fresh report of every known gateway makes a number. And a controller
+//! that has only just begun to listen cannot tell a gateway that is gone from one it has not heard.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::{GatewayId, ReleaseId};
-use crate::presence::{AgentPresence, LEASE, Totals};
+use crate::presence::{AgentPresence, LEASE, ReleaseCounts, Totals};
+use crate::rollout::agent::{Baseline, Mark};
 use crate::table::Epoch;
 use crate::time::Timestamp;
+
+/// Earlier lives of one gateway whose counters are kept. One that restarts more often than this
+/// within one rollout loses the oldest of them: then harm counts for less, and no verdict for more.
+const LIVES_MAX: usize = 16;
 
 /// Reports about one agent, the newest of each gateway.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
+    began: Timestamp,
+    listened: Timestamp,
     reports: BTreeMap<GatewayId, Report>,
 }
 
@@ -22,8 +30,10 @@ struct Report {
     incarnation: String,
     sequence: u64,
     presence: AgentPresence,
-    /// Totals of earlier incarnations.
-    before: BTreeMap<ReleaseId, Totals>,
+    /// Totals of earlier incarnations, as last reported.
+    earlier: BTreeMap<String, BTreeMap<ReleaseId, Totals>>,
+    /// The first report of all, by incarnation and totals.
+    first: (String, BTreeMap<ReleaseId, Totals>),
 }
 
 /// How many calls a release holds, as far as it is known.
@@ -72,6 +82,32 @@ impl Unacked {
 }
 
 impl Seen {
+    /// Nothing is known to a controller that begins to listen now.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            began: now,
+            listened: now,
+            reports: BTreeMap::new(),
+        }
+    }
+
+    /// Says that the controller listens at this moment: the driver does before every step, and at
+    /// least once a second.
+    ///
+    /// After a gap (a stopped process, a suspended machine) reports lie unread, so that silence
+    /// means as little as after a restart and counts anew.
+    pub fn listen(&mut self, now: Timestamp) {
+        if now.since(self.listened) >= LEASE {
+            self.began = now;
+        }
+        self.listened = self.listened.max(now);
+    }
+
+    /// Since when this controller has listened without a gap.
+    pub fn began(&self) -> Timestamp {
+        self.began
+    }
+
     /// Takes in a report. One that is older than what is known, by incarnation or by sequence,
     /// is ignored: reports may be late or repeated.
     pub fn observe(
@@ -82,19 +118,19 @@ impl Seen {
         sequence: u64,
         presence: AgentPresence,
     ) {
-        let mut before = BTreeMap::new();
+        let mut earlier = BTreeMap::new();
+        let mut first = (incarnation.to_owned(), totals_of(&presence));
         if let Some(known) = self.reports.get(gateway) {
             let newer = (incarnation, sequence) > (known.incarnation.as_str(), known.sequence);
             if !newer {
                 return;
             }
-            before.clone_from(&known.before);
+            first.clone_from(&known.first);
+            earlier.clone_from(&known.earlier);
             if known.incarnation != incarnation {
-                for (release, counts) in &known.presence.releases {
-                    before
-                        .entry(*release)
-                        .or_insert_with(Totals::default)
-                        .add(&counts.totals);
+                earlier.insert(known.incarnation.clone(), totals_of(&known.presence));
+                if earlier.len() > LIVES_MAX {
+                    earlier.pop_first();
                 }
             }
         }
@@ -104,7 +140,8 @@ impl Seen {
             incarnation,
             sequence,
             presence,
-            before,
+            earlier,
+            first,
         };
         self.reports.insert(gateway.clone(), report);
     }
@@ -174,15 +211,49 @@ impl Seen {
     }
 
     /// Counters of a release over every gateway and incarnation seen since this controller
-    /// started. They may fall behind what a journaled baseline says; see [`since`].
+    /// started: for people. Decisions count from a baseline, see [`since`](Self::since).
     pub fn totals(&self, release: ReleaseId) -> Totals {
         let mut totals = Totals::default();
         for report in self.reports.values() {
-            if let Some(before) = report.before.get(&release) {
-                totals.add(before);
+            for (_, life) in report.lives(release) {
+                totals.add(life);
             }
-            if let Some(counts) = report.presence.releases.get(&release) {
-                totals.add(&counts.totals);
+        }
+        totals
+    }
+
+    /// Counters of a release as every gateway last reported them, to count from later.
+    pub fn baseline(&self, release: ReleaseId) -> Baseline {
+        let mark = |(gateway, report): (&GatewayId, &Report)| {
+            let counts = report.presence.releases.get(&release);
+            let totals = counts.map(|counts| counts.totals.clone());
+            let mark = Mark::new(&report.incarnation, &totals.unwrap_or_default());
+            (gateway.clone(), mark)
+        };
+        Baseline(self.reports.iter().map(mark).collect())
+    }
+
+    /// What is known to have been counted since `base`.
+    ///
+    /// Counters start anew with each life of a gateway, so each is compared with its own past
+    /// only: a life that began after the baseline counts in full, one before it not at all. A
+    /// gateway that is missing from the baseline counts from the first report seen of it. So what
+    /// was counted before the baseline is never counted again, whoever restarted in between; what
+    /// cannot be told apart is left out, and a verdict waits longer.
+    pub fn since(&self, release: ReleaseId, base: &Baseline) -> Totals {
+        let mut totals = Totals::default();
+        for (gateway, report) in &self.reports {
+            let mark = base.0.get(gateway).cloned().unwrap_or_else(|| {
+                let (incarnation, first) = &report.first;
+                let none = Totals::default();
+                Mark::new(incarnation, first.get(&release).unwrap_or(&none))
+            });
+            for (incarnation, life) in report.lives(release) {
+                match incarnation.cmp(mark.incarnation.as_str()) {
+                    std::cmp::Ordering::Less => {}
+                    std::cmp::Ordering::Equal => totals.add(&mark.until(life)),
+                    std::cmp::Ordering::Greater => totals.add(life),
+                }
             }
         }
         totals
@@ -211,8 +282,20 @@ impl Seen {
     }
 }
 
-/// What was counted since `base`. Counters start anew with their process: a total below its base
-/// is one that lost its past, so all of it is new.
-pub fn since(total: u64, base: u64) -> u64 {
-    if total >= base { total - base } else { total }
+impl Report {
+    /// Counters of a release in each life of the gateway, the present one last.
+    fn lives(&self, release: ReleaseId) -> impl Iterator<Item = (&str, &Totals)> {
+        let earlier = self
+            .earlier
+            .iter()
+            .filter_map(move |(life, totals)| Some((life.as_str(), totals.get(&release)?)));
+        let present = self.presence.releases.get(&release);
+        earlier.chain(present.map(|counts| (self.incarnation.as_str(), &counts.totals)))
+    }
+}
+
+fn totals_of(presence: &AgentPresence) -> BTreeMap<ReleaseId, Totals> {
+    let totals =
+        |(release, counts): (&ReleaseId, &ReleaseCounts)| (*release, counts.totals.clone());
+    presence.releases.iter().map(totals).collect()
 }

@@ -1,6 +1,7 @@
 //! Deciding: one event, looked at in the light of what is known, becomes facts or is illegal.
 
 use crate::names::{GatewayId, Label, ReleaseId};
+use crate::presence::LEASE;
 use crate::release::{Release, ReleaseState};
 use crate::rollout::agent::{Agent, Gate, Pause, Phase, Rollout};
 use crate::rollout::event::{Event, Input, Verdict};
@@ -12,7 +13,7 @@ use crate::rollout::seen::{Count, Seen};
 use crate::slot::Slot;
 use crate::spec::Plan;
 use crate::split::Share;
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
 
 impl Agent {
     /// Decides. Changes nothing: the driver journals the facts, then applies them.
@@ -376,6 +377,8 @@ impl Agent {
         let under_way = self.rollout.as_ref().filter(|_| self.is_rolling_out());
         if let Some(rollout) = under_way {
             let (from, rollout, to) = (rollout.incoming, rollout.id, rollout.outgoing);
+            // With nothing current when it began (after `drain`), the one before that comes back.
+            let to = to.or_else(|| self.rollback_target());
             let to = to.ok_or(Illegal::NothingBefore)?;
             return Ok(vec![Fact::RollbackStarted {
                 rollout,
@@ -452,10 +455,10 @@ impl Agent {
             },
             Some(ReleaseState::Retiring { .. } | ReleaseState::Retired { .. }) => Ok(Vec::new()),
             Some(ReleaseState::Draining {
-                empty_since: Some(_),
+                empty_since: Some(empty),
                 ..
             }) => {
-                let left = self.next_deadline().unwrap_or(now).since(now);
+                let left = (empty + self.straggler_buffer()).since(now);
                 Err(Illegal::Settling { label, left })
             }
             Some(ReleaseState::Draining {
@@ -483,6 +486,13 @@ impl Agent {
         if seen.is_leased(now, gateway) {
             return Err(Illegal::GatewayAlive {
                 gateway: gateway.clone(),
+            });
+        }
+        let listened = now.since(seen.began());
+        if listened < LEASE && self.on(Guard::ColdStart) {
+            return Err(Illegal::NotListenedYet {
+                gateway: gateway.clone(),
+                left: Millis(LEASE.0 - listened.0),
             });
         }
         let reason = input.reason_text("forgotten");

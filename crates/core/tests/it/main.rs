@@ -1,0 +1,3 @@
+//! Tests of the decisions: the simulator, a model of the protocol, tables and golden files.
+
+mod sim;

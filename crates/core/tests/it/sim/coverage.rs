@@ -1,0 +1,185 @@
+//! What a run reached: a simulator that never gets somewhere proves nothing about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Counts by kind and name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Coverage(BTreeMap<(&'static str, String), u64>);
+
+impl Coverage {
+    pub(crate) fn hit(&mut self, kind: &'static str, name: impl Into<String>) {
+        *self.0.entry((kind, name.into())).or_default() += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (key, count) in &other.0 {
+            *self.0.entry(key.clone()).or_default() += count;
+        }
+    }
+
+    pub(crate) fn count(&self, kind: &'static str, name: &str) -> u64 {
+        self.0.get(&(kind, name.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// What had to be reached and was not.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        required()
+            .into_iter()
+            .filter(|(kind, name)| self.count(kind, name) == 0)
+            .map(|(kind, name)| format!("{kind}: {name}"))
+            .collect()
+    }
+
+    pub(crate) fn table(&self) -> String {
+        let line = |((kind, name), count): (&(&str, String), &u64)| {
+            format!("{count:>10}  {kind:<8} {name}\n")
+        };
+        self.0.iter().map(line).collect()
+    }
+}
+
+const PHASES: [&str; 12] = [
+    "none",
+    "provisioning",
+    "verifying",
+    "canary",
+    "promoting",
+    "draining",
+    "settling",
+    "standby",
+    "retired",
+    "rolling back",
+    "rolled back",
+    "failed",
+];
+
+const EVENTS: [&str; 15] = [
+    "configured",
+    "deploy",
+    "worker_ready",
+    "worker_gone",
+    "gateway_joined",
+    "smoke_finished",
+    "pause",
+    "resume",
+    "promote",
+    "abort",
+    "rollback",
+    "drain",
+    "retire",
+    "forget_gateway",
+    "tick",
+];
+
+/// Before the first deploy no worker was ever started and no smoke call made.
+const NEVER: [(&str, &str); 3] = [
+    ("none", "worker_ready"),
+    ("none", "worker_gone"),
+    ("none", "smoke_finished"),
+];
+
+const FACTS: [&str; 23] = [
+    "configured",
+    "deployed",
+    "worker_ready",
+    "worker_gone",
+    "gateway_joined",
+    "gateway_forgotten",
+    "verify_started",
+    "gate_passed",
+    "gates_skipped",
+    "step_started",
+    "paused",
+    "resumed",
+    "cut_over",
+    "landed",
+    "rollback_started",
+    "rolled_back",
+    "failed",
+    "drain_started",
+    "emptied",
+    "refilled",
+    "drained",
+    "retiring",
+    "retired",
+];
+
+const FAULTS: [&str; 22] = [
+    "crash at append",
+    "crash at apply",
+    "crash at publish",
+    "crash at effects",
+    "crash in recovery",
+    "freeze at append",
+    "freeze at apply",
+    "freeze at publish",
+    "freeze at effects",
+    "zombie wakes",
+    "zombie fenced by the journal",
+    "zombie fenced by the platform",
+    "store unwritable",
+    "store answer lost",
+    "message lost",
+    "message repeated",
+    "message late",
+    "partition",
+    "slow gateway",
+    "gateway killed",
+    "worker killed",
+    "live gateway forgotten",
+];
+
+const REFUSALS: [&str; 19] = [
+    "Conflict",
+    "Busy",
+    "AlreadyCurrent",
+    "BeingRetired",
+    "TooManyTails",
+    "NotNow",
+    "AlreadyPaused",
+    "NotPaused",
+    "Unproven",
+    "NoWorkers",
+    "NoRoom",
+    "NothingBefore",
+    "NotCurrent",
+    "UnknownGateway",
+    "GatewayAlive",
+    "NotListenedYet",
+    "NotDrained",
+    "StillHolds",
+    "Settling",
+];
+
+const CALLS: [&str; 9] = [
+    "split",
+    "rule",
+    "override",
+    "pin",
+    "webhook pin",
+    "refused",
+    "moved on reconnect",
+    "lost with worker",
+    "lost with gateway",
+];
+
+fn required() -> BTreeSet<(&'static str, String)> {
+    let mut all = BTreeSet::new();
+    for phase in PHASES {
+        for event in EVENTS {
+            if !NEVER.contains(&(phase, event)) {
+                all.insert(("event", format!("{phase} x {event}")));
+            }
+        }
+    }
+    let lists: [(&'static str, &[&str]); 4] = [
+        ("fact", &FACTS),
+        ("fault", &FAULTS),
+        ("refusal", &REFUSALS),
+        ("call", &CALLS),
+    ];
+    for (kind, names) in lists {
+        all.extend(names.iter().map(|name| (kind, (*name).to_owned())));
+    }
+    all
+}

@@ -1,0 +1,532 @@
+//! The controller's driver: append, apply, publish, effects, in this order and no other. It may
+//! be killed or stopped before each of them, and a stopped one may wake up when another controller
+//! has long taken over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use segue_core::audit::Entry;
+use segue_core::presence::Presence;
+use segue_core::rollout::{Agent, Effect, Event, Fact, Illegal, Input, Seen, Verdict};
+use segue_core::table::{Epoch, RoutingTable};
+use segue_core::time::Timestamp;
+
+use super::faults::Mutant;
+use super::scenario::Quality;
+use super::store::Append;
+use super::world::{Next, World};
+
+/// One life of the controller.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    pub(crate) life: u64,
+    pub(crate) agent: Agent,
+    pub(crate) seen: Seen,
+    /// How many facts it knows.
+    position: usize,
+    head: (u64, String),
+    published: Option<Epoch>,
+    smokes: BTreeSet<(u64, u32)>,
+    timer: Option<Timestamp>,
+}
+
+/// What a controller is about to do.
+#[derive(Debug, Clone)]
+pub(crate) enum Stage {
+    Append { facts: Vec<Fact>, input: Box<Input> },
+    Apply { facts: Vec<Fact> },
+    Publish,
+    Effects { list: Vec<Effect>, next: usize },
+}
+
+/// Why a controller did not get to the end.
+#[derive(Debug)]
+enum Halt {
+    Crashed,
+    Frozen(Stage),
+    /// Somebody else wrote to the journal.
+    Deposed,
+    /// The decision could not be made durable: it was not taken.
+    Unwritable,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Done,
+    Refused(Illegal),
+    /// No controller, or one that broke down meanwhile.
+    Nobody,
+}
+
+impl World {
+    /// Hands one input to the controller and lets it work until nothing is due.
+    pub(crate) fn submit(&mut self, input: &Input) -> Answer {
+        let Some(mut controller) = self.active.take() else {
+            return Answer::Nobody;
+        };
+        controller.seen.listen(self.now);
+        let phase = controller.agent.phase_word();
+        let name = input.event.name();
+        self.coverage.hit("event", format!("{phase} x {name}"));
+        let decided = match controller.agent.step(self.now, &controller.seen, input) {
+            Ok(facts) => facts,
+            Err(illegal) => {
+                self.active = Some(controller);
+                return Answer::Refused(illegal);
+            }
+        };
+        self.check_request(&controller, input, &decided);
+        let outcome = self.work(&mut controller, decided, input);
+        self.settle(controller, outcome)
+    }
+
+    fn work(
+        &mut self,
+        controller: &mut Controller,
+        facts: Vec<Fact>,
+        input: &Input,
+    ) -> Result<(), Halt> {
+        let (mut facts, mut input) = (facts, input.clone());
+        let tick = matches!(input.event, Event::Tick);
+        let mut rounds = 0;
+        loop {
+            if facts.is_empty() && (tick || rounds > 0) {
+                return Ok(());
+            }
+            if !facts.is_empty() {
+                let input = Box::new(input);
+                self.carry_on(controller, Stage::Append { facts, input }, true)?;
+            }
+            rounds += 1;
+            if rounds > 100 {
+                self.violate("liveness", "a hundred decisions at one instant".to_owned());
+                return Ok(());
+            }
+            input = Input::noticed(Event::Tick);
+            facts = controller
+                .agent
+                .step(self.now, &controller.seen, &input)
+                .expect("a tick is always legal");
+        }
+    }
+
+    fn settle(&mut self, controller: Controller, outcome: Result<(), Halt>) -> Answer {
+        let delay = self.rng.heavy(400, 12_000);
+        match outcome {
+            Ok(()) => {
+                self.active = Some(controller);
+                self.set_timer();
+                return Answer::Done;
+            }
+            Err(Halt::Unwritable) => {
+                self.coverage.hit("fault", "store unwritable");
+                self.active = Some(controller);
+                return Answer::Nobody;
+            }
+            Err(Halt::Crashed | Halt::Deposed) => self.after(delay, Next::Restart),
+            Err(Halt::Frozen(stage)) => {
+                self.zombie = Some((controller, stage));
+                self.after(delay, Next::Restart);
+                let sleep = self.rng.heavy(3_000, 60_000);
+                self.after(sleep, Next::ZombieWakes);
+            }
+        }
+        Answer::Nobody
+    }
+
+    /// Does one stage after the other.
+    fn carry_on(
+        &mut self,
+        controller: &mut Controller,
+        mut stage: Stage,
+        interruptible: bool,
+    ) -> Result<(), Halt> {
+        loop {
+            if interruptible {
+                self.interrupt(&stage)?;
+            }
+            stage = match stage {
+                Stage::Append { facts, input } => {
+                    self.append(controller, &facts, &input)?;
+                    Stage::Apply { facts }
+                }
+                Stage::Apply { facts } => {
+                    for fact in &facts {
+                        controller.agent.apply(fact);
+                        if let Fact::GatewayForgotten { gateway, .. } = fact {
+                            controller.seen.forget(gateway);
+                        }
+                    }
+                    self.i6_memory_is_the_replay(&controller.agent, controller.position);
+                    Stage::Publish
+                }
+                Stage::Publish => {
+                    self.publish(controller);
+                    Stage::Effects {
+                        list: controller.agent.effects(),
+                        next: 0,
+                    }
+                }
+                Stage::Effects { list, next } => {
+                    let Some(effect) = list.get(next) else {
+                        return Ok(());
+                    };
+                    self.perform(controller, effect);
+                    let next = next + 1;
+                    Stage::Effects { list, next }
+                }
+            };
+        }
+    }
+
+    fn interrupt(&mut self, stage: &Stage) -> Result<(), Halt> {
+        let at = match stage {
+            Stage::Append { .. } => "append",
+            Stage::Apply { .. } => "apply",
+            Stage::Publish => "publish",
+            Stage::Effects { .. } => "effects",
+        };
+        if self.rng.chance(self.faults.crash) {
+            self.coverage.hit("fault", format!("crash at {at}"));
+            self.trace(|| format!("controller crashes at {at}"));
+            return Err(Halt::Crashed);
+        }
+        if self.zombie.is_none() && self.rng.chance(self.faults.freeze) {
+            self.coverage.hit("fault", format!("freeze at {at}"));
+            self.trace(|| format!("controller freezes at {at}"));
+            return Err(Halt::Frozen(stage.clone()));
+        }
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        controller: &mut Controller,
+        facts: &[Fact],
+        input: &Input,
+    ) -> Result<(), Halt> {
+        if self.is_mutant(Mutant::PublishBeforeAppend) {
+            let mut ahead = controller.agent.clone();
+            for fact in facts {
+                ahead.apply(fact);
+            }
+            let table = Arc::new(ahead.table());
+            self.publish_table(&ahead, &table);
+            self.interrupt(&Stage::Publish)?;
+        }
+        if self.rng.chance(self.faults.store) {
+            return Err(Halt::Unwritable);
+        }
+        let inputs = controller.agent.inputs(self.now, &controller.seen);
+        let mut head = controller.head.clone();
+        let mut entries = Vec::new();
+        for fact in facts {
+            let fact = serde_json::to_value(fact).expect("facts always serialise");
+            let entry = Entry::after(
+                (head.0, &head.1),
+                self.now,
+                self.name.clone(),
+                input.actor.clone(),
+                fact,
+                inputs.clone(),
+            );
+            head = (entry.seq, entry.hash.clone());
+            entries.push(entry);
+        }
+        let fenced = !self.is_mutant(Mutant::JournalFenceOff);
+        let done = self
+            .journal
+            .append(controller.position, fenced, facts, entries);
+        if done == Append::Conflict {
+            return Err(Halt::Deposed);
+        }
+        let seen = controller.seen.clone();
+        self.check_facts(facts, input, &seen);
+        // The write happened and its answer did not come: the writer must not go on as if.
+        if self.rng.chance(self.faults.store / 4) {
+            self.coverage.hit("fault", "store answer lost");
+            return Err(Halt::Crashed);
+        }
+        controller.position += facts.len();
+        controller.head = head;
+        Ok(())
+    }
+
+    /// Whether a controller knows the whole journal.
+    pub(crate) fn is_up_to_date(&self, controller: &Controller) -> bool {
+        controller.position == self.journal.facts.len()
+    }
+
+    /// I5: what was decided is published at once.
+    pub(crate) fn i5_is_published(&mut self) {
+        let late = self
+            .active
+            .as_ref()
+            .is_some_and(|c| c.published != Some(c.agent.epoch));
+        if late {
+            self.violate("i5_is_published", "the table was not sent".to_owned());
+        }
+    }
+
+    fn publish(&mut self, controller: &mut Controller) {
+        let epoch = controller.agent.epoch;
+        if controller.published == Some(epoch) {
+            return;
+        }
+        controller.published = Some(epoch);
+        let table = Arc::new(controller.agent.table());
+        self.publish_table(&controller.agent, &table);
+    }
+
+    fn publish_table(&mut self, agent: &Agent, table: &Arc<RoutingTable>) {
+        for index in 0..self.gateways.len() {
+            // A gateway gets tables once its calls count, or it would take some that do not.
+            let joined = agent.gateways.contains(&self.gateways[index].id);
+            if joined || self.is_mutant(Mutant::PublishBeforeJoin) {
+                self.send_table(index, table);
+            }
+        }
+    }
+
+    fn send_table(&mut self, gateway: usize, table: &Arc<RoutingTable>) {
+        if !self.gateways[gateway].linked {
+            return;
+        }
+        if self.gateways[gateway].slow {
+            let delay = self.rng.between(500, 5_000);
+            let table = table.clone();
+            self.after(delay, Next::Table { gateway, table });
+            return;
+        }
+        self.send(|| Next::Table {
+            gateway,
+            table: table.clone(),
+        });
+    }
+
+    fn perform(&mut self, controller: &mut Controller, effect: &Effect) {
+        match effect {
+            Effect::Publish(_) => {}
+            Effect::Workers { release, want } => {
+                self.want_workers(controller.position, release, *want);
+            }
+            Effect::Smoke {
+                rollout,
+                attempt,
+                release,
+                ..
+            } => {
+                if !controller.smokes.insert((*rollout, *attempt)) {
+                    return;
+                }
+                let label = self.label(*release);
+                let through = self.new_call(Some(&label), false, false);
+                let verdict = self.verdict(*release, through);
+                let delay = self.rng.heavy(1_500, 20_000);
+                let (rollout, attempt, life) = (*rollout, *attempt, controller.life);
+                self.after(
+                    delay,
+                    Next::SmokeEnds {
+                        life,
+                        rollout,
+                        attempt,
+                        verdict,
+                    },
+                );
+            }
+        }
+    }
+
+    fn verdict(&mut self, release: segue_core::names::ReleaseId, through: bool) -> Verdict {
+        let mute = self.scenario.quality[&release] == Quality::Mute;
+        match self.rng.below(100) {
+            _ if mute => Verdict::Failed("it said nothing".to_owned()),
+            0..=3 => Verdict::Failed("it was slow".to_owned()),
+            4..=24 => Verdict::Inconclusive("the live release was slow too".to_owned()),
+            _ if through => Verdict::Successful,
+            _ => Verdict::Inconclusive("no gateway took the call".to_owned()),
+        }
+    }
+
+    pub(crate) fn smoke_ends(&mut self, life: u64, rollout: u64, attempt: u32, verdict: Verdict) {
+        let word = match &verdict {
+            Verdict::Successful => "successful",
+            Verdict::Failed(_) => "failed",
+            Verdict::Inconclusive(_) => "inconclusive",
+        };
+        self.verdicts
+            .entry((rollout, attempt))
+            .or_default()
+            .insert(word);
+        let event = Event::SmokeFinished {
+            rollout,
+            attempt,
+            verdict,
+            report: serde_json::json!({ "calls": 1 }),
+        };
+        let input = Input::noticed(event);
+        let copies = if self.rng.chance(200) { 2 } else { 1 };
+        for _ in 0..copies {
+            let late = self.rng.chance(250);
+            let delay = self.rng.heavy(if late { 30_000 } else { 4 }, 60_000);
+            let input = Box::new(input.clone());
+            self.after(delay, Next::Word { life, input });
+        }
+    }
+
+    /// Word from inside the controller's process: lost with that process.
+    pub(crate) fn word(&mut self, life: u64, input: &Input) {
+        if self.active.as_ref().is_some_and(|c| c.life == life) {
+            self.submit(input);
+        }
+    }
+
+    pub(crate) fn presence_arrives(&mut self, presence: &Presence, index: usize, sent: Timestamp) {
+        let now = self.now;
+        let name = self.name.clone();
+        if !self.gateways[index].linked {
+            return;
+        }
+        let Some(controller) = &mut self.active else {
+            return;
+        };
+        let Some(report) = presence.agents.get(&name) else {
+            return;
+        };
+        let key = (presence.incarnation.clone(), presence.sequence);
+        self.truth.delivered(index, now, sent, key, report);
+        controller.seen.observe(
+            now,
+            &presence.gateway,
+            &presence.incarnation,
+            presence.sequence,
+            report.clone(),
+        );
+        let gateway = presence.gateway.clone();
+        let greets = presence.sequence == 1 || !controller.agent.gateways.contains(&gateway);
+        let event = if greets {
+            Event::GatewayJoined { gateway }
+        } else {
+            Event::Tick
+        };
+        self.submit(&Input::noticed(event));
+        // One that acts by an older table gets the newest again: it may have been lost.
+        let Some(controller) = &self.active else {
+            return;
+        };
+        let joined = controller.agent.gateways.contains(&presence.gateway);
+        // One that acts by a newer table than was decided here heard of it from somebody else.
+        if report.epoch > controller.agent.epoch {
+            self.active = None;
+            self.after(1, Next::Restart);
+            return;
+        }
+        if joined && report.epoch < controller.agent.epoch {
+            let table = Arc::new(controller.agent.table());
+            self.send_table(index, &table);
+        }
+    }
+
+    fn set_timer(&mut self) {
+        let Some(controller) = &mut self.active else {
+            return;
+        };
+        let Some(deadline) = controller.agent.next_deadline() else {
+            return;
+        };
+        if deadline > self.now && controller.timer != Some(deadline) {
+            controller.timer = Some(deadline);
+            let life = controller.life;
+            self.at(deadline, Next::Timer { life });
+        }
+    }
+
+    pub(crate) fn timer(&mut self, life: u64) {
+        if self.active.as_ref().is_some_and(|c| c.life == life)
+            && let Answer::Done = self.submit(&Input::noticed(Event::Tick))
+        {
+            self.i5_a_rollback_ends_in_time();
+        }
+    }
+
+    /// Carries out again what should be: effects are idempotent.
+    pub(crate) fn reconcile(&mut self, life: u64) {
+        let Some(mut controller) = self.active.take() else {
+            return;
+        };
+        if controller.life != life {
+            self.active = Some(controller);
+            return;
+        }
+        let list = controller.agent.effects();
+        let outcome = self.carry_on(&mut controller, Stage::Effects { list, next: 0 }, true);
+        self.settle(controller, outcome);
+    }
+
+    /// A controller starts: it reads the journal and goes on where that ends.
+    pub(crate) fn restart_controller(&mut self) {
+        if self.active.is_some() {
+            return;
+        }
+        if self.rng.chance(self.faults.crash * 4) {
+            self.coverage.hit("fault", "crash in recovery");
+            let delay = self.rng.between(50, 2_000);
+            self.after(delay, Next::Restart);
+            return;
+        }
+        self.lives += 1;
+        let life = self.lives;
+        let guard = self.mutant.and_then(Mutant::guard);
+        let blank = Agent::new(self.name.clone()).without(guard);
+        let length = self.journal.facts.len();
+        let skip = (self.is_mutant(Mutant::ReplaySkipsAFact) && length > 0)
+            .then(|| self.rng.index(length));
+        let agent = self.journal.replay(blank, skip);
+        self.i6_memory_is_the_replay(&agent, length);
+        self.trace(|| format!("controller {life} starts at {length} facts"));
+        let mut controller = Controller {
+            life,
+            agent,
+            seen: Seen::new(self.now),
+            position: length,
+            head: self.journal.head(),
+            published: None,
+            smokes: BTreeSet::new(),
+            timer: None,
+        };
+        let outcome = self.carry_on(&mut controller, Stage::Publish, true);
+        if let Answer::Done = self.settle(controller, outcome) {
+            self.after(10, Next::Relist { life });
+        }
+    }
+
+    /// A controller that was stopped wakes up and goes on as if nothing had happened.
+    pub(crate) fn zombie_wakes(&mut self) {
+        let Some((mut controller, stage)) = self.zombie.take() else {
+            return;
+        };
+        self.coverage.hit("fault", "zombie wakes");
+        self.trace(|| format!("controller {} wakes up", controller.life));
+        self.woken = true;
+        let mut outcome = self.carry_on(&mut controller, stage, false);
+        if outcome.is_ok() {
+            // It also decides by what it saw before, until the journal refuses it.
+            let input = Input::noticed(Event::Tick);
+            controller.seen.listen(self.now);
+            let facts = controller
+                .agent
+                .step(self.now, &controller.seen, &input)
+                .expect("a tick is always legal");
+            if !facts.is_empty() {
+                let input = Box::new(input);
+                outcome = self.carry_on(&mut controller, Stage::Append { facts, input }, false);
+            }
+        }
+        if matches!(outcome, Err(Halt::Deposed)) {
+            self.coverage.hit("fault", "zombie fenced by the journal");
+        }
+        self.woken = false;
+        // It has lost its lock and ends, unless nobody took over: then the restart is under way.
+    }
+}

@@ -1,0 +1,154 @@
+//! Operators: they ask for sensible things, for the wrong ones, and two of them at once.
+
+use segue_core::release::ReleaseState;
+use segue_core::rollout::{Event, Input};
+use segue_core::time::Millis;
+
+use super::driver::Answer;
+use super::scenario::{ingress, plan, policy};
+use super::world::{Next, World};
+
+impl World {
+    /// The agent's first settings.
+    pub(crate) fn configure(&mut self) {
+        let policy = self.scenario.policy.clone();
+        let ingress = Box::new(ingress(&mut self.rng));
+        self.submit(&Input::noticed(Event::Configured { ingress, policy }));
+    }
+
+    pub(crate) fn operator(&mut self) {
+        if let Some(since) = self.quiet_since {
+            self.last_operator(self.now.since(since));
+            return;
+        }
+        let next = self.rng.between(50, self.scenario.patience.0 * 2);
+        self.after(next, Next::Operator);
+        let revision = self.truth.agent.revision;
+        let two = self.rng.chance(120);
+        let token = match self.rng.below(10) {
+            _ if two => Some(revision),
+            0..=1 => Some(revision),
+            2 => Some(revision.saturating_sub(1)),
+            _ => None,
+        };
+        let first = self.verb();
+        self.ask("ada", first, token);
+        if two {
+            let second = self.verb();
+            self.ask("bob", second, token);
+        }
+    }
+
+    /// Once faults have stopped: time for things to end by themselves, then an end to the rest.
+    fn last_operator(&mut self, quiet: Millis) {
+        self.rest();
+        self.after(1_000, Next::Operator);
+        let phase = self.truth.agent.phase_word();
+        let waits = matches!(phase, "provisioning" | "verifying" | "canary");
+        if waits && quiet > Millis(30_000) {
+            self.ask("ada", Event::Abort, None);
+        }
+        if self.active.is_none() {
+            self.after(0, Next::Restart);
+        }
+    }
+
+    fn ask(&mut self, who: &str, event: Event, token: Option<u64>) {
+        let mut input = Input::asked(who, event);
+        input.if_revision = token;
+        input.reason = self.rng.chance(300).then(|| "because".to_owned());
+        let rollback = matches!(input.event, Event::Rollback) && token.is_none();
+        self.trace(|| format!("{who} asks: {} if {token:?}", input.event.name()));
+        match self.submit(&input) {
+            Answer::Refused(illegal) => {
+                let debug = format!("{illegal:?}");
+                let end = debug
+                    .find(|c: char| !c.is_alphanumeric())
+                    .unwrap_or(debug.len());
+                self.coverage.hit("refusal", &debug[..end]);
+                self.trace(|| format!("refused: {illegal}"));
+                let current = self.active.as_ref().is_some_and(|c| self.is_up_to_date(c));
+                if rollback && current {
+                    self.i5_rollback_is_never_refused(&illegal.to_string());
+                }
+            }
+            Answer::Done if rollback => self.i5_is_published(),
+            Answer::Done | Answer::Nobody => {}
+        }
+    }
+
+    fn verb(&mut self) -> Event {
+        let agent = &self.truth.agent;
+        let rolling = agent.is_rolling_out();
+        match self.rng.below(100) {
+            0..=29 if rolling => Event::Promote {
+                full: self.rng.chance(300),
+                skip_gates: self.rng.chance(300),
+            },
+            30..=39 if rolling => Event::Resume,
+            40..=45 if rolling => Event::Abort,
+            46..=51 => Event::Rollback,
+            0..=60 if !rolling => self.deploy(),
+            _ => self.any_verb(),
+        }
+    }
+
+    fn any_verb(&mut self) -> Event {
+        match self.rng.below(12) {
+            0 => Event::Pause,
+            1 => Event::Resume,
+            2 => Event::Promote {
+                full: self.rng.chance(500),
+                skip_gates: self.rng.chance(200),
+            },
+            3 => Event::Abort,
+            4 => Event::Rollback,
+            5 => {
+                let release = self.some_release(|state| matches!(state, ReleaseState::Current));
+                Event::Drain { release }
+            }
+            6 | 7 => {
+                let release = self.some_release(|state| {
+                    matches!(
+                        state,
+                        ReleaseState::Drained { .. } | ReleaseState::Draining { .. }
+                    )
+                });
+                Event::Retire { release }
+            }
+            8 | 9 => {
+                let index = self.rng.index(self.gateways.len());
+                let silent = (0..self.gateways.len())
+                    .find(|index| !self.truth.is_leased(*index, self.now))
+                    .filter(|_| self.rng.chance(500));
+                let gateway = self.gateways[silent.unwrap_or(index)].id.clone();
+                Event::ForgetGateway { gateway }
+            }
+            10 => {
+                let policy = policy(&mut self.rng);
+                let ingress = Box::new(ingress(&mut self.rng));
+                Event::Configured { ingress, policy }
+            }
+            _ => self.deploy(),
+        }
+    }
+
+    fn deploy(&mut self) -> Event {
+        let release = Box::new(self.rng.pick(&self.scenario.releases).clone());
+        let plan = Box::new(plan(&mut self.rng));
+        Event::Deploy { release, plan }
+    }
+
+    /// Mostly one in a fitting state, sometimes any.
+    fn some_release(
+        &mut self,
+        fits: impl Fn(&ReleaseState) -> bool,
+    ) -> segue_core::names::ReleaseId {
+        let fitting: Vec<_> = self.truth.agent.in_state(fits).collect();
+        if fitting.is_empty() || self.rng.chance(200) {
+            self.rng.pick(&self.scenario.releases).id
+        } else {
+            *self.rng.pick(&fitting)
+        }
+    }
+}
