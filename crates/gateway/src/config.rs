@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use segue_core::names::GatewayId;
 
@@ -43,6 +44,8 @@ pub struct Limits {
     /// At once, from one address. A carrier or a balancer in front calls from few addresses, so
     /// this only keeps one of them from taking everything.
     pub connections_per_address: usize,
+    /// From the connection to the end of its head, TLS included.
+    pub head_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -50,6 +53,7 @@ impl Default for Limits {
         Self {
             connections: 4_096,
             connections_per_address: 1_024,
+            head_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -305,6 +305,9 @@ impl Gateway {
         if let Some(accepting) = self.accepting.take() {
             accepting.stop(SETTLE).await;
         }
+        // Who calls now is refused at once and may find another gateway. If this listener was
+        // given, the other process holds it open.
+        drop(self.listener);
         let (mut calls, mut guests) = (self.ledger.open(), self.front.open());
         let mut status = interval(STATUS_EVERY);
         loop {
@@ -329,7 +332,7 @@ impl Gateway {
         if given {
             self.ledger.forget_pins();
         } else {
-            self.keep_pins();
+            keep_pins(&self.config, &self.ledger);
         }
         if let Some(link) = self.link.take() {
             link.stop(GOODBYE_TIMEOUT).await;
@@ -338,16 +341,6 @@ impl Gateway {
         let log = self.log.clone();
         blocking(move || log.flush()).await;
         tracing::info!("ended; no call was open");
-    }
-
-    fn keep_pins(&self) {
-        let state = self.ledger.export(clock::now());
-        let kept = serde_json::to_vec(&state)
-            .map_err(io::Error::other)
-            .and_then(|bytes| files::replace(&self.config.pins_file(), &bytes));
-        if let Err(error) = kept {
-            tracing::error!(%error, "the pins cannot be kept");
-        }
     }
 }
 
@@ -377,6 +370,16 @@ fn take_over(
         sequence: header.sequence,
     };
     Ok((listener, life))
+}
+
+fn keep_pins(config: &Config, ledger: &Ledger) {
+    let state = ledger.export(clock::now());
+    let kept = serde_json::to_vec(&state)
+        .map_err(io::Error::other)
+        .and_then(|bytes| files::replace(&config.pins_file(), &bytes));
+    if let Err(error) = kept {
+        tracing::error!(%error, "the pins cannot be kept");
+    }
 }
 
 /// Pins of the gateway before us, if it ended in order. They are read once.

@@ -28,9 +28,6 @@ use crate::relay::{self, LiveCall, Relay};
 use crate::stop::stopped;
 use crate::tls::{Caller, Tls};
 
-/// From the connection to the end of its head, TLS included.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long an answer of ours may take to be read, so that closing does not destroy it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -167,7 +164,7 @@ fn turn_away(socket: &TcpStream, peer: SocketAddr, reason: &'static str) {
 
 impl Guest {
     async fn serve(self, socket: TcpStream) {
-        let deadline = Instant::now() + HEAD_TIMEOUT;
+        let deadline = Instant::now() + self.front.limits.head_timeout;
         // Without it small frames wait for acknowledgements; nothing else depends on it.
         let _ = socket.set_nodelay(true);
         let mut caller = match &self.front.tls {

@@ -86,6 +86,8 @@ async fn killing_the_controller_adds_no_gap() {
     // And new calls go on by the last good table.
     let mut call = ws::call(gateway.addr, "/ws/after", "").await;
     call.close(1000).await.unwrap();
+    while let Ok(Some(_)) = soon("the end of the call", call.next()).await {}
+    drop(call);
     gateway.terminate();
     let mut gateway = gateway;
     assert!(gateway.ended().await.success());

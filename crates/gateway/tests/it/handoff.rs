@@ -131,6 +131,8 @@ async fn a_hundred_talking_calls_move_twice_and_lose_nothing() {
     let totals = &report.releases[&release("v1")].totals;
     assert_eq!(totals.dropped, 0);
     assert_eq!(totals.errors, 0);
+    third.terminate();
+    assert!(third.ended().await.success());
     let seen = agent.seen.lock().unwrap();
     assert_eq!(seen.faults, Vec::<String>::new());
     let (by_agent, to_agent) = seen
@@ -147,7 +149,4 @@ async fn a_hundred_talking_calls_move_twice_and_lose_nothing() {
         received + late_received,
         "every frame of a worker arrived"
     );
-    drop(seen);
-    third.terminate();
-    assert!(third.ended().await.success());
 }

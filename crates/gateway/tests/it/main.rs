@@ -6,6 +6,13 @@ mod support;
 
 mod child;
 
+mod calls;
 mod controller_killed;
 mod handoff;
+mod limits;
+mod link;
+mod plain;
 mod races;
+mod refusals;
+mod routing;
+mod tls;

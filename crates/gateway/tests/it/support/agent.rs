@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -23,6 +23,8 @@ pub(crate) enum Manner {
     Stream,
     /// Sends these bytes instead of a 101, and ends.
     Answer(String),
+    /// Writes down every byte, and answers the first head with a 200.
+    Tap,
     /// Accepts, says `hello` at once, and then closes with these bytes.
     Close(Vec<u8>),
 }
@@ -34,6 +36,8 @@ pub(crate) struct Seen {
     pub(crate) heads: Vec<String>,
     /// What came behind a head that was no upgrade.
     pub(crate) bodies: Vec<Vec<u8>>,
+    /// All bytes that came to a tap.
+    pub(crate) raw: Vec<u8>,
     /// Per streamed call: frames sent and frames received.
     pub(crate) streams: Vec<(u64, u64)>,
     /// What went wrong in streams.
@@ -80,6 +84,10 @@ impl Drop for Agent {
 }
 
 async fn serve(mut stream: TcpStream, manner: Manner, seen: Arc<Mutex<Seen>>) {
+    if let Manner::Tap = manner {
+        tap(stream, &seen).await;
+        return;
+    }
     // A health check connects and says nothing.
     let Ok((head, behind)) = read_head(&mut stream).await else {
         return;
@@ -130,8 +138,21 @@ async fn serve(mut stream: TcpStream, manner: Manner, seen: Arc<Mutex<Seen>>) {
                 seen.faults.push(fault);
             }
         }
-        Manner::Answer(_) => unreachable!("answered above"),
+        Manner::Answer(_) | Manner::Tap => unreachable!("served above"),
     }
+}
+
+async fn tap(mut stream: TcpStream, seen: &Mutex<Seen>) {
+    let mut part = Vec::new();
+    while let Ok(1..) = stream.read_buf(&mut part).await {
+        let mut seen = seen.lock().unwrap();
+        seen.raw.append(&mut part);
+        if seen.raw.windows(4).any(|w| w == b"\r\n\r\n") {
+            break;
+        }
+    }
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let _ = stream.write_all(answer).await;
 }
 
 /// One end of a call with numbered frames each way.

@@ -1,6 +1,6 @@
 //! A controller for tests: serves tables, collects reports.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use segue_core::link::{LINK_VERSION, ToController, ToGateway};
@@ -15,7 +15,6 @@ use super::soon;
 use super::table::desk;
 
 pub(crate) struct Controller {
-    pub(crate) socket: PathBuf,
     tables: Arc<Mutex<Vec<RoutingTable>>>,
     messages: broadcast::Sender<ToGateway>,
     heard: watch::Sender<Option<ToController>>,
@@ -45,7 +44,6 @@ impl Controller {
             }
         });
         Self {
-            socket,
             tables,
             messages,
             heard,
@@ -74,7 +72,7 @@ impl Controller {
     pub(crate) async fn ask(&self, question: ToGateway) -> ToController {
         let mut heard = self.heard.subscribe();
         self.messages.send(question).unwrap();
-        let answer = soon("an answer", heard.wait_for(|answer| answer.is_some())).await;
+        let answer = soon("an answer", heard.wait_for(Option::is_some)).await;
         answer.unwrap().clone().unwrap()
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod controller;
 pub(crate) mod gateway;
+pub(crate) mod rig;
 pub(crate) mod table;
 pub(crate) mod ws;
 

@@ -1,0 +1,80 @@
+//! The link to the controller.
+
+use segue_core::link::{ToController, ToGateway};
+use segue_core::table::Epoch;
+
+use crate::support::agent::Manner;
+use crate::support::controller::Controller;
+use crate::support::gateway::{Gateway, config};
+use crate::support::rig::Rig;
+use crate::support::soon;
+use crate::support::table::{desk, release};
+use crate::support::ws::{BINARY, call};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_reconnects_and_refuses_smaller_epochs() {
+    let mut rig = Rig::start(Manner::Echo, Manner::Echo).await;
+    rig.controller.install(rig.table(7, "v2")).await;
+    // A controller that comes back from an old backup.
+    let old = rig.table(3, "v1");
+    let (dir, v2) = (rig.dir, rig.v2);
+    drop(rig.controller);
+    let mut controller = Controller::start(dir.path(), old);
+    let report = controller
+        .report("a report to the new controller", |_| true)
+        .await;
+    assert_eq!(report.epoch, Epoch(7));
+    let _call = call(rig.gateway.addr, "/ws/a", "").await;
+    assert_eq!(v2.heads().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_controller_the_last_tables_and_pins_go_on() {
+    let mut rig = Rig::start(Manner::Echo, Manner::Echo).await;
+    let mut ws = call(rig.gateway.addr, "/ws/a", "").await;
+    ws.close(1000).await.unwrap();
+    while let Ok(Some(_)) = soon("the end", ws.next()).await {}
+    drop(ws);
+    rig.counts(release("v1"), |counts| counts.pinned == 1).await;
+    rig.controller.install(rig.table(2, "v2")).await;
+    soon("the end of the gateway", rig.gateway.stop())
+        .await
+        .unwrap()
+        .unwrap();
+    let old = crate::support::table::table(1, "v1", &[("w1", "v1", rig.v1.addr)]);
+    drop(rig.controller);
+
+    let gateway = Gateway::start(config(rig.dir.path())).await;
+    let _new = call(gateway.addr, "/ws/b", "").await;
+    assert_eq!(rig.v2.heads().len(), 1, "by the last table");
+    let _pinned = call(gateway.addr, "/ws/a", "").await;
+    assert_eq!(rig.v1.heads().len(), 2, "by its pin");
+    let mut controller = Controller::start(rig.dir.path(), old);
+    let report = controller.report("a report", |_| true).await;
+    assert_eq!(report.epoch, Epoch(2), "smaller than the one on disk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_listed() {
+    let rig = Rig::start(Manner::Echo, Manner::Echo).await;
+    let mut ws = call(rig.gateway.addr, "/ws/a", "").await;
+    let _second = call(rig.gateway.addr, "/ws/b", "").await;
+    ws.send(BINARY, b"1234").await.unwrap();
+    soon("an echo", ws.next()).await.unwrap();
+    let question = ToGateway::ListCalls {
+        request: 9,
+        agent: Some(desk()),
+        limit: 1,
+    };
+    let ToController::Calls { request, calls } = rig.controller.ask(question).await else {
+        panic!("another answer");
+    };
+    assert_eq!((request, calls.len()), (9, 1));
+    let first = &calls[0];
+    assert_eq!((first.call.as_str(), first.state.as_str()), ("a", "live"));
+    assert_eq!(
+        (first.bytes_in, first.bytes_out),
+        (10, 6),
+        "frames with their headers"
+    );
+}
