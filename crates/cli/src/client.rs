@@ -31,7 +31,10 @@ impl Client {
     /// When none ever ran with this state folder.
     pub(crate) fn find(home: &Home) -> Result<Self, Trouble> {
         let (Some(addr), Some(token)) = (home.api_addr(), home.token()) else {
-            let message = format!("no controller has run with state in {}", home.path().display());
+            let message = format!(
+                "no controller has run with state in {}",
+                home.path().display()
+            );
             return Err(Trouble::new(
                 Exit::Unreachable,
                 message,
@@ -43,7 +46,11 @@ impl Client {
             .timeout_global(Some(REQUEST_MAX))
             .build()
             .into();
-        Ok(Self { agent, base: format!("http://{addr}"), token })
+        Ok(Self {
+            agent,
+            base: format!("http://{addr}"),
+            token,
+        })
     }
 
     pub(crate) fn status(&self) -> Result<StatusView, Trouble> {
@@ -64,7 +71,9 @@ impl Client {
         limit: usize,
         agent: Option<&str>,
     ) -> Result<AuditView, Trouble> {
-        let agent = agent.map(|name| format!("&agent={name}")).unwrap_or_default();
+        let agent = agent
+            .map(|name| format!("&agent={name}"))
+            .unwrap_or_default();
         self.get(&format!("/v1/audit?after={after}&limit={limit}{agent}"))
     }
 
@@ -103,7 +112,8 @@ impl Client {
                 "add an [agents.NAME] table to segue.toml (`segue init` writes an example)",
             )),
             _ => {
-                let names: Vec<String> = agents.iter().map(|agent| agent.name.to_string()).collect();
+                let names: Vec<String> =
+                    agents.iter().map(|agent| agent.name.to_string()).collect();
                 let hint = format!("name one with --agent: {}", names.join(", "));
                 Err(Trouble::new(Exit::Usage, "there are several agents", &hint))
             }
@@ -112,13 +122,17 @@ impl Client {
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
         let request = self.agent.get(format!("{}{path}", self.base));
-        let sent = request.header("Authorization", format!("Bearer {}", self.token)).call();
+        let sent = request
+            .header("Authorization", format!("Bearer {}", self.token))
+            .call();
         self.answer(sent)
     }
 
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Trouble> {
         let request = self.agent.post(format!("{}{path}", self.base));
-        let sent = request.header("Authorization", format!("Bearer {}", self.token)).send_json(body);
+        let sent = request
+            .header("Authorization", format!("Bearer {}", self.token))
+            .send_json(body);
         self.answer(sent)
     }
 
@@ -137,7 +151,11 @@ impl Client {
         if response.status().is_success() {
             return response.body_mut().read_json().map_err(|error| {
                 let message = format!("the controller's answer cannot be read: {error}");
-                Trouble::new(Exit::Failed, message, "is it of the same version? see `segue --version`")
+                Trouble::new(
+                    Exit::Failed,
+                    message,
+                    "is it of the same version? see `segue --version`",
+                )
             });
         }
         let status = response.status().as_u16();
@@ -146,14 +164,21 @@ impl Client {
 }
 
 fn refusal(status: u16, problem: Option<Problem>) -> Trouble {
-    let exit = match (status, problem.as_ref().map(|problem| problem.kind.as_str())) {
+    let exit = match (
+        status,
+        problem.as_ref().map(|problem| problem.kind.as_str()),
+    ) {
         (400 | 404, _) => Exit::Usage,
         (409, Some("conflict")) => Exit::Conflict,
         (409 | 422, _) => Exit::Refused,
         _ => Exit::Failed,
     };
     match problem {
-        Some(problem) => Trouble { exit, message: problem.title, hint: problem.hint },
+        Some(problem) => Trouble {
+            exit,
+            message: problem.title,
+            hint: problem.hint,
+        },
         None => Trouble {
             exit,
             message: format!("the controller answered with status {status}"),

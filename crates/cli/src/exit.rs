@@ -69,6 +69,10 @@ pub(crate) struct Trouble {
 
 impl Trouble {
     pub(crate) fn new(exit: Exit, message: impl Into<String>, hint: &str) -> Self {
-        Self { exit, message: message.into(), hint: Some(hint.to_owned()) }
+        Self {
+            exit,
+            message: message.into(),
+            hint: Some(hint.to_owned()),
+        }
     }
 }

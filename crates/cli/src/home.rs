@@ -14,7 +14,11 @@ impl Home {
     pub(crate) fn find(given: Option<&Path>) -> io::Result<Self> {
         let dir = given
             .map(Path::to_path_buf)
-            .or_else(|| std::env::var_os("SEGUE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from))
+            .or_else(|| {
+                std::env::var_os("SEGUE_HOME")
+                    .filter(|v| !v.is_empty())
+                    .map(PathBuf::from)
+            })
             .unwrap_or_else(|| PathBuf::from(".segue"));
         Ok(Self(std::path::absolute(dir)?))
     }
@@ -22,7 +26,10 @@ impl Home {
     /// Creates it, for its owner only: it holds tokens and sockets that move calls.
     pub(crate) fn create(&self) -> io::Result<()> {
         for dir in [self.0.clone(), self.run(), self.log()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)?;
         }
         Ok(())
     }

@@ -38,7 +38,10 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             output::trouble(&error);
-            error.downcast_ref::<Trouble>().map_or(Exit::Failed, |trouble| trouble.exit).into()
+            error
+                .downcast_ref::<Trouble>()
+                .map_or(Exit::Failed, |trouble| trouble.exit)
+                .into()
         }
     }
 }

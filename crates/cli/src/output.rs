@@ -1,5 +1,8 @@
 //! The one place that prints. Data goes to standard output, words to standard error.
-#![expect(clippy::print_stdout, reason = "this module is the program's standard output")]
+#![expect(
+    clippy::print_stdout,
+    reason = "this module is the program's standard output"
+)]
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -16,7 +19,11 @@ pub(crate) fn data(format: Format, value: &impl Serialize, table: impl FnOnce() 
             line(&serde_json::to_string(value).expect("views always serialise"));
         }
         Format::Yaml => {
-            line(serde_yaml_ng::to_string(value).expect("views always serialise").trim_end());
+            line(
+                serde_yaml_ng::to_string(value)
+                    .expect("views always serialise")
+                    .trim_end(),
+            );
         }
     }
 }
@@ -44,7 +51,9 @@ pub(crate) fn say(text: &str) {
 /// An error with its hint.
 pub(crate) fn trouble(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
-    let hint = error.downcast_ref::<Trouble>().and_then(|trouble| trouble.hint.as_deref());
+    let hint = error
+        .downcast_ref::<Trouble>()
+        .and_then(|trouble| trouble.hint.as_deref());
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }
@@ -65,7 +74,10 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { shown: String::new(), live: is_live() }
+        Self {
+            shown: String::new(),
+            live: is_live(),
+        }
     }
 
     /// Shows where things are. `milestone` is the part whose change deserves a line of its own
@@ -108,11 +120,16 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         })
         .collect();
     let join = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let padded = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let mut lines = vec![join(&mut head.iter().copied())];
-    lines.extend(rows.iter().map(|row| join(&mut row.iter().map(String::as_str))));
+    lines.extend(
+        rows.iter()
+            .map(|row| join(&mut row.iter().map(String::as_str))),
+    );
     lines.join("\n")
 }
 

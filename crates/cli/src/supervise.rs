@@ -43,9 +43,8 @@ const PROCESSES: [&str; 2] = ["controller", "gateway"];
 
 pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit> {
     configuration(&args.config)?;
-    home.create().with_context(|| {
-        format!("the state folder {} cannot be made", home.path().display())
-    })?;
+    home.create()
+        .with_context(|| format!("the state folder {} cannot be made", home.path().display()))?;
     let _lock = lock(home)?;
     raise_descriptor_limit();
     let config = std::path::absolute(&args.config)?;
@@ -53,8 +52,10 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
     for name in PROCESSES {
         children.push(Child::find_or_start(home, &config, name)?);
     }
-    let [mut controller, mut gateway]: [Child; 2] =
-        children.try_into().ok().context("there are two processes")?;
+    let [mut controller, mut gateway]: [Child; 2] = children
+        .try_into()
+        .ok()
+        .context("there are two processes")?;
     announce(home).await;
     let mut term = signal(SignalKind::terminate())?;
     loop {
@@ -74,7 +75,7 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
 pub(crate) async fn stop(home: &Home) -> anyhow::Result<Exit> {
     match lock(home) {
         Ok(_lock) => {
-            let adopt = |name: &str| Child::adopt(home, name);
+            let adopt = |name: &'static str| Child::adopt(home, name);
             let (controller, gateway) = (adopt("controller")?, adopt("gateway")?);
             if controller.is_none() && gateway.is_none() {
                 output::say("nothing is running");
@@ -101,7 +102,10 @@ pub(crate) async fn stop(home: &Home) -> anyhow::Result<Exit> {
 fn lock(home: &Home) -> anyhow::Result<fs::File> {
     let file = fs::File::create(home.path().join("serve.lock"))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let message = format!("another `segue serve` runs with state in {}", home.path().display());
+        let message = format!(
+            "another `segue serve` runs with state in {}",
+            home.path().display()
+        );
         let hint = "look at it with `segue status`, end it with `segue stop`, or give this one \
                     another --home";
         return Err(Trouble::new(Exit::Failed, message, hint).into());
@@ -127,12 +131,16 @@ async fn announce(home: &Home) {
         if let (Some(calls), Some(api)) = (home.gateway_addr(), home.api_addr()) {
             output::say(&format!("calls: ws://{calls}    admin API: http://{api}"));
             output::say(&format!("state: {}", home.path().display()));
-            output::say("hint: `segue deploy LABEL` brings a release in; Ctrl-C ends this once calls have ended");
+            output::say(
+                "hint: `segue deploy LABEL` brings a release in; Ctrl-C ends this once calls have ended",
+            );
             return;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    output::say("warning: nothing listens yet; see `segue logs gateway` and `segue logs controller`");
+    output::say(
+        "warning: nothing listens yet; see `segue logs gateway` and `segue logs controller`",
+    );
 }
 
 /// A supervised process.
@@ -148,16 +156,29 @@ impl Child {
         let handle = Handle::adopt(&record(home, name))
             .with_context(|| format!("cannot tell whether a {name} still runs"))?;
         let (started, wait) = (Instant::now(), RESTART_AFTER.0);
-        Ok(handle.map(|handle| Self { name, handle, started, wait }))
+        Ok(handle.map(|handle| Self {
+            name,
+            handle,
+            started,
+            wait,
+        }))
     }
 
     fn find_or_start(home: &Home, config: &Path, name: &'static str) -> anyhow::Result<Self> {
         if let Some(child) = Self::adopt(home, name)? {
-            output::say(&format!("found the running {name} (pid {})", child.handle.pid()));
+            output::say(&format!(
+                "found the running {name} (pid {})",
+                child.handle.pid()
+            ));
             return Ok(child);
         }
         let handle = start(home, config, name)?;
-        Ok(Self { name, handle, started: Instant::now(), wait: RESTART_AFTER.0 })
+        Ok(Self {
+            name,
+            handle,
+            started: Instant::now(),
+            wait: RESTART_AFTER.0,
+        })
     }
 
     /// Waits for its end, then for a while, then starts it again.
@@ -185,7 +206,11 @@ fn record(home: &Home, name: &str) -> PathBuf {
 }
 
 fn start(home: &Home, config: &Path, name: &str) -> anyhow::Result<Handle> {
-    let addr = if name == "gateway" { "gateway.addr" } else { "api.addr" };
+    let addr = if name == "gateway" {
+        "gateway.addr"
+    } else {
+        "api.addr"
+    };
     let _ = fs::remove_file(home.run().join(addr));
     let spawn = Spawn {
         program: std::env::current_exe()?.display().to_string(),
@@ -202,7 +227,9 @@ fn start(home: &Home, config: &Path, name: &str) -> anyhow::Result<Handle> {
         record_path: record(home, name),
         note: serde_json::Value::Null,
     };
-    spawn.start().with_context(|| format!("the {name} cannot be started"))
+    spawn
+        .start()
+        .with_context(|| format!("the {name} cannot be started"))
 }
 
 /// Ends everything, calls first by themselves.
@@ -241,7 +268,10 @@ async fn calls_end(home: &Home, gateway: &Handle) -> bool {
             .ok();
         if let Some(live) = live.filter(|live| *live > 0) {
             let detail = "Ctrl-C again leaves it running in the background";
-            progress.show(&format!("no new calls; {live} live calls end by themselves"), detail);
+            progress.show(
+                &format!("no new calls; {live} live calls end by themselves"),
+                detail,
+            );
         }
         tokio::select! {
             _ = gateway.exited() => {
@@ -258,11 +288,15 @@ async fn calls_end(home: &Home, gateway: &Handle) -> bool {
 }
 
 async fn stop_workers(records: &Path) -> anyhow::Result<()> {
-    let Ok(entries) = fs::read_dir(records) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(records) else {
+        return Ok(());
+    };
     let mut stopping = tokio::task::JoinSet::new();
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "json")
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
             && let Some(worker) = Handle::adopt(&path)?
         {
             stopping.spawn(async move {

@@ -33,12 +33,7 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     /// Lets `count` people call `url` again and again.
-    pub(crate) fn gather(
-        url: &str,
-        logs: &Path,
-        count: u32,
-        seed: u64,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn gather(url: &str, logs: &Path, count: u32, seed: u64) -> std::io::Result<Self> {
         let log = Arc::new(CallLog::open(&logs.join("callers.jsonl"))?);
         let closing = Arc::new(AtomicBool::new(false));
         let mut people = JoinSet::new();

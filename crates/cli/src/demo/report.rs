@@ -21,17 +21,19 @@ impl Report {
     pub(crate) fn of(stage: &Stage, told: Told, audit_verified: bool) -> anyhow::Result<Self> {
         stage.collect()?;
         let verdict = judge_dir(&stage.logs()).context("the judge cannot read the logs")?;
-        Ok(Self { verdict, told, audit_verified })
+        Ok(Self {
+            verdict,
+            told,
+            audit_verified,
+        })
     }
 
     /// Zero dropped, zero on the wrong release, zero on an unproven one - and calls were made.
     pub(crate) fn exit(&self) -> Exit {
         let verdict = &self.verdict;
         let bad = verdict.dropped + verdict.wrong_release_after_cutover + verdict.reached_unproven;
-        let good = bad == 0
-            && verdict.started > 0
-            && self.told.still_talking == 0
-            && self.audit_verified;
+        let good =
+            bad == 0 && verdict.started > 0 && self.told.still_talking == 0 && self.audit_verified;
         if good { Exit::Ok } else { Exit::Failed }
     }
 
@@ -61,23 +63,42 @@ impl Report {
 
     fn text(&self) -> String {
         let (verdict, told) = (&self.verdict, &self.told);
-        let by: Vec<String> =
-            verdict.by_release.iter().map(|(label, calls)| format!("{calls} on {label}")).collect();
+        let by: Vec<String> = verdict
+            .by_release
+            .iter()
+            .map(|(label, calls)| format!("{calls} on {label}"))
+            .collect();
         let ms = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
-        let drain = told.drain_s.map_or_else(|| "-".to_owned(), |s| format!("{s} s"));
+        let drain = told
+            .drain_s
+            .map_or_else(|| "-".to_owned(), |s| format!("{s} s"));
         let rows = [
-            ("calls started", format!("{} ({})", verdict.started, by.join(", "))),
+            (
+                "calls started",
+                format!("{} ({})", verdict.started, by.join(", ")),
+            ),
             ("calls completed", verdict.completed.to_string()),
             ("calls dropped", verdict.dropped.to_string()),
-            ("on the old release after a cutover", verdict.wrong_release_after_cutover.to_string()),
-            ("on an unproven release", verdict.reached_unproven.to_string()),
+            (
+                "on the old release after a cutover",
+                verdict.wrong_release_after_cutover.to_string(),
+            ),
+            (
+                "on an unproven release",
+                verdict.reached_unproven.to_string(),
+            ),
             ("calls turned away", verdict.refused.to_string()),
             ("cutover acknowledged in", ms(told.cutover_ack_ms)),
             ("rollback acknowledged in", ms(told.rollback_ack_ms)),
             ("v1 drained in", drain),
-            ("audit chain holds", if self.audit_verified { "yes" } else { "NO" }.to_owned()),
+            (
+                "audit chain holds",
+                if self.audit_verified { "yes" } else { "NO" }.to_owned(),
+            ),
         ];
-        let lines = rows.iter().map(|(name, value)| format!("  {name:36}{value}"));
+        let lines = rows
+            .iter()
+            .map(|(name, value)| format!("  {name:36}{value}"));
         let mut text = vec!["what callers and workers logged:".to_owned()];
         text.extend(lines);
         text.join("\n")

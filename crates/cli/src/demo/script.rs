@@ -57,7 +57,10 @@ pub(crate) async fn play(stage: &mut Stage, args: &DemoArgs) -> anyhow::Result<T
     deploy(stage, &mut told, "v1", &[], "retired").await?;
     let (url, logs) = (stage.url()?, stage.logs());
     let crowd = Crowd::gather(&url, &logs, args.callers, args.seed)?;
-    stage.say(&format!("v1 takes calls; {} people begin to call", args.callers));
+    stage.say(&format!(
+        "v1 takes calls; {} people begin to call",
+        args.callers
+    ));
     stage.linger(Duration::from_secs(5)).await?;
 
     second_release(stage, args, &mut told, &operator).await?;
@@ -84,24 +87,34 @@ async fn second_release(
     if args.sabotage == Some(Sabotage::EarlyCutover) {
         stage.say("sabotage: v2 is cut over to before it has passed its gates");
         let begun = begin(stage, "v2", &[])?;
-        stage.watch("workers of v2", DEPLOY_MAX, |view| view.phase == "verifying").await?;
+        stage
+            .watch("workers of v2", DEPLOY_MAX, |view| {
+                view.phase == "verifying"
+            })
+            .await?;
         cut_over(stage, told, operator, true)?;
         told.rollouts.push(ended(stage, "v2", begun).await?);
         return drain(stage, told).await;
     }
     stage.say("deploy v2: beside v1, through smoke, then 10 % and 50 % of new calls");
     let begun = begin(stage, "v2", &[])?;
-    stage.watch("the canary", DEPLOY_MAX, |view| view.phase == "canary").await?;
+    stage
+        .watch("the canary", DEPLOY_MAX, |view| view.phase == "canary")
+        .await?;
     stage.say("v2 takes 10 % of new calls; the controller is killed (SIGKILL)");
     stage.kill_controller()?;
     if args.sabotage == Some(Sabotage::KillWorker) {
         stage.say("sabotage: a worker of v1 is killed under its calls");
-        let view = stage.watch("a worker of v1", DEPLOY_MAX, |view| worker(view, "v1").is_some());
+        let view = stage.watch("a worker of v1", DEPLOY_MAX, |view| {
+            worker(view, "v1").is_some()
+        });
         let pid = worker(&view.await?, "v1").and_then(|(pid, _)| pid);
         kill(pid.context("the worker has no process")?)?;
     }
     let paused = |view: &AgentView| view.rollout.as_ref().is_some_and(|rollout| rollout.paused);
-    stage.watch("the end of the 50 % step", DEPLOY_MAX, paused).await?;
+    stage
+        .watch("the end of the 50 % step", DEPLOY_MAX, paused)
+        .await?;
     stage.say("v2 held 50 % of new calls well; the operator promotes it");
     cut_over(stage, told, operator, false)?;
     told.rollouts.push(ended(stage, "v2", begun).await?);
@@ -114,44 +127,68 @@ fn cut_over(
     operator: &OperatorLog,
     skip_gates: bool,
 ) -> anyhow::Result<()> {
-    let body = VerbBody { full: true, skip_gates, ..VerbBody::default() };
+    let body = VerbBody {
+        full: true,
+        skip_gates,
+        ..VerbBody::default()
+    };
     let (view, ms) = ask(stage, "promote", body)?;
     operator.acked(Switch::Cutover, AGENT, "v1", "v2");
     let ack = view.ack.context("the promotion was not acknowledged")?;
-    anyhow::ensure!(ack.unacked.is_empty(), "a gateway did not acknowledge the cutover");
+    anyhow::ensure!(
+        ack.unacked.is_empty(),
+        "a gateway did not acknowledge the cutover"
+    );
     told.cutover_ack_ms = Some(ms);
-    stage.say(&format!("every new call goes to v2, acknowledged in {ms} ms; v1 drains"));
+    stage.say(&format!(
+        "every new call goes to v2, acknowledged in {ms} ms; v1 drains"
+    ));
     Ok(())
 }
 
 async fn drain(stage: &mut Stage, told: &mut Told) -> anyhow::Result<()> {
     let began = Instant::now();
-    stage.watch("the drain of v1", DRAIN_MAX, |view| view.phase == "standby").await?;
+    stage
+        .watch("the drain of v1", DRAIN_MAX, |view| view.phase == "standby")
+        .await?;
     let seconds = began.elapsed().as_secs_f64();
     told.drain_s = Some((seconds * 10.0).round() / 10.0);
-    stage.say(&format!("v1 is empty after {seconds:.1} s: its calls ended by themselves"));
+    stage.say(&format!(
+        "v1 is empty after {seconds:.1} s: its calls ended by themselves"
+    ));
     Ok(())
 }
 
 async fn third_release(stage: &mut Stage, told: &mut Told) -> anyhow::Result<()> {
     stage.say("deploy v3, which answers every question wrongly");
     let end = deploy(stage, told, "v3", &[("SAMPLE_FAULT", "wrong")], "failed").await?;
-    let reason = end.rollout.and_then(|rollout| rollout.reason).unwrap_or_default();
+    let reason = end
+        .rollout
+        .and_then(|rollout| rollout.reason)
+        .unwrap_or_default();
     let short: String = reason.chars().take(100).collect();
-    stage.say(&format!("v3 is stopped before a caller reached it: {short}"));
+    stage.say(&format!(
+        "v3 is stopped before a caller reached it: {short}"
+    ));
     Ok(())
 }
 
 fn roll_back(stage: &mut Stage, told: &mut Told, operator: &OperatorLog) -> anyhow::Result<()> {
     let body = VerbBody {
-        ask: Ask { reason: Some("the demo shows it".to_owned()), ..Ask::default() },
+        ask: Ask {
+            reason: Some("the demo shows it".to_owned()),
+            ..Ask::default()
+        },
         ..VerbBody::default()
     };
     let begun = Instant::now();
     let (view, ms) = ask(stage, "rollback", body)?;
     operator.acked(Switch::Rollback, AGENT, "v2", "v1");
     let ack = view.ack.context("the rollback was not acknowledged")?;
-    anyhow::ensure!(ack.unacked.is_empty(), "a gateway did not acknowledge the rollback");
+    anyhow::ensure!(
+        ack.unacked.is_empty(),
+        "a gateway did not acknowledge the rollback"
+    );
     told.rollback_ack_ms = Some(ms);
     told.rollouts.push(Ended {
         release: "v1".to_owned(),
@@ -159,13 +196,17 @@ fn roll_back(stage: &mut Stage, told: &mut Told, operator: &OperatorLog) -> anyh
         seconds: begun.elapsed().as_secs_f64(),
         reason: None,
     });
-    stage.say(&format!("rollback: every new call goes to v1 again, acknowledged in {ms} ms"));
+    stage.say(&format!(
+        "rollback: every new call goes to v1 again, acknowledged in {ms} ms"
+    ));
     Ok(())
 }
 
 /// Leads callers past the gateway to a worker of v1, as a balancer with a stale table would.
 async fn mislead(stage: &mut Stage, seed: u64) -> anyhow::Result<()> {
-    stage.say(&format!("sabotage: {MISLED} callers are led past Segue to a worker of v1"));
+    stage.say(&format!(
+        "sabotage: {MISLED} callers are led past Segue to a worker of v1"
+    ));
     let view = stage.client()?.agent(AGENT)?;
     let (_, port) = worker(&view, "v1").context("v1 has no worker")?;
     let url = format!("ws://127.0.0.1:{port}/ws/{{call}}");
@@ -178,8 +219,15 @@ async fn mislead(stage: &mut Stage, seed: u64) -> anyhow::Result<()> {
 }
 
 fn worker(view: &AgentView, label: &str) -> Option<(Option<u32>, u16)> {
-    let release = view.releases.iter().find(|release| release.label.as_str() == label)?;
-    release.workers.iter().find(|worker| worker.pid.is_some()).map(|w| (w.pid, w.port))
+    let release = view
+        .releases
+        .iter()
+        .find(|release| release.label.as_str() == label)?;
+    release
+        .workers
+        .iter()
+        .find(|worker| worker.pid.is_some())
+        .map(|w| (w.pid, w.port))
 }
 
 async fn deploy(
@@ -190,16 +238,28 @@ async fn deploy(
     until: &'static str,
 ) -> anyhow::Result<AgentView> {
     let begun = begin(stage, label, env)?;
-    let end = stage.watch(until, DEPLOY_MAX, |view| view.phase == until).await?;
+    let end = stage
+        .watch(until, DEPLOY_MAX, |view| view.phase == until)
+        .await?;
     told.rollouts.push(summary(&end, label, begun));
     Ok(end)
 }
 
 fn begin(stage: &mut Stage, label: &str, env: &[(&str, &str)]) -> anyhow::Result<Instant> {
-    let env: BTreeMap<String, String> =
-        env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let ask = Ask { actor: Some("demo".to_owned()), ..Ask::default() };
-    let body = DeployBody { label: label.to_owned(), env, ask, ..DeployBody::default() };
+    let env: BTreeMap<String, String> = env
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let ask = Ask {
+        actor: Some("demo".to_owned()),
+        ..Ask::default()
+    };
+    let body = DeployBody {
+        label: label.to_owned(),
+        env,
+        ask,
+        ..DeployBody::default()
+    };
     stage.client()?.deploy(AGENT, &body)?;
     Ok(Instant::now())
 }
@@ -207,21 +267,40 @@ fn begin(stage: &mut Stage, label: &str, env: &[(&str, &str)]) -> anyhow::Result
 async fn ended(stage: &mut Stage, label: &str, begun: Instant) -> anyhow::Result<Ended> {
     let landed = ["draining", "settling", "standby"];
     let view = stage
-        .watch("the landing", DEPLOY_MAX, |view| landed.contains(&view.phase.as_str()))
+        .watch("the landing", DEPLOY_MAX, |view| {
+            landed.contains(&view.phase.as_str())
+        })
         .await?;
     Ok(summary(&view, label, begun))
 }
 
 fn summary(view: &AgentView, label: &str, begun: Instant) -> Ended {
-    let reason = view.rollout.as_ref().and_then(|rollout| rollout.reason.clone());
-    let ended = if view.phase == "failed" { "stopped" } else { "landed" };
+    let reason = view
+        .rollout
+        .as_ref()
+        .and_then(|rollout| rollout.reason.clone());
+    let ended = if view.phase == "failed" {
+        "stopped"
+    } else {
+        "landed"
+    };
     let seconds = (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-    Ended { release: label.to_owned(), ended: ended.to_owned(), seconds, reason }
+    Ended {
+        release: label.to_owned(),
+        ended: ended.to_owned(),
+        seconds,
+        reason,
+    }
 }
 
 fn ask(stage: &Stage, verb: &str, body: VerbBody) -> anyhow::Result<(ActionView, u64)> {
     let began = Instant::now();
-    let ask = Ask { actor: Some("demo".to_owned()), ..body.ask };
-    let view = stage.client()?.verb(AGENT, verb, &VerbBody { ask, ..body })?;
+    let ask = Ask {
+        actor: Some("demo".to_owned()),
+        ..body.ask
+    };
+    let view = stage
+        .client()?
+        .verb(AGENT, verb, &VerbBody { ask, ..body })?;
     Ok((view, u64::try_from(began.elapsed().as_millis())?))
 }

@@ -62,14 +62,23 @@ impl Stage {
             .process_group(0)
             .spawn()
             .context("`segue serve` cannot be started")?;
-        Ok(Self { dir, home, serve, progress: Progress::new(), began: Instant::now() })
+        Ok(Self {
+            dir,
+            home,
+            serve,
+            progress: Progress::new(),
+            began: Instant::now(),
+        })
     }
 
     /// Waits until calls and the API are taken.
     pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
         while self.began.elapsed() < START_MAX {
             if let Some(status) = self.serve.try_wait()? {
-                anyhow::bail!("`segue serve` ended with {status}; see {}", self.serve_log());
+                anyhow::bail!(
+                    "`segue serve` ended with {status}; see {}",
+                    self.serve_log()
+                );
             }
             if self.home.gateway_addr().is_some()
                 && self.client().is_ok_and(|client| client.status().is_ok())
@@ -78,7 +87,10 @@ impl Stage {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        anyhow::bail!("`segue serve` did not answer in time; see {}", self.serve_log())
+        anyhow::bail!(
+            "`segue serve` did not answer in time; see {}",
+            self.serve_log()
+        )
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
@@ -87,7 +99,10 @@ impl Stage {
 
     /// Where callers call.
     pub(crate) fn url(&self) -> anyhow::Result<String> {
-        let addr = self.home.gateway_addr().context("the gateway does not listen")?;
+        let addr = self
+            .home
+            .gateway_addr()
+            .context("the gateway does not listen")?;
         Ok(format!("ws://{addr}/ws/{{call}}"))
     }
 
@@ -125,14 +140,18 @@ impl Stage {
                     last = Some(view);
                 }
                 Err(error) if error.exit == Exit::Unreachable => {
-                    self.progress.show("         controller away", "calls go on");
+                    self.progress
+                        .show("         controller away", "calls go on");
                 }
                 Err(error) => return Err(error.into()),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let was = last.map_or_else(|| "nothing".to_owned(), |view| phase(&view));
-        anyhow::bail!("{what} did not come within {} s; last seen: {was}", within.as_secs())
+        anyhow::bail!(
+            "{what} did not come within {} s; last seen: {was}",
+            within.as_secs()
+        )
     }
 
     /// Shows the rollout for a while.
@@ -150,20 +169,24 @@ impl Stage {
     fn show(&mut self, view: &AgentView) {
         let at = self.began.elapsed().as_secs_f64();
         let text = format!("{}  [{at:.0} s]", shares(view));
-        self.progress.show(&format!("         {}", phase(view)), &text);
+        self.progress
+            .show(&format!("         {}", phase(view)), &text);
     }
 
     /// Kills the controller with SIGKILL; the supervisor starts it again.
     pub(crate) fn kill_controller(&mut self) -> anyhow::Result<()> {
         let record = fs::read_to_string(self.home.run().join("controller.json"))?;
         let record: serde_json::Value = serde_json::from_str(&record)?;
-        let pid = record["pid"].as_u64().context("the controller's record names no process")?;
+        let pid = record["pid"]
+            .as_u64()
+            .context("the controller's record names no process")?;
         kill(u32::try_from(pid)?)
     }
 
     /// Whether the chain of the audit log holds.
     pub(crate) fn audit_verified(&self) -> bool {
-        self.client().is_ok_and(|client| client.verify().is_ok_and(|view| view.ok))
+        self.client()
+            .is_ok_and(|client| client.verify().is_ok_and(|view| view.ok))
     }
 
     /// Ends `segue serve`, in order while it answers.
@@ -178,7 +201,10 @@ impl Stage {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        output::say(&format!("warning: `segue serve` did not end; see {}", self.serve_log()));
+        output::say(&format!(
+            "warning: `segue serve` did not end; see {}",
+            self.serve_log()
+        ));
         let _ = self.serve.kill();
     }
 

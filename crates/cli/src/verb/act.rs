@@ -21,8 +21,11 @@ pub(crate) fn run(
 
 /// `promote`.
 pub(crate) fn promote(home: &Home, format: Format, args: &PromoteArgs) -> anyhow::Result<Exit> {
-    let body =
-        VerbBody { full: args.full, skip_gates: args.skip_gates, ..VerbBody::default() };
+    let body = VerbBody {
+        full: args.full,
+        skip_gates: args.skip_gates,
+        ..VerbBody::default()
+    };
     ask(home, format, "promote", &args.verb, body)
 }
 
@@ -33,15 +36,24 @@ pub(crate) fn release(
     verb: &'static str,
     args: &ReleaseArgs,
 ) -> anyhow::Result<Exit> {
-    let body = VerbBody { release: args.release.clone(), ..VerbBody::default() };
+    let body = VerbBody {
+        release: args.release.clone(),
+        ..VerbBody::default()
+    };
     ask(home, format, verb, &args.verb, body)
 }
 
 /// `forget`.
 pub(crate) fn forget(home: &Home, format: Format, args: &ForgetArgs) -> anyhow::Result<Exit> {
-    let ask = Ask { actor: Some(operator()), reason: Some(args.reason.clone()), revision: None };
+    let ask = Ask {
+        actor: Some(operator()),
+        reason: Some(args.reason.clone()),
+        revision: None,
+    };
     let view = Client::find(home)?.forget(&args.gateway, &ask)?;
-    output::data(format, &view, || format!("{} no longer counts", args.gateway));
+    output::data(format, &view, || {
+        format!("{} no longer counts", args.gateway)
+    });
     Ok(Exit::Ok)
 }
 
@@ -55,8 +67,14 @@ fn ask(
     let client = Client::find(home)?;
     let agent = client.one_agent(args.agent.as_deref())?;
     // A rollback always wins (it waits for nobody); everything else is decided on what was seen.
-    let revision = args.revision.or((verb != "rollback").then_some(agent.revision));
-    let ask = Ask { actor: Some(operator()), reason: args.reason.clone(), revision };
+    let revision = args
+        .revision
+        .or((verb != "rollback").then_some(agent.revision));
+    let ask = Ask {
+        actor: Some(operator()),
+        reason: args.reason.clone(),
+        revision,
+    };
     let view = client.verb(agent.name.as_str(), verb, &VerbBody { ask, ..body })?;
     output::data(format, &view, || sentence(verb, &view));
     Ok(exit_of(&view))
@@ -64,7 +82,10 @@ fn ask(
 
 /// Who is at the keyboard, for the audit log.
 pub(crate) fn operator() -> String {
-    std::env::var("USER").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "cli".to_owned())
+    std::env::var("USER")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "cli".to_owned())
 }
 
 /// What was done, for people.
@@ -76,7 +97,10 @@ fn sentence(verb: &str, view: &ActionView) -> String {
     };
     if let Some(ack) = &view.ack {
         if ack.unacked.is_empty() {
-            let words = format!(" - epoch {} acknowledged in {} ms", ack.epoch, ack.waited_ms);
+            let words = format!(
+                " - epoch {} acknowledged in {} ms",
+                ack.epoch, ack.waited_ms
+            );
             text.push_str(&words);
         } else {
             let names: Vec<&str> = ack.unacked.iter().map(|gateway| gateway.as_str()).collect();
@@ -102,7 +126,10 @@ pub(crate) fn shares(agent: &AgentView) -> String {
             release.live
         )
     };
-    let shown = agent.releases.iter().filter(|release| release.state != "retired");
+    let shown = agent
+        .releases
+        .iter()
+        .filter(|release| release.state != "retired");
     shown.map(of).collect::<Vec<_>>().join(" | ")
 }
 

@@ -13,7 +13,10 @@ pub(crate) fn run(home: &Home, format: Format, args: &AuditArgs) -> anyhow::Resu
     if args.verify {
         let view = client.verify()?;
         output::data(format, &view, || match &view.error {
-            None => format!("{} entries, the chain holds; head {}", view.entries, view.head),
+            None => format!(
+                "{} entries, the chain holds; head {}",
+                view.entries, view.head
+            ),
             Some(error) => format!("the chain is broken: {error}"),
         });
         return Ok(if view.ok { Exit::Ok } else { Exit::Failed });
@@ -28,7 +31,10 @@ pub(crate) fn run(home: &Home, format: Format, args: &AuditArgs) -> anyhow::Resu
         }
         Format::Yaml | Format::Table => output::data(format, &view, || {
             let rows: Vec<Vec<String>> = view.entries.iter().map(row).collect();
-            output::table(&["SEQ", "AT (UNIX MS)", "AGENT", "BY", "DECISION", "PHASE"], &rows)
+            output::table(
+                &["SEQ", "AT (UNIX MS)", "AGENT", "BY", "DECISION", "PHASE"],
+                &rows,
+            )
         }),
     }
     Ok(Exit::Ok)
@@ -36,7 +42,9 @@ pub(crate) fn run(home: &Home, format: Format, args: &AuditArgs) -> anyhow::Resu
 
 fn row(entry: &Entry) -> Vec<String> {
     let mut decision = entry.fact["fact"].as_str().unwrap_or("?").replace('_', " ");
-    for key in ["release", "worker", "gateway", "share", "step", "reason", "why"] {
+    for key in [
+        "release", "worker", "gateway", "share", "step", "reason", "why",
+    ] {
         let text = match &entry.fact[key] {
             serde_json::Value::String(text) => text.chars().take(60).collect(),
             serde_json::Value::Number(number) => number.to_string(),
@@ -44,7 +52,11 @@ fn row(entry: &Entry) -> Vec<String> {
             _ => continue,
         };
         // A digest is known by its first digits.
-        let text = if text.len() >= 60 { text[..12].to_owned() } else { text };
+        let text = if text.len() >= 60 {
+            text[..12].to_owned()
+        } else {
+            text
+        };
         decision.push_str(&format!(" {key}={text}"));
     }
     vec![

@@ -32,11 +32,22 @@ pub(crate) fn run(home: &Home, format: Format, args: &CallsArgs) -> anyhow::Resu
                 ]
             })
             .collect();
-        let head = ["CALL", "RELEASE", "WORKER", "STATE", "AGE", "BY", "BYTES IN", "BYTES OUT"];
+        let head = [
+            "CALL",
+            "RELEASE",
+            "WORKER",
+            "STATE",
+            "AGE",
+            "BY",
+            "BYTES IN",
+            "BYTES OUT",
+        ];
         output::table(&head, &rows)
     });
     for gateway in &view.unknown {
-        output::say(&format!("warning: {gateway} did not answer; its calls are missing here"));
+        output::say(&format!(
+            "warning: {gateway} did not answer; its calls are missing here"
+        ));
     }
     Ok(Exit::Ok)
 }

@@ -40,7 +40,9 @@ pub(crate) async fn run(home: &Home, format: Format, args: &DeployArgs) -> anyho
         return Err(Trouble::new(Exit::Failed, "the deploy began no rollout", "").into());
     };
     if args.wait == Wait::None {
-        output::data(format, &view.agent, || format!("rollout {rollout} has begun"));
+        output::data(format, &view.agent, || {
+            format!("rollout {rollout} has begun")
+        });
         return Ok(Exit::Ok);
     }
     let (view, exit) = watch(&client, name, rollout, args.wait).await?;
@@ -53,10 +55,12 @@ fn environment(pairs: &[String]) -> Result<BTreeMap<String, String>, Trouble> {
         .iter()
         .map(|pair| {
             let split = pair.split_once('=').filter(|(name, _)| !name.is_empty());
-            split.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| {
-                let message = format!("--env {pair:?} is not NAME=VALUE");
-                Trouble::new(Exit::Usage, message, "write it as --env NAME=VALUE")
-            })
+            split
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .ok_or_else(|| {
+                    let message = format!("--env {pair:?} is not NAME=VALUE");
+                    Trouble::new(Exit::Usage, message, "write it as --env NAME=VALUE")
+                })
         })
         .collect()
 }
@@ -103,7 +107,11 @@ async fn watch(
 
 fn show(progress: &mut Progress, view: &AgentView) {
     let holds = view.holds.join("; ");
-    let detail = if holds.is_empty() { shares(view) } else { format!("{}  ({holds})", shares(view)) };
+    let detail = if holds.is_empty() {
+        shares(view)
+    } else {
+        format!("{}  ({holds})", shares(view))
+    };
     progress.show(&phase(view), &detail);
 }
 
@@ -114,7 +122,11 @@ fn ended(view: &AgentView, rollout: u64, wait: Wait) -> Option<Exit> {
         output::say("another rollout has begun; this one is over");
         return Some(Exit::Failed);
     }
-    let landed = if is.unacked.is_empty() { Exit::Ok } else { Exit::Unacked };
+    let landed = if is.unacked.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Unacked
+    };
     match view.phase.as_str() {
         "failed" | "rolling back" | "rolled back" => {
             if view.phase == "rolling back" {

@@ -19,7 +19,11 @@ pub(crate) fn run(args: &InitArgs) -> anyhow::Result<Exit> {
         .open(&args.file);
     let mut out = opened.map_err(|error| {
         let hint = "write elsewhere with `segue init FILE`, or over it with --force";
-        Trouble::new(Exit::Usage, format!("{file} cannot be written: {error}"), hint)
+        Trouble::new(
+            Exit::Usage,
+            format!("{file} cannot be written: {error}"),
+            hint,
+        )
     })?;
     out.write_all(EXAMPLE.as_bytes())?;
     output::say(&format!("wrote {file}"));

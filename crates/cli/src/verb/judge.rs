@@ -29,5 +29,9 @@ pub(crate) fn run(format: Format, dir: &Path) -> anyhow::Result<Exit> {
         }
         text
     });
-    Ok(if verdict.is_clean() { Exit::Ok } else { Exit::Failed })
+    Ok(if verdict.is_clean() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
 }

@@ -25,7 +25,12 @@ pub(crate) async fn run(home: &Home, args: &LogsArgs) -> anyhow::Result<Exit> {
     let prefixed = files.len() > 1;
     let mut followed = Vec::new();
     for (name, path) in files {
-        let mut tail = Tail { name, path, at: 0, rest: String::new() };
+        let mut tail = Tail {
+            name,
+            path,
+            at: 0,
+            rest: String::new(),
+        };
         let lines = tail.last_lines(args.lines)?;
         tail.print(&lines, prefixed);
         followed.push(tail);
@@ -46,7 +51,10 @@ pub(crate) async fn run(home: &Home, args: &LogsArgs) -> anyhow::Result<Exit> {
 fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let of = args.of.as_deref();
     if let Some(name @ ("gateway" | "controller")) = of {
-        return Ok(vec![(name.to_owned(), home.log().join(format!("{name}.log")))]);
+        return Ok(vec![(
+            name.to_owned(),
+            home.log().join(format!("{name}.log")),
+        )]);
     }
     if of == Some("calls") {
         return Ok(vec![("calls".to_owned(), home.log().join("calls.jsonl"))]);
@@ -62,12 +70,19 @@ fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>>
         .iter()
         .filter(wanted)
         .flat_map(|release| &release.workers)
-        .filter(|worker| args.worker.as_ref().is_none_or(|id| worker.id.as_str() == id))
+        .filter(|worker| {
+            args.worker
+                .as_ref()
+                .is_none_or(|id| worker.id.as_str() == id)
+        })
         .map(|worker| (worker.id.to_string(), PathBuf::from(&worker.log)))
         .collect();
     if files.is_empty() {
         let labels: Vec<String> = agent.releases.iter().map(|r| r.label.to_string()).collect();
-        let hint = format!("releases: {}; or `gateway`, `controller`, `calls`", labels.join(", "));
+        let hint = format!(
+            "releases: {}; or `gateway`, `controller`, `calls`",
+            labels.join(", ")
+        );
         return Err(Trouble::new(Exit::Usage, "no worker matches", &hint).into());
     }
     Ok(files)
@@ -96,16 +111,22 @@ impl Tail {
 
     /// Whole lines written since the last look. A file that is not there yet has none.
     fn new_lines(&mut self) -> anyhow::Result<Vec<String>> {
-        let Ok(mut file) = File::open(&self.path) else { return Ok(Vec::new()) };
+        let Ok(mut file) = File::open(&self.path) else {
+            return Ok(Vec::new());
+        };
         if file.metadata()?.len() < self.at {
             self.at = 0;
         }
         file.seek(SeekFrom::Start(self.at))?;
         let mut bytes = Vec::new();
-        let read = file.read_to_end(&mut bytes).with_context(|| unreadable(&self.path))?;
+        let read = file
+            .read_to_end(&mut bytes)
+            .with_context(|| unreadable(&self.path))?;
         self.at += read as u64;
         self.rest.push_str(&String::from_utf8_lossy(&bytes));
-        let Some(end) = self.rest.rfind('\n') else { return Ok(Vec::new()) };
+        let Some(end) = self.rest.rfind('\n') else {
+            return Ok(Vec::new());
+        };
         let rest = self.rest.split_off(end + 1);
         let whole = std::mem::replace(&mut self.rest, rest);
         Ok(whole.lines().map(str::to_owned).collect())

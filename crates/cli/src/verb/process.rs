@@ -64,11 +64,14 @@ pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<E
     let config = segue_gateway::Config {
         listen: spec.gateway.listen,
         tls,
-        gateway: GATEWAY.parse::<GatewayId>().expect("a constant name is valid"),
+        gateway: GATEWAY
+            .parse::<GatewayId>()
+            .expect("a constant name is valid"),
         state_dir: home.path().to_path_buf(),
         control_socket: home.control_socket(),
         takeover: args.takeover.clone(),
         shards: 1,
+        limits: segue_gateway::Limits::default(),
     };
     segue_gateway::run(config, terminated()).await?;
     Ok(Exit::Ok)

@@ -13,7 +13,11 @@ use crate::verb::process::terminated;
 pub(crate) async fn run(args: SampleArgs) -> anyhow::Result<Exit> {
     let fault = args.fault.parse().map_err(|error| {
         let message = format!("--fault: {error}");
-        Trouble::new(Exit::Usage, message, "`segue sample-agent --help` lists them")
+        Trouble::new(
+            Exit::Usage,
+            message,
+            "`segue sample-agent --help` lists them",
+        )
     })?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let config = AgentConfig {
@@ -23,8 +27,9 @@ pub(crate) async fn run(args: SampleArgs) -> anyhow::Result<Exit> {
         log: args.call_log,
         fault,
     };
-    let listener =
-        TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(%listen, release = %config.release, "sample agent takes calls");
     serve_on(config, listener, terminated()).await?;
     Ok(Exit::Ok)

@@ -40,8 +40,12 @@ fn text(view: &StatusView) -> String {
     if blocks.is_empty() {
         blocks.push("no agents; add an [agents.NAME] table to segue.toml".to_owned());
     }
-    let silent: Vec<&str> =
-        view.gateways.iter().filter(|g| !g.leased).map(|g| g.gateway.as_str()).collect();
+    let silent: Vec<&str> = view
+        .gateways
+        .iter()
+        .filter(|g| !g.leased)
+        .map(|g| g.gateway.as_str())
+        .collect();
     if !silent.is_empty() {
         blocks.push(format!(
             "warning: no report from {}: its calls are unknown, nothing is retired until it \
@@ -67,7 +71,11 @@ pub(crate) fn agent_text(agent: &AgentView) -> String {
         agent.epoch,
         agent.revision
     );
-    if let Some(reason) = agent.rollout.as_ref().and_then(|rollout| rollout.reason.as_ref()) {
+    if let Some(reason) = agent
+        .rollout
+        .as_ref()
+        .and_then(|rollout| rollout.reason.as_ref())
+    {
         head.push_str(&format!("\n  {reason}"));
     }
     for hold in &agent.holds {
@@ -75,8 +83,18 @@ pub(crate) fn agent_text(agent: &AgentView) -> String {
     }
     let rows: Vec<Vec<String>> = agent.releases.iter().map(row).collect();
     let columns = [
-        "  RELEASE", "DIGEST", "SLOT", "STATE", "NEW CALLS", "LIVE SHARE", "LIVE", "PINNED",
-        "WORKERS", "ENDED", "DROPPED", "ERRORS",
+        "  RELEASE",
+        "DIGEST",
+        "SLOT",
+        "STATE",
+        "NEW CALLS",
+        "LIVE SHARE",
+        "LIVE",
+        "PINNED",
+        "WORKERS",
+        "ENDED",
+        "DROPPED",
+        "ERRORS",
     ];
     format!("{head}\n{}", output::table(&columns, &rows))
 }
@@ -87,7 +105,9 @@ fn row(release: &ReleaseView) -> Vec<String> {
     vec![
         format!("  {}", release.label),
         release.id.short(),
-        release.slot.map_or_else(|| "-".to_owned(), |slot| slot.to_string()),
+        release
+            .slot
+            .map_or_else(|| "-".to_owned(), |slot| slot.to_string()),
         release.state.clone(),
         output::percent(release.share_bp),
         output::percent(release.live_share_bp),

@@ -5,12 +5,33 @@ use std::process::{Command, Output};
 use crate::site::{SEGUE, Site};
 
 const VERBS: [&str; 19] = [
-    "init", "serve", "stop", "deploy", "status", "calls", "pause", "resume", "promote", "abort",
-    "rollback", "drain", "retire", "logs", "audit", "forget", "demo", "sample-agent", "completions",
+    "init",
+    "serve",
+    "stop",
+    "deploy",
+    "status",
+    "calls",
+    "pause",
+    "resume",
+    "promote",
+    "abort",
+    "rollback",
+    "drain",
+    "retire",
+    "logs",
+    "audit",
+    "forget",
+    "demo",
+    "sample-agent",
+    "completions",
 ];
 
 fn segue(args: &[&str]) -> Output {
-    Command::new(SEGUE).args(args).env("SEGUE_HOME", "/nonexistent/segue").output().unwrap()
+    Command::new(SEGUE)
+        .args(args)
+        .env("SEGUE_HOME", "/nonexistent/segue")
+        .output()
+        .unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -21,9 +42,15 @@ fn said(output: &Output) -> String {
 fn every_verb_has_help_and_the_first_page_names_them_all() {
     let page = String::from_utf8(segue(&["--help"]).stdout).unwrap();
     for verb in VERBS {
-        assert!(page.contains(&format!("  {verb} ")), "{verb} is not on the first page");
+        assert!(
+            page.contains(&format!("  {verb} ")),
+            "{verb} is not on the first page"
+        );
         let help = String::from_utf8(segue(&[verb, "--help"]).stdout).unwrap();
-        assert!(help.contains("Usage: segue") && help.len() > 200, "{verb}: {help}");
+        assert!(
+            help.contains("Usage: segue") && help.len() > 200,
+            "{verb}: {help}"
+        );
     }
     for code in ["UNACKED", "SEGUE_HOME", "130"] {
         assert!(page.contains(code), "{code} is not explained");
@@ -32,7 +59,12 @@ fn every_verb_has_help_and_the_first_page_names_them_all() {
 
 #[test]
 fn a_wrong_word_is_a_usage_error() {
-    for args in [&["stats"][..], &["deploy"], &["promote", "--skip-gates"], &["demo", "--callers", "1"]] {
+    for args in [
+        &["stats"][..],
+        &["deploy"],
+        &["promote", "--skip-gates"],
+        &["demo", "--callers", "1"],
+    ] {
         let output = segue(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));
         assert!(output.stdout.is_empty(), "{args:?}");
@@ -53,7 +85,11 @@ fn without_a_controller_every_verb_says_what_to_do() {
     ] {
         let output = segue(args);
         assert_eq!(output.status.code(), Some(3), "{args:?}: {}", said(&output));
-        assert!(said(&output).contains("hint: start one with `segue serve`"), "{}", said(&output));
+        assert!(
+            said(&output).contains("hint: start one with `segue serve`"),
+            "{}",
+            said(&output)
+        );
     }
 }
 
@@ -62,7 +98,10 @@ fn completions_are_made_for_every_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let output = segue(&["completions", shell]);
         let script = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success() && script.contains("rollback"), "{shell}");
+        assert!(
+            output.status.success() && script.contains("rollback"),
+            "{shell}"
+        );
     }
 }
 

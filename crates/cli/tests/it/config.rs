@@ -7,7 +7,10 @@ fn serve(text: &str) -> (Option<i32>, String) {
     let site = Site::prepare("", "");
     std::fs::write(site.dir.join("segue.toml"), text).unwrap();
     let output = site.run(&["serve"]);
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 /// A bad configuration and what must be said about it, each at its line and column.
@@ -16,9 +19,15 @@ fn check(text: &str, faults: &[&str]) {
     let (code, said) = serve(text);
     assert_eq!(code, Some(2), "{said}");
     for fault in faults {
-        assert!(said.contains(&format!("segue.toml:{fault}")), "no {fault:?} in\n{said}");
+        assert!(
+            said.contains(&format!("segue.toml:{fault}")),
+            "no {fault:?} in\n{said}"
+        );
     }
-    let told = said.lines().filter(|line| line.starts_with("segue.toml:")).count();
+    let told = said
+        .lines()
+        .filter(|line| line.starts_with("segue.toml:"))
+        .count();
     assert_eq!(told, faults.len(), "{said}");
     assert!(said.contains("hint: "), "{said}");
 }
@@ -33,25 +42,46 @@ fn every_bad_configuration_is_refused_with_its_place() {
         ("[gateway]\nlisten = \"nowhere\"\n", &["2:10"]),
         ("[gateway]\ntls = { cert = \"c.pem\" }\n", &["2:7"]),
         ("[api]\nlisten = \"0.0.0.0:7070\"\n", &["2:10"]),
-        ("[agents.\"a b\"]\ncommand = [\"bot\", \"{port}\"]\n", &["1:9"]),
+        (
+            "[agents.\"a b\"]\ncommand = [\"bot\", \"{port}\"]\n",
+            &["1:9"],
+        ),
         ("[agents.desk]\ncommand = []\n", &["2:11"]),
         ("[agents.desk]\ncommand = [\"bot\"]\n", &["2:11"]),
-        ("[agents.desk]\ncommand = [\"bot\", \"{prot}\", \"{port}\"]\n", &["2:"]),
+        (
+            "[agents.desk]\ncommand = [\"bot\", \"{prot}\", \"{port}\"]\n",
+            &["2:"],
+        ),
         (&format!("{agent}workers = 0\n"), &["3:11"]),
         (&format!("{agent}workers = \"two\"\n"), &["3:11"]),
         (&format!("{agent}capacity = -1\n"), &["3:12"]),
         (&format!("{agent}stickiness = 300\n"), &["3:14"]),
-        (&format!("{agent}stickiness = \"2h\"\nstraggler_buffer = \"3h\"\n"), &["3:14"]),
+        (
+            &format!("{agent}stickiness = \"2h\"\nstraggler_buffer = \"3h\"\n"),
+            &["3:14"],
+        ),
         (&format!("{agent}straggler_buffer = \"1s\"\n"), &["3:20"]),
         (&format!("{agent}health = \"healthz\"\n"), &["3:10"]),
         (&format!("{agent}on_rollback = \"jump\"\n"), &["3:15"]),
         (&format!("{agent}call_id = [\"body:x\"]\n"), &["3:"]),
         (&format!("{agent}call_id = [\"path:/ws/\"]\n"), &["3:"]),
         (&format!("{agent}max_tails = 99\n"), &["3:13"]),
-        (&format!("{agent}[[agents.desk.steps]]\nshare = \"100%\"\nmin_calls = 1\n"), &["4:9"]),
-        (&format!("{agent}[agents.desk.smoke]\npath = \"/x\"\n"), &["3:"]),
-        (&format!("{agent}[agents.desk.limits]\ndrops = \"200%\"\n"), &["4:9"]),
-        (&format!("{agent}[[agents.desk.rules]]\nrelease = \"v2\"\n"), &["3:"]),
+        (
+            &format!("{agent}[[agents.desk.steps]]\nshare = \"100%\"\nmin_calls = 1\n"),
+            &["4:9"],
+        ),
+        (
+            &format!("{agent}[agents.desk.smoke]\npath = \"/x\"\n"),
+            &["3:"],
+        ),
+        (
+            &format!("{agent}[agents.desk.limits]\ndrops = \"200%\"\n"),
+            &["4:9"],
+        ),
+        (
+            &format!("{agent}[[agents.desk.rules]]\nrelease = \"v2\"\n"),
+            &["3:"],
+        ),
         (
             &format!("{agent}worker = 2\nstandby = 5\nhosts = [1]\n[gateway]\nport = 1\n"),
             &["3:1", "4:11", "5:10", "7:1"],
@@ -68,5 +98,8 @@ fn a_missing_configuration_says_how_to_get_one() {
     let output = site.run(&["serve", "--config", "nowhere.toml"]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("nowhere.toml") && said.contains("segue init"), "{said}");
+    assert!(
+        said.contains("nowhere.toml") && said.contains("segue init"),
+        "{said}"
+    );
 }

@@ -14,7 +14,9 @@ const KILLS: u64 = 25;
 const SEED: u64 = 0x5E60E;
 
 fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
     *state >> 33
 }
 
@@ -34,7 +36,9 @@ async fn the_controller_is_killed_at_any_instant() {
         release += 1;
         let label = format!("v{release}");
         site.until("a controller takes the deploy", || {
-            site.run(&["deploy", &label, "--wait", "none"]).status.success()
+            site.run(&["deploy", &label, "--wait", "none"])
+                .status
+                .success()
                 || site.release(&label).is_some()
         })
         .await;
@@ -45,11 +49,19 @@ async fn the_controller_is_killed_at_any_instant() {
             }
         }
         site.becomes(&label, "current").await;
-        assert_eq!(site.json(&["audit", "--verify"])["ok"], true, "seed {SEED:#x}");
+        assert_eq!(
+            site.json(&["audit", "--verify"])["ok"],
+            true,
+            "seed {SEED:#x}"
+        );
     }
     reports(crowd).await;
     let verdict = site.judge();
-    assert_eq!((verdict.started, verdict.dropped), (8, 0), "seed {SEED:#x}: {verdict:?}");
+    assert_eq!(
+        (verdict.started, verdict.dropped),
+        (8, 0),
+        "seed {SEED:#x}: {verdict:?}"
+    );
 }
 
 /// The gateway's death loses its calls: that is counted, and new ones route again; workers and
@@ -69,12 +81,20 @@ async fn everything_is_killed_and_started_again() {
     assert_eq!(site.judge().dropped, 5);
     site.serve().await;
     site.until("v1 takes calls again", || {
-        site.release("v1").is_some_and(|release| release["workers_ready"] == 2)
+        site.release("v1")
+            .is_some_and(|release| release["workers_ready"] == 2)
     })
     .await;
-    assert_eq!(site.workers("v1"), workers, "workers outlive everything and are found again");
+    assert_eq!(
+        site.workers("v1"),
+        workers,
+        "workers outlive everything and are found again"
+    );
     let again = reports(site.crowd("b", 5, 2_000)).await;
-    assert!(again.iter().all(|report| report.turns_heard() > 0), "{again:?}");
+    assert!(
+        again.iter().all(|report| report.turns_heard() > 0),
+        "{again:?}"
+    );
     assert_eq!(site.judge().dropped, 5);
     site.deploy("v2");
 }
@@ -86,13 +106,28 @@ async fn the_supervisor_is_replaced_under_calls() {
     site.deploy("v1");
     let crowd = site.crowd("a", 4, 8_000);
     site.live(4).await;
-    let before = (site.pid("run/gateway.json"), site.pid("run/controller.json"));
+    let before = (
+        site.pid("run/gateway.json"),
+        site.pid("run/controller.json"),
+    );
     site.kill_serve();
     site.serve().await;
-    assert_eq!((site.pid("run/gateway.json"), site.pid("run/controller.json")), before);
+    assert_eq!(
+        (
+            site.pid("run/gateway.json"),
+            site.pid("run/controller.json")
+        ),
+        before
+    );
     site.end_serve(Signal::TERM).await;
     site.serve().await;
-    assert_eq!((site.pid("run/gateway.json"), site.pid("run/controller.json")), before);
+    assert_eq!(
+        (
+            site.pid("run/gateway.json"),
+            site.pid("run/controller.json")
+        ),
+        before
+    );
     reports(crowd).await;
     site.spotless(4);
 }
@@ -109,15 +144,22 @@ async fn ctrl_c_waits_for_the_last_call() {
     reports(crowd).await;
     site.spotless(3);
     for pid in workers {
-        assert!(rustix::process::test_kill_process(pid).is_err(), "a worker was left behind");
+        assert!(
+            rustix::process::test_kill_process(pid).is_err(),
+            "a worker was left behind"
+        );
     }
     assert!(site.pid("run/gateway.json").is_none());
 }
 
 fn journal(site: &Site) -> PathBuf {
     let is_database = |path: &PathBuf| path.extension().is_some_and(|e| e == "sqlite" || e == "db");
-    let mut files = std::fs::read_dir(site.home()).unwrap().map(|entry| entry.unwrap().path());
-    files.find(is_database).expect("the journal is in the state folder")
+    let mut files = std::fs::read_dir(site.home())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .find(is_database)
+        .expect("the journal is in the state folder")
 }
 
 /// A journal that cannot be written: the old release serves on, the operator is told, and once it
@@ -138,12 +180,21 @@ async fn an_unwritable_journal_stops_decisions_and_no_call() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("journal"), "{said}");
-    assert_eq!(site.release("v1").unwrap()["share_bp"], 8_000, "nothing was decided");
+    assert_eq!(
+        site.release("v1").unwrap()["share_bp"],
+        8_000,
+        "nothing was decided"
+    );
     let during = reports(site.crowd("b", 4, 1_500)).await;
-    assert!(during.iter().all(|report| report.turns_heard() > 0), "{during:?}");
+    assert!(
+        during.iter().all(|report| report.turns_heard() > 0),
+        "{during:?}"
+    );
     locker.execute_batch("ROLLBACK").unwrap();
-    site.until("the promotion goes through", || site.run(&["promote", "--full"]).status.success())
-        .await;
+    site.until("the promotion goes through", || {
+        site.run(&["promote", "--full"]).status.success()
+    })
+    .await;
     reports(crowd).await;
     site.spotless(10);
 }

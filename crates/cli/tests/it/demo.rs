@@ -5,8 +5,11 @@ use std::process::{Command, Output};
 use crate::site::SEGUE;
 
 fn demo(args: &[&str]) -> (Output, serde_json::Value) {
-    let output =
-        Command::new(SEGUE).args(["demo", "--output", "json"]).args(args).output().unwrap();
+    let output = Command::new(SEGUE)
+        .args(["demo", "--output", "json"])
+        .args(args)
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let last = text.lines().last().unwrap_or_default();
     let report = serde_json::from_str(last)
@@ -39,7 +42,10 @@ fn the_demo_drops_nothing() {
 fn caught(sabotage: &str, count: &str) {
     let (output, report) = demo(&["--callers", "12", "--seconds", "60", "--sabotage", sabotage]);
     assert_eq!(output.status.code(), Some(1), "{report}");
-    assert!(report["calls"][count].as_u64().unwrap() > 0, "{sabotage}: {report}");
+    assert!(
+        report["calls"][count].as_u64().unwrap() > 0,
+        "{sabotage}: {report}"
+    );
 }
 
 #[test]

@@ -16,7 +16,10 @@ pause = true
 
 fn code(site: &Site, args: &[&str]) -> (Option<i32>, String) {
     let output = site.run(args);
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,8 +36,15 @@ async fn of_two_operators_at_once_one_gets_a_conflict() {
     let mut codes = [promote.0.unwrap(), abort.0.unwrap()];
     codes.sort_unstable();
     assert_eq!(codes, [0, 4], "{promote:?} {abort:?}");
-    let loser = if promote.0 == Some(4) { promote.1 } else { abort.1 };
-    assert!(loser.contains("moved on") && loser.contains("hint: "), "{loser}");
+    let loser = if promote.0 == Some(4) {
+        promote.1
+    } else {
+        abort.1
+    };
+    assert!(
+        loser.contains("moved on") && loser.contains("hint: "),
+        "{loser}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,7 +71,10 @@ async fn verbs_move_a_rollout_step_by_step() {
     // A release that was rolled back from can be tried again, with the workers it has.
     site.ok(&["deploy", "v2"]);
     let table = site.ok(&["status"]);
-    assert!(table.contains("canary step 1 of 2, paused") && table.contains("v2"), "{table}");
+    assert!(
+        table.contains("canary step 1 of 2, paused") && table.contains("v2"),
+        "{table}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,10 +106,22 @@ async fn nothing_to_roll_back_to_is_said_and_a_skip_is_written_down() {
     let (unproven, said) = code(&site, &["promote", "--full"]);
     assert_eq!(unproven, Some(7), "{said}");
     assert!(said.contains("--skip-gates"), "{said}");
-    site.ok(&["promote", "--full", "--skip-gates", "--reason", "the old one is on fire"]);
+    site.ok(&[
+        "promote",
+        "--full",
+        "--skip-gates",
+        "--reason",
+        "the old one is on fire",
+    ]);
     let log = site.ok(&["audit", "--output", "json"]);
-    assert!(log.contains("gates_skipped") && log.contains("on fire"), "{log}");
-    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+    assert!(
+        log.contains("gates_skipped") && log.contains("on fire"),
+        "{log}"
+    );
+    assert!(
+        log.lines()
+            .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,9 +130,21 @@ async fn too_little_room_holds_the_rollout_and_says_what_is_missing() {
     site.deploy("v1");
     let crowd = site.crowd("a", 8, 12_000);
     site.live(8).await;
-    site.ok(&["deploy", "v2", "--workers", "1", "--capacity", "5", "--wait", "none"]);
+    site.ok(&[
+        "deploy",
+        "v2",
+        "--workers",
+        "1",
+        "--capacity",
+        "5",
+        "--wait",
+        "none",
+    ]);
     let held = || {
-        let holds = site.agent().map(|agent| agent["holds"].to_string()).unwrap_or_default();
+        let holds = site
+            .agent()
+            .map(|agent| agent["holds"].to_string())
+            .unwrap_or_default();
         holds.contains("its workers hold 5 calls, 8 are needed")
     };
     site.until("the rollout holds for room", held).await;
@@ -135,7 +172,9 @@ async fn a_drained_release_is_retired_by_hand_and_not_before() {
     site.ok(&["retire", "v1"]);
     site.becomes("v1", "retired").await;
     site.until("its workers end", || {
-        workers.iter().all(|pid| rustix::process::test_kill_process(*pid).is_err())
+        workers
+            .iter()
+            .all(|pid| rustix::process::test_kill_process(*pid).is_err())
     })
     .await;
     assert_eq!(code(&site, &["rollback"]).0, Some(7));
@@ -154,9 +193,16 @@ async fn a_drained_agent_turns_new_calls_away_and_comes_back() {
     assert!(end.contains("503"), "{end}");
     site.ok(&["rollback"]);
     let taken = reports(site.crowd("c", 1, 1_000)).await;
-    assert!(format!("{:?}", taken[0].end).contains("HungUp"), "{taken:?}");
+    assert!(
+        format!("{:?}", taken[0].end).contains("HungUp"),
+        "{taken:?}"
+    );
     let kept = reports(crowd).await;
-    assert!(kept.iter().all(|report| format!("{:?}", report.end).contains("HungUp")), "{kept:?}");
+    assert!(
+        kept.iter()
+            .all(|report| format!("{:?}", report.end).contains("HungUp")),
+        "{kept:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +213,10 @@ async fn logs_follow_a_worker_without_a_controller_in_the_way() {
     assert!(log.contains("sample agent takes calls"), "{log}");
     assert!(site.ok(&["logs", "controller"]).len() > 10);
     reports(site.crowd("a", 1, 1_000)).await;
-    site.until("the call is on record", || site.ok(&["logs", "calls"]).contains("CAa0000")).await;
+    site.until("the call is on record", || {
+        site.ok(&["logs", "calls"]).contains("CAa0000")
+    })
+    .await;
     let (none, said) = code(&site, &["logs", "v9"]);
     assert_eq!(none, Some(2), "{said}");
 }

@@ -22,7 +22,11 @@ async fn a_release_is_replaced_under_live_calls_and_brought_back() {
     let workers = site.workers("v1");
     assert_eq!(workers.len(), 2);
     let view = site.rollback("v2", "v1");
-    assert_eq!(view["ack"]["unacked"].as_array().unwrap().len(), 0, "{view}");
+    assert_eq!(
+        view["ack"]["unacked"].as_array().unwrap().len(),
+        0,
+        "{view}"
+    );
     let third = site.crowd("c", 6, 3_000);
     reports(third).await;
     assert_eq!(site.workers("v1"), workers, "the standby was started anew");
@@ -57,7 +61,10 @@ async fn a_third_release_does_not_wait_for_the_first_to_drain() {
     site.deploy("v2");
     site.deploy("v3");
     let v1 = site.release("v1").unwrap();
-    assert_eq!((&v1["state"], &v1["slot"]), (&"draining".into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&v1["state"], &v1["slot"]),
+        (&"draining".into(), &serde_json::Value::Null)
+    );
     assert_eq!(site.release("v3").unwrap()["state"], "current");
     reports(crowd).await;
     site.becomes("v1", "drained").await;
@@ -81,7 +88,11 @@ async fn silent_garbled_and_wrong_agents_fail_smoke_and_get_no_call() {
     reports(crowd).await;
     site.spotless(4);
     let verdict = site.judge();
-    assert_eq!(verdict.by_release.keys().collect::<Vec<_>>(), ["v1"], "{verdict:?}");
+    assert_eq!(
+        verdict.by_release.keys().collect::<Vec<_>>(),
+        ["v1"],
+        "{verdict:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,11 +147,19 @@ async fn the_same_content_is_the_same_release_and_a_changed_variable_is_another(
     let site = Site::open_with(SETTINGS, "").await;
     site.deploy("v1");
     let same = site.run(&["deploy", "v1"]);
-    assert_eq!(same.status.code(), Some(7), "{}", String::from_utf8_lossy(&same.stderr));
+    assert_eq!(
+        same.status.code(),
+        Some(7),
+        "{}",
+        String::from_utf8_lossy(&same.stderr)
+    );
     let before = site.release("v1").unwrap()["id"].clone();
     site.ok(&["deploy", "v1", "--env", "PROMPT=shorter"]);
     let agent = site.agent().unwrap();
-    assert_ne!(agent["releases"][0]["id"], before, "a re-used label is a new release");
+    assert_ne!(
+        agent["releases"][0]["id"], before,
+        "a re-used label is a new release"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,15 +178,26 @@ async fn a_call_that_comes_back_keeps_its_release() {
     assert_eq!(v1["pinned"], 1, "{v1}");
     // The same call id again: it belongs to v1, although v2 takes every new call.
     let again = segue_voice::caller::call(&site.plan("CAback", 1_500)).await;
-    assert_eq!((first.turns_heard() > 0, again.turns_heard() > 0), (true, true));
+    assert_eq!(
+        (first.turns_heard() > 0, again.turns_heard() > 0),
+        (true, true)
+    );
     let log = std::fs::read_to_string(site.dir.join("logs/workers.jsonl")).unwrap();
     let releases: Vec<&str> = log
         .lines()
         .filter(|line| line.contains("CAback") && line.contains("call.started"))
-        .map(|line| if line.contains("\"release\":\"v1\"") { "v1" } else { "v2" })
+        .map(|line| {
+            if line.contains("\"release\":\"v1\"") {
+                "v1"
+            } else {
+                "v2"
+            }
+        })
         .collect();
     assert_eq!(releases, ["v1", "v1"]);
-    tokio::time::timeout(Duration::from_secs(30), reports(site.crowd("n", 1, 1_000))).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), reports(site.crowd("n", 1, 1_000)))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,6 +218,9 @@ async fn a_worker_that_dies_under_calls_is_counted_and_replaced() {
     })
     .await;
     let release = site.release("v1").unwrap();
-    assert_eq!(release["dropped"], verdict.dropped, "the gateway's count is not the judge's");
+    assert_eq!(
+        release["dropped"], verdict.dropped,
+        "the gateway's count is not the judge's"
+    );
     reports(site.crowd("b", 4, 1_500)).await;
 }

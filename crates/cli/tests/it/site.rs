@@ -82,7 +82,12 @@ command = [
         fs::write(dir.join("segue.toml"), config).unwrap();
         let operator = OperatorLog::open(&dir.join("logs/operator.jsonl")).unwrap();
         let log = Arc::new(CallLog::open(&dir.join("logs/callers.jsonl")).unwrap());
-        Self { dir, serve: None, operator, log }
+        Self {
+            dir,
+            serve: None,
+            operator,
+            log,
+        }
     }
 
     /// The usual place, with `segue serve` running.
@@ -148,7 +153,11 @@ command = [
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "segue {args:?}: {:?}\n{error}", output.status);
+        assert!(
+            output.status.success(),
+            "segue {args:?}: {:?}\n{error}",
+            output.status
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -160,7 +169,10 @@ command = [
 
     fn try_json(&self, args: &[&str]) -> Option<Value> {
         let output = self.run(&[args, &["--output", "json"]].concat());
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).ok())?
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).ok())?
     }
 
     /// The agent's part of the status; `None` while no controller answers.
@@ -172,7 +184,11 @@ command = [
     /// A release of the agent, by label.
     pub(crate) fn release(&self, label: &str) -> Option<Value> {
         let agent = self.agent()?;
-        agent["releases"].as_array()?.iter().find(|release| release["label"] == label).cloned()
+        agent["releases"]
+            .as_array()?
+            .iter()
+            .find(|release| release["label"] == label)
+            .cloned()
     }
 
     /// Waits for something to become true.
@@ -181,7 +197,10 @@ command = [
         while !is() {
             if began.elapsed() > PATIENCE {
                 let serve = fs::read_to_string(self.dir.join("serve.log")).unwrap_or_default();
-                panic!("{what} did not come true\nstatus: {:?}\nserve: {serve}", self.agent());
+                panic!(
+                    "{what} did not come true\nstatus: {:?}\nserve: {serve}",
+                    self.agent()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -195,7 +214,10 @@ command = [
 
     /// Waits for a state of a release.
     pub(crate) async fn becomes(&self, label: &str, state: &str) {
-        let is = || self.release(label).is_some_and(|release| release["state"] == state);
+        let is = || {
+            self.release(label)
+                .is_some_and(|release| release["state"] == state)
+        };
         self.until(&format!("{label} becomes {state}"), is).await;
     }
 
@@ -206,7 +228,14 @@ command = [
 
     /// Deploys a broken release without watching it.
     pub(crate) fn deploy_broken(&self, label: &str, fault: &str) {
-        self.ok(&["deploy", label, "--wait", "none", "--env", &format!("SAMPLE_FAULT={fault}")]);
+        self.ok(&[
+            "deploy",
+            label,
+            "--wait",
+            "none",
+            "--env",
+            &format!("SAMPLE_FAULT={fault}"),
+        ]);
     }
 
     /// Promotes to all new calls, and writes down when that was acknowledged.
@@ -231,7 +260,8 @@ command = [
 
     /// Kills the process of a record with SIGKILL. Answers whether there was one.
     pub(crate) fn kill(&self, record: &str) -> bool {
-        self.pid(record).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+        self.pid(record)
+            .is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
     }
 
     /// Pids of the workers of a release.
@@ -256,7 +286,10 @@ command = [
     pub(crate) async fn end_serve(&mut self, signal: Signal) {
         if let Some(mut serve) = self.serve.take() {
             kill_process(Pid::from_child(&serve), signal).unwrap();
-            self.until("segue serve ends", || matches!(serve.try_wait(), Ok(Some(_)))).await;
+            self.until("segue serve ends", || {
+                matches!(serve.try_wait(), Ok(Some(_)))
+            })
+            .await;
         }
     }
 
@@ -304,7 +337,10 @@ command = [
             return;
         }
         // Without a smoke gate no release is ever proven, and every problem says just that.
-        assert_eq!(verdict.problems_found, verdict.reached_unproven, "{verdict:?}");
+        assert_eq!(
+            verdict.problems_found, verdict.reached_unproven,
+            "{verdict:?}"
+        );
         assert_eq!(verdict.completed, started, "{verdict:?}");
     }
 }
@@ -315,7 +351,11 @@ impl Drop for Site {
         for record in ["run/controller.json", "run/gateway.json"] {
             self.kill(record);
         }
-        for worker in fs::read_dir(self.home().join("workers")).into_iter().flatten().flatten() {
+        for worker in fs::read_dir(self.home().join("workers"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             kill_record(&worker.path());
         }
         if !std::thread::panicking() {
@@ -325,9 +365,13 @@ impl Drop for Site {
 }
 
 fn kill_record(path: &Path) {
-    let record: Value =
-        fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    let pid = record["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+    let record: Value = fs::read(path)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
+    let pid = record["pid"]
+        .as_i64()
+        .and_then(|pid| i32::try_from(pid).ok());
     if let Some(pid) = pid.and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::KILL);
     }

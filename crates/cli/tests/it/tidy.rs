@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 fn files(extension: &str) -> Vec<(PathBuf, String)> {
@@ -26,7 +29,10 @@ fn files(extension: &str) -> Vec<(PathBuf, String)> {
     }
     let mut found = Vec::new();
     walk(&root(), extension, &mut found);
-    assert!(!found.is_empty(), "no {extension} files: is this the repository?");
+    assert!(
+        !found.is_empty(),
+        "no {extension} files: is this the repository?"
+    );
     found
 }
 
@@ -34,7 +40,11 @@ fn files(extension: &str) -> Vec<(PathBuf, String)> {
 fn no_file_is_longer_than_one_noun() {
     for (path, text) in files("rs") {
         let lines = text.lines().count();
-        assert!(lines <= LINES_MAX, "{}: {lines} lines, at most {LINES_MAX}", path.display());
+        assert!(
+            lines <= LINES_MAX,
+            "{}: {lines} lines, at most {LINES_MAX}",
+            path.display()
+        );
     }
 }
 
@@ -48,12 +58,18 @@ fn crates_depend_in_one_direction() {
         ("cli", &["core", "voice", "gateway", "controller"]),
     ];
     for (name, may) in allowed {
-        let manifest = fs::read_to_string(root().join(format!("crates/{name}/Cargo.toml"))).unwrap();
+        let manifest =
+            fs::read_to_string(root().join(format!("crates/{name}/Cargo.toml"))).unwrap();
         // Tests of core use core itself with a feature; other tests bring nothing of ours.
         let shipped = manifest.split("[dev-dependencies]").next().unwrap();
         for other in ["core", "voice", "gateway", "controller"] {
-            let depends = shipped.lines().any(|line| line.starts_with(&format!("segue-{other}")));
-            assert!(!depends || may.contains(&other), "{name} must not depend on {other}");
+            let depends = shipped
+                .lines()
+                .any(|line| line.starts_with(&format!("segue-{other}")));
+            assert!(
+                !depends || may.contains(&other),
+                "{name} must not depend on {other}"
+            );
         }
     }
 }
@@ -78,7 +94,8 @@ fn every_module_file_is_reachable() {
         };
         let declared = parents.iter().any(|parent| {
             let text = fs::read_to_string(parent).unwrap_or_default();
-            text.lines().any(|line| line.trim_end().ends_with(&format!("mod {module};")))
+            text.lines()
+                .any(|line| line.trim_end().ends_with(&format!("mod {module};")))
         });
         assert!(declared, "{} is declared by no module", path.display());
     }
@@ -86,18 +103,23 @@ fn every_module_file_is_reachable() {
 
 /// Files that may declare the modules of a folder.
 fn siblings(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> =
-        ["mod.rs", "lib.rs", "main.rs"].iter().map(|name| dir.join(name)).collect();
+    let mut files: Vec<PathBuf> = ["mod.rs", "lib.rs", "main.rs"]
+        .iter()
+        .map(|name| dir.join(name))
+        .collect();
     files.push(dir.with_extension("rs"));
     files
 }
 
 #[test]
 fn nothing_is_left_undone_without_saying_whose_it_is() {
-    let marks = ["TO", "FIX"].map(|start| format!("{start}{}", if start == "TO" { "DO" } else { "ME" }));
+    let marks =
+        ["TO", "FIX"].map(|start| format!("{start}{}", if start == "TO" { "DO" } else { "ME" }));
     for (path, text) in files("rs") {
         for (number, line) in text.lines().enumerate() {
-            let bare = marks.iter().any(|mark| line.contains(mark.as_str()) && !line.contains(&format!("{mark}(")));
+            let bare = marks
+                .iter()
+                .any(|mark| line.contains(mark.as_str()) && !line.contains(&format!("{mark}(")));
             assert!(!bare, "{}:{}: {line}", path.display(), number + 1);
         }
     }
@@ -106,7 +128,11 @@ fn nothing_is_left_undone_without_saying_whose_it_is() {
 #[test]
 fn links_in_the_documents_lead_somewhere() {
     for (path, text) in files("md") {
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             let file = link.split('#').next().unwrap();
             if file.is_empty() || file.contains("://") || file.starts_with("mailto:") {
                 continue;
@@ -121,7 +147,8 @@ fn links_in_the_documents_lead_somewhere() {
 fn every_dependency_has_its_sentence() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     for name in ["core", "voice", "gateway", "controller", "cli"] {
-        let manifest = fs::read_to_string(root().join(format!("crates/{name}/Cargo.toml"))).unwrap();
+        let manifest =
+            fs::read_to_string(root().join(format!("crates/{name}/Cargo.toml"))).unwrap();
         let mut in_dependencies = false;
         for line in manifest.lines() {
             if line.starts_with('[') {
