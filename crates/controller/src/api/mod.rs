@@ -56,6 +56,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
             guard::guard,
         ))
         .route("/healthz", get(async || "ok\n"))
+        .layer(middleware::map_response(problem::as_problem))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
 }

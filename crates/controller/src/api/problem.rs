@@ -9,6 +9,8 @@ use crate::driver::Refused;
 use crate::make::MakeError;
 use crate::store::StoreError;
 
+const PROBLEM_JSON: &str = "application/problem+json";
+
 /// A problem on its way out.
 #[derive(Debug)]
 pub(super) struct Reject(pub(super) Problem);
@@ -51,7 +53,7 @@ impl IntoResponse for Reject {
             axum::Json(&self.0),
         )
             .into_response();
-        let kind = HeaderValue::from_static("application/problem+json");
+        let kind = HeaderValue::from_static(PROBLEM_JSON);
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         response
     }
@@ -106,4 +108,19 @@ impl From<StoreError> for Reject {
     fn from(error: StoreError) -> Self {
         Self::unavailable("journal", crate::driver::describe(&error))
     }
+}
+
+/// What the framework itself refuses is a problem like any other.
+pub(super) async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let told = kind.is_some_and(|kind| kind == PROBLEM_JSON);
+    if told || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let title = status
+        .canonical_reason()
+        .unwrap_or("the request was refused");
+    let hint = "the paths and bodies are in docs/reference/api.md";
+    Reject::new(status, "bad-request", title, hint).into_response()
 }

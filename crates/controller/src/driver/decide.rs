@@ -30,6 +30,12 @@ impl Driver {
             if facts.is_empty() {
                 return Ok(facts);
             }
+            if let Some(why) = self.is_behind(holding) {
+                return Err(self.journal_fails(&StoreError::Unavailable {
+                    what: why,
+                    source: None,
+                }));
+            }
             match self.append(holding, now, &input.actor, &facts).await {
                 Ok(head) => {
                     self.journal_works(head);
@@ -46,6 +52,22 @@ impl Driver {
         Err(Refused::Journal(
             "another controller keeps writing to the journal".to_owned(),
         ))
+    }
+
+    /// Whether a gateway acts by a table that the journal knows nothing of. Its acknowledgments
+    /// would mean nothing: it would take no table of ours, and seem to have each of them.
+    fn is_behind(&self, holding: &Holding) -> Option<String> {
+        let (name, ours) = (&holding.agent.name, holding.agent.epoch);
+        self.reports.values().find_map(|report| {
+            let theirs = report.agents.get(name)?.epoch;
+            let gateway = &report.gateway;
+            (theirs > ours).then(|| {
+                format!(
+                    "{gateway} acts by table {theirs}, and the journal ends at {ours}: an older \
+                     journal was put in its place"
+                )
+            })
+        })
     }
 
     async fn append(

@@ -49,7 +49,10 @@ const HEARD_BATCH_MAX: usize = 64;
 /// Decisions that may follow from one another at once. A rollout has no cycles that take no time.
 const TICKS_MAX: usize = 64;
 /// How long the journal is left alone after it could not be written; operators still try it.
-const JOURNAL_RETRY: Duration = Duration::from_millis(500);
+const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+/// How often everything is carried out again although nothing was decided. It costs little, and
+/// mends whatever a platform missed.
+const CARRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// One agent: what was decided, and what was seen.
 #[derive(Debug)]
@@ -96,6 +99,7 @@ pub(crate) struct Driver {
     waiting: Vec<Waiting>,
     journal_error: Option<String>,
     journal_retry: Option<Instant>,
+    carried: Instant,
 }
 
 impl Driver {
@@ -114,6 +118,7 @@ impl Driver {
             waiting: Vec::new(),
             journal_error: None,
             journal_retry: None,
+            carried: Instant::now(),
         };
         driver.note_agents();
         Ok(driver)
@@ -218,6 +223,12 @@ impl Driver {
     /// Everything that follows from what is known now, for every agent.
     async fn settle(&mut self) {
         let names: Vec<AgentName> = self.agents.keys().cloned().collect();
+        if self.carried.elapsed() >= CARRY_AGAIN {
+            self.carried = Instant::now();
+            self.agents
+                .values_mut()
+                .for_each(|holding| holding.dirty = true);
+        }
         for name in &names {
             self.carry_out(name);
             if self.journal_rests() {

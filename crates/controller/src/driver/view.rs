@@ -60,7 +60,7 @@ impl Driver {
         let holding = self.agents.get(name)?;
         let (agent, seen, now) = (&holding.agent, &holding.seen, clock::now());
         let workers = self.parts.platform.workers(name);
-        let busy = self.calls_by_worker(name);
+        let busy = self.calls_by_worker(holding, now);
         let live: u64 = agent.releases.keys().map(|id| seen.last_count(*id).0).sum();
         let look = Look {
             agent,
@@ -86,13 +86,12 @@ impl Driver {
         })
     }
 
-    fn calls_by_worker(&self, name: &AgentName) -> BTreeMap<WorkerId, u32> {
+    fn calls_by_worker(&self, holding: &Holding, now: Timestamp) -> BTreeMap<WorkerId, u32> {
+        let leased = self.reports.values();
+        let leased = leased.filter(|report| holding.seen.is_leased(now, &report.gateway));
+        let of_agent = leased.filter_map(|report| report.agents.get(&holding.agent.name));
         let mut calls = BTreeMap::new();
-        let reports = self
-            .reports
-            .values()
-            .filter_map(|report| report.agents.get(name));
-        for (worker, count) in reports.flat_map(|report| &report.workers) {
+        for (worker, count) in of_agent.flat_map(|presence| &presence.workers) {
             *calls.entry(worker.clone()).or_default() += count;
         }
         calls

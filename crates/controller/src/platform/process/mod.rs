@@ -187,28 +187,21 @@ impl Platform for ProcessPlatform {
         };
         let from = (agent.clone(), release.id, 0);
         let to = (agent.clone(), release.id, u32::MAX);
-        for cell in inner
-            .cells
-            .range(from.clone()..=to.clone())
-            .map(|(_, cell)| cell)
-        {
+        for (_, cell) in inner.cells.range(from..=to) {
             cell.mode
                 .send_if_modified(|is| std::mem::replace(is, mode) != mode);
         }
-        match want {
-            Want::Run(count) => self.fill(&mut inner, agent, release, count),
-            Want::Keep => {}
-            Want::Stop => {
-                let over = |cell: &Cell| cell.status().state == WorkerState::Gone;
-                inner
-                    .cells
-                    .retain(|key, cell| !(*key >= from && *key <= to && over(cell)));
-            }
+        if let Want::Run(count) = want {
+            self.fill(&mut inner, agent, release, count);
         }
     }
 
     fn workers(&self, agent: &AgentName) -> Vec<WorkerStatus> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        // One that was stopped is not spoken of any more.
+        inner.cells.retain(|_, cell| {
+            *cell.mode.borrow() != Mode::Stop || cell.status().state != WorkerState::Gone
+        });
         let ours = inner.cells.iter().filter(|((of, _, _), _)| of == agent);
         ours.map(|(_, cell)| cell.status()).collect()
     }

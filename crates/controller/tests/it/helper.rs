@@ -1,0 +1,142 @@
+//! Other processes: this test binary again, told by its environment what to be. As tests they do
+//! nothing.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use segue_controller::platform::process::Record;
+use segue_controller::run;
+use segue_controller::store::{Head, Journal as _, SqliteJournal};
+
+use crate::Directory;
+
+/// What a worker is started with. The test binary is not named in it: it is large, and a release
+/// is made of the bytes of every file that is.
+pub(crate) fn worker_command() -> Vec<String> {
+    let script = "exec \"$IT_EXE\" helper::worker --exact --ignored --nocapture";
+    ["sh", "-c", script, "worker", "{port}"]
+        .map(str::to_owned)
+        .into()
+}
+
+pub(crate) fn worker_env() -> BTreeMap<String, String> {
+    let exe = env::current_exe().unwrap().to_string_lossy().into_owned();
+    BTreeMap::from([
+        ("IT_EXE".to_owned(), exe),
+        ("IT_ROLE".to_owned(), "worker".to_owned()),
+    ])
+}
+
+fn plays(role: &str) -> bool {
+    env::var("IT_ROLE").is_ok_and(|plays| plays == role)
+}
+
+/// Starts this binary as another.
+pub(crate) fn play(role: &str, directory: &Directory, more: &[(&str, &str)]) -> Child {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
+        .args([
+            &format!("helper::{role}"),
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("IT_ROLE", role)
+        .env("IT_STATE", &directory.0)
+        .envs(more.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Waits until a player says something.
+pub(crate) fn hear(child: &mut Child, wanted: &str) {
+    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    let heard = lines
+        .map_while(Result::ok)
+        .any(|line| line.contains(wanted));
+    assert!(heard, "{wanted} was not said");
+}
+
+/// Ends what the workers of a directory left.
+pub(crate) fn kill_workers(directory: &Path) {
+    let Ok(agents) = fs::read_dir(directory.join("workers")) else {
+        return;
+    };
+    for agent in agents.flatten() {
+        for record in fs::read_dir(agent.path()).into_iter().flatten().flatten() {
+            let pid = Record::read(&record.path())
+                .ok()
+                .and_then(|record| record.pid);
+            if let Some(pid) = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "a worker, when told to be one"]
+fn worker() {
+    if !plays("worker") {
+        return;
+    }
+    let port: u16 = env::var("PORT").unwrap().parse().unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let mut head = [0; 1_024];
+        let _ = stream.read(&mut head);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    }
+}
+
+#[test]
+#[ignore = "a controller, when told to be one"]
+fn controller() {
+    if !plays("controller") {
+        return;
+    }
+    let state = env::var("IT_STATE").unwrap();
+    let directory = std::mem::ManuallyDrop::new(Directory(state.into()));
+    let spec = serde_json::from_str(&env::var("IT_SPEC").unwrap()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ended = runtime.block_on(run(directory.config(spec), std::future::pending()));
+    panic!("the controller ended: {ended:?}");
+}
+
+#[test]
+#[ignore = "holds the journal, when told to"]
+fn locker() {
+    if !plays("locker") {
+        return;
+    }
+    let path = Path::new(&env::var("IT_STATE").unwrap()).join("journal.db");
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    println!("locked");
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+#[test]
+#[ignore = "appends to a journal until it is killed, when told to"]
+fn appender() {
+    if !plays("appender") {
+        return;
+    }
+    let path = Path::new(&env::var("IT_STATE").unwrap()).join("journal.db");
+    let journal = SqliteJournal::open(&path).unwrap();
+    let mut head = journal.head().unwrap();
+    loop {
+        let entries = crate::store::entries(&head, 3);
+        journal.append(head.seq, &entries).unwrap();
+        head = Head::of(&entries[2]);
+        println!("appended {}", head.seq);
+    }
+}
