@@ -129,3 +129,32 @@ async fn check(addr: SocketAddr, path: Option<&str>) -> std::io::Result<bool> {
     stream.read_exact(&mut start).await?;
     Ok(start.starts_with(b"HTTP/1.1 2") || start.starts_with(b"HTTP/1.0 2"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_in_a_row_take_a_worker_out_and_one_success_brings_it_back() {
+        let health = Health::default();
+        let worker: WorkerId = "w".parse().unwrap();
+        assert!(health.up(&worker), "nothing is known against it");
+        for tell in [Health::dialled, Health::checked] {
+            tell(&health, &worker, false);
+            assert!(health.up(&worker), "one failure is none");
+            tell(&health, &worker, true);
+            tell(&health, &worker, false);
+            assert!(health.up(&worker), "not in a row");
+            tell(&health, &worker, false);
+            assert!(!health.up(&worker));
+            tell(&health, &worker, true);
+            assert!(health.up(&worker));
+        }
+        health.checked(&worker, false);
+        health.checked(&worker, false);
+        health.dialled(&worker, true);
+        assert!(!health.up(&worker), "a connection alone proves no health");
+        health.forget_all_but(|_| false);
+        assert!(health.up(&worker));
+    }
+}

@@ -254,7 +254,9 @@ impl Gateway {
                 tracing::info!(calls, "handed over");
                 let life = self.reporter.life().after_handoff();
                 *self.reporter.life() = life;
-                self.report(false);
+                if *self.ledger.open().borrow() > 0 {
+                    self.report(false);
+                }
                 true
             }
             Err(error) => {
@@ -276,6 +278,8 @@ impl Gateway {
         let (relay, ledger) = (Arc::clone(&self.relay), Arc::clone(&self.ledger));
         let life = self.reporter.life().clone();
         blocking(move || {
+            // What is decided after the export would be known to nobody, so nothing is.
+            ledger.stop();
             let calls = relay.give_all();
             let header = Header {
                 incarnation: life.incarnation,
@@ -293,6 +297,7 @@ impl Gateway {
                     for call in calls {
                         relay.adopt(call);
                     }
+                    ledger.resume();
                     Err(error)
                 }
             }

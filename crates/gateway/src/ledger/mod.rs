@@ -23,31 +23,31 @@
 //! window starts none, and a call that connects, drops and reconnects ends twice. Calls brought in
 //! by an override and plain requests are live while they last, and outside of the totals.
 
+mod admission;
 mod book;
 mod end;
+mod identity;
 mod moved;
 mod ticket;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use segue_core::link::CallInfo;
-use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
+use segue_core::names::{AgentName, WorkerId};
 use segue_core::presence::AgentPresence;
-use segue_core::route::{self, CallFacts, Pin, Reason, Refusal};
-use segue_core::table::{Epoch, RoutingTable};
+use segue_core::table::RoutingTable;
 use segue_core::time::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::call_log::CallLog;
 
+use self::admission::{Admission, Begun, Connection, choose};
 use self::book::Book;
 pub use self::book::Record;
 pub use self::end::{By, Closed, End, Unreached};
+pub use self::identity::{Asking, Counters, Identity, Purpose, Refused, Stale};
 pub use self::moved::{AgentState, LedgerState, Moved};
 pub use self::ticket::Ticket;
 
@@ -58,142 +58,6 @@ pub const CALLS_MAX: usize = 100_000;
 /// Most calls of one agent that are live or pinned. A pin takes about 400 bytes and lives five
 /// minutes by default, so this is 80 MB and 600 new calls a second.
 pub const PINS_MAX: usize = 200_000;
-
-/// Why a request is turned away before a worker is dialled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refused {
-    /// No table of this agent is installed.
-    #[error("this gateway has no routing table for the agent yet")]
-    NoTable,
-    /// The decision itself refuses.
-    #[error(transparent)]
-    Route(#[from] Refusal),
-    /// [`CALLS_MAX`] is reached.
-    #[error("this gateway holds as many calls as it may")]
-    TooManyCalls,
-    /// [`PINS_MAX`] is reached.
-    #[error("this gateway holds as many pins of the agent as it may")]
-    TooManyPins,
-    /// The process is stopping and takes no new calls.
-    #[error("this gateway is stopping")]
-    Stopping,
-}
-
-impl Refused {
-    /// One word for counters.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::NoTable => "no_table",
-            Self::Route(Refusal::NothingServes) => "nothing_serves",
-            Self::Route(Refusal::UnknownOverride) => "unknown_override",
-            Self::Route(Refusal::NoWorker) => "no_worker",
-            Self::Route(Refusal::Full) => "full",
-            Self::Route(_) => "refused",
-            Self::TooManyCalls => "too_many_calls",
-            Self::TooManyPins => "too_many_pins",
-            Self::Stopping => "stopping",
-        }
-    }
-}
-
-/// Why a table was not installed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("epoch {offered} is not above the installed epoch {installed}")]
-pub struct Stale {
-    /// What came.
-    pub offered: Epoch,
-    /// What stays.
-    pub installed: Epoch,
-}
-
-/// What a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Purpose {
-    /// A call: a WebSocket.
-    Call,
-    /// A plain request that names a call: it pins the call once it is answered.
-    Webhook,
-    /// A plain request that names none.
-    Request,
-}
-
-/// What the ledger is asked for.
-#[derive(Debug)]
-pub struct Asking<'a> {
-    /// Whose request.
-    pub agent: &'a AgentName,
-    /// What is known of it; its pin is found by the ledger.
-    pub facts: CallFacts<'a>,
-    /// What it is about.
-    pub purpose: Purpose,
-}
-
-/// What never changes about one connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// Whose.
-    pub agent: AgentName,
-    /// Of which call.
-    pub call: CallId,
-    /// Its release.
-    pub release: ReleaseId,
-    /// What people call the release.
-    pub label: Label,
-    /// Under which table it was decided.
-    pub epoch: Epoch,
-    /// Why it went there.
-    pub reason: Reason,
-    /// Whether an override brought it in.
-    pub is_override: bool,
-    /// Whether its call was connected before.
-    pub is_resume: bool,
-    /// What it is about.
-    pub purpose: Purpose,
-    /// Since when it is counted.
-    pub since: Timestamp,
-}
-
-/// Bytes of one connection, written by its relay and read by whoever lists calls.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// From the caller.
-    pub bytes_in: AtomicU64,
-    /// To the caller.
-    pub bytes_out: AtomicU64,
-}
-
-impl Counters {
-    /// Both, as they are.
-    pub fn read(&self) -> (u64, u64) {
-        (
-            self.bytes_in.load(Ordering::Relaxed),
-            self.bytes_out.load(Ordering::Relaxed),
-        )
-    }
-}
-
-#[derive(Debug)]
-struct Connection {
-    identity: Arc<Identity>,
-    counters: Arc<Counters>,
-    worker: WorkerId,
-    /// When it stood; `None`: it is being dialled.
-    connected: Option<Timestamp>,
-}
-
-#[derive(Debug, Default)]
-struct Admission {
-    /// The latest time anyone told us: a dropped ticket has no other.
-    seen: Timestamp,
-    stopping: bool,
-    books: BTreeMap<AgentName, Book>,
-    /// By number, so oldest first.
-    connections: BTreeMap<u64, Connection>,
-    next: u64,
-    refusals: BTreeMap<&'static str, u64>,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -378,176 +242,6 @@ impl Ledger {
         admission.seen = admission.seen.max(now);
         admission
     }
-}
-
-impl Connection {
-    fn info(&self) -> CallInfo {
-        let (bytes_in, bytes_out) = self.counters.read();
-        let state = if self.connected.is_some() {
-            "live"
-        } else {
-            "dialling"
-        };
-        CallInfo {
-            call: self.identity.call.clone(),
-            agent: self.identity.agent.clone(),
-            release: self.identity.release,
-            worker: self.worker.clone(),
-            epoch: self.identity.epoch,
-            since: self.identity.since,
-            state: state.to_owned(),
-            reason: self.identity.reason.word().to_owned(),
-            bytes_in,
-            bytes_out,
-        }
-    }
-}
-
-/// What a ticket is made of.
-struct Begun {
-    number: u64,
-    identity: Arc<Identity>,
-    counters: Arc<Counters>,
-    worker: WorkerId,
-    addr: SocketAddr,
-}
-
-impl Admission {
-    fn begin(
-        &mut self,
-        asking: Asking<'_>,
-        up: &dyn Fn(&WorkerId) -> bool,
-    ) -> Result<Begun, Refused> {
-        let now = self.seen;
-        if self.stopping {
-            return Err(Refused::Stopping);
-        }
-        if self.connections.len() >= CALLS_MAX {
-            return Err(Refused::TooManyCalls);
-        }
-        let book = self.books.get_mut(asking.agent).ok_or(Refused::NoTable)?;
-        book.purge(now);
-        let Asking {
-            agent,
-            mut facts,
-            purpose,
-        } = asking;
-        let call = facts.call;
-        let known = book.record(call);
-        if known.is_none() && book.len() >= PINS_MAX {
-            return Err(Refused::TooManyPins);
-        }
-        if known.is_none() && book.withdrawn {
-            return Err(Refused::Route(Refusal::NothingServes));
-        }
-        facts.pin = known.map(|record| record.pin.clone());
-        let (was_override, is_resume, started) = known.map_or((false, false, false), |record| {
-            (record.is_override, record.connected, record.started)
-        });
-        let table = Arc::clone(&book.table);
-        let decision = route::route(&table, &facts)?;
-        let pinned = (decision.reason == Reason::Pin)
-            .then_some(facts.pin.as_ref())
-            .flatten();
-        let is_override = match decision.reason {
-            Reason::Pin => was_override,
-            reason => reason == Reason::Override,
-        };
-        let starts = purpose == Purpose::Call && !is_override && !started;
-        let worker = match choose(book, decision.release, pinned, call, up) {
-            Ok(worker) => worker,
-            Err(refusal) => {
-                if starts {
-                    let totals = &mut book.counts_mut(decision.release).totals;
-                    totals.started += 1;
-                    totals.errors += 1;
-                }
-                return Err(Refused::Route(refusal));
-            }
-        };
-        let pin = Pin {
-            release: decision.release,
-            worker: worker.clone(),
-        };
-        book.enter(call, pin.clone(), || {
-            Record::new(pin, table.epoch, decision.reason, is_override, now)
-        });
-        if starts {
-            book.counts_mut(decision.release).totals.started += 1;
-            if let Some(record) = book.record_mut(call) {
-                record.started = true;
-            }
-        }
-        let identity = Arc::new(Identity {
-            agent: agent.clone(),
-            call: call.clone(),
-            release: decision.release,
-            label: table
-                .releases
-                .get(&decision.release)
-                .map_or_else(|| unnamed(decision.release), |route| route.label.clone()),
-            epoch: table.epoch,
-            reason: decision.reason,
-            is_override,
-            is_resume,
-            purpose,
-            since: now,
-        });
-        let addr = table.workers[&worker].addr;
-        Ok(self.count(identity, Arc::default(), worker, addr, None))
-    }
-
-    fn count(
-        &mut self,
-        identity: Arc<Identity>,
-        counters: Arc<Counters>,
-        worker: WorkerId,
-        addr: SocketAddr,
-        connected: Option<Timestamp>,
-    ) -> Begun {
-        let number = self.next;
-        self.next += 1;
-        let connection = Connection {
-            identity: Arc::clone(&identity),
-            counters: Arc::clone(&counters),
-            worker: worker.clone(),
-            connected,
-        };
-        self.connections.insert(number, connection);
-        Begun {
-            number,
-            identity,
-            counters,
-            worker,
-            addr,
-        }
-    }
-}
-
-/// A worker that is up; if none is, one that is not.
-fn choose(
-    book: &Book,
-    release: ReleaseId,
-    pin: Option<&Pin>,
-    call: &CallId,
-    up: &dyn Fn(&WorkerId) -> bool,
-) -> Result<WorkerId, Refusal> {
-    let live = |worker: &WorkerId| book.at_worker(worker);
-    let key = call.as_str();
-    match route::choose_worker(&book.table, release, pin, live, up, key) {
-        Err(Refusal::NoWorker) => {
-            route::choose_worker(&book.table, release, pin, live, |_| true, key)
-        }
-        chosen => chosen,
-    }
-}
-
-/// A label for a release that the table names in its split but does not describe.
-fn unnamed(release: ReleaseId) -> Label {
-    release
-        .short()
-        .parse()
-        .expect("twelve hexadecimal digits are a label")
 }
 
 #[cfg(test)]

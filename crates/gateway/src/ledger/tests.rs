@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
+use segue_core::names::{CallId, ReleaseId};
+use segue_core::route::{CallFacts, Reason, Refusal};
 use segue_core::spec::{Ingress, OnRollback};
 use segue_core::split::Split;
-use segue_core::table::{ReleaseRoute, WorkerRoute};
+use segue_core::table::{Epoch, ReleaseRoute, WorkerRoute};
 use segue_core::time::Millis;
 
 use super::*;

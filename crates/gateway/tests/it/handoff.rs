@@ -1,6 +1,9 @@
 //! Live calls move from process to process.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
@@ -8,7 +11,8 @@ use tokio::task::JoinSet;
 
 use crate::support::agent::{Agent, Manner, Stream};
 use crate::support::controller::Controller;
-use crate::support::gateway::Process;
+use crate::support::gateway::{Gateway, Process, config};
+use crate::support::rig::Rig;
 use crate::support::table::{release, table};
 use crate::support::{Dir, soon, ws};
 
@@ -149,4 +153,121 @@ async fn a_hundred_talking_calls_move_twice_and_lose_nothing() {
         received + late_received,
         "every frame of a worker arrived"
     );
+}
+
+fn say(mut socket: &UnixStream, json: &str) {
+    let length = u32::try_from(json.len()).unwrap();
+    socket.write_all(&length.to_be_bytes()).unwrap();
+    socket.write_all(&[0; 4]).unwrap();
+    socket.write_all(json.as_bytes()).unwrap();
+}
+
+/// A message, without the descriptors that came with it.
+fn hear(mut socket: &UnixStream) -> String {
+    let mut prefix = [0; 8];
+    socket.read_exact(&mut prefix).unwrap();
+    let length = u32::from_be_bytes(prefix[..4].try_into().unwrap());
+    let mut json = vec![0; length as usize];
+    socket.read_exact(&mut json).unwrap();
+    String::from_utf8(json).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_that_fails_leaves_everything_with_the_old_process() {
+    let rig = Rig::start(Manner::Stream, Manner::Echo).await;
+    let mut callers = Callers::start(rig.gateway.addr, 10).await;
+    callers.turn_page().await;
+    let path = rig.dir.path().join("run/handoff.sock");
+    let run = std::fs::metadata(rig.dir.path().join("run")).unwrap();
+    assert_eq!(run.permissions().mode() & 0o777, 0o700);
+
+    let stranger = path.clone();
+    let refused = tokio::task::spawn_blocking(move || {
+        let socket = UnixStream::connect(stranger).unwrap();
+        say(&socket, r#"{"type":"hello","version":999}"#);
+        hear(&socket)
+    });
+    let refused = soon("a refusal", refused).await.unwrap();
+    assert!(
+        refused.contains("refused") && refused.contains("version"),
+        "{refused}"
+    );
+    callers.turn_page().await;
+
+    // Takers that die at every point before they are ready.
+    for messages in 0..=3 {
+        let path = path.clone();
+        let heard = tokio::task::spawn_blocking(move || {
+            let socket = UnixStream::connect(path).unwrap();
+            say(&socket, r#"{"type":"hello","version":1}"#);
+            (0..messages).map(|_| hear(&socket)).collect::<Vec<_>>()
+        });
+        let heard = soon("the giver's messages", heard).await.unwrap();
+        if let Some(done) = heard.get(2) {
+            assert_eq!(done, r#"{"type":"done","calls":10}"#);
+        }
+        callers.turn_page().await;
+    }
+    // New calls come in, and the old ones end in order.
+    let mut late = Callers::start(rig.gateway.addr, 1).await;
+    late.turn_page().await;
+    let (sent, received) = callers.hang_up().await;
+    let (late_sent, late_received) = late.hang_up().await;
+    soon("the end of the gateway", rig.gateway.stop())
+        .await
+        .unwrap()
+        .unwrap();
+    let seen = rig.v1.seen.lock().unwrap();
+    assert_eq!(seen.faults, Vec::<String>::new());
+    let total = |of: fn(&(u64, u64)) -> u64| seen.streams.iter().map(of).sum::<u64>();
+    assert_eq!(total(|(_, to)| *to), sent + late_sent);
+    assert_eq!(total(|(by, _)| *by), received + late_received);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_and_totals_move_and_a_tls_call_stays_until_it_ends() {
+    let certs = Dir::new();
+    let (files, trusted) = crate::tls::identity(certs.path());
+    let own = files.clone();
+    let mut rig = Rig::start_with(Manner::Echo, Manner::Echo, |config| {
+        config.tls = Some(own);
+    })
+    .await;
+    let (_, mut tls) = crate::tls::call(rig.gateway.addr, &trusted, "/ws/tls").await;
+    let (_, mut over) = crate::tls::call(rig.gateway.addr, &trusted, "/ws/over").await;
+    over.close(1000).await.unwrap();
+    while let Ok(Some(_)) = soon("the end", over.next()).await {}
+    drop(over);
+    rig.counts(release("v1"), |counts| counts.pinned == 1).await;
+
+    let mut taking = config(rig.dir.path());
+    taking.takeover = Some(taking.handoff_socket());
+    taking.tls = Some(files);
+    let next = Gateway::start(taking).await;
+    assert_eq!(next.addr, rig.gateway.addr);
+    rig.controller.install(rig.table(2, "v2")).await;
+    let (_, pinned) = crate::tls::call(next.addr, &trusted, "/ws/over").await;
+    assert_eq!(rig.v1.heads().len(), 3, "by its pin, in the new process");
+    let counts = rig.counts(release("v1"), |counts| counts.live == 1).await;
+    assert_eq!(
+        (counts.totals.started, counts.totals.ended),
+        (2, 1),
+        "they go on counting"
+    );
+    assert_eq!(counts.pinned, 1, "the call that stayed");
+
+    // The old process relays on and ends with that call.
+    tls.send(ws::BINARY, b"still here").await.unwrap();
+    let back = soon("an echo", tls.next()).await.unwrap();
+    assert_eq!(back, Some((ws::BINARY, b"still here".to_vec())));
+    let old = rig.gateway.ended();
+    assert!(!old.is_finished());
+    tls.close(1000).await.unwrap();
+    while let Ok(Some(_)) = soon("the end", tls.next()).await {}
+    drop(tls);
+    soon("the end of the old process", old)
+        .await
+        .unwrap()
+        .unwrap();
+    drop(pinned);
 }

@@ -19,7 +19,7 @@ use crate::support::ws::{BINARY, Ws, read_head, upgrade};
 use crate::support::{Dir, soon};
 
 /// Writes an identity; answers its certificate.
-fn identity(dir: &Path) -> (TlsFiles, CertificateDer<'static>) {
+pub(crate) fn identity(dir: &Path) -> (TlsFiles, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["desk.example".to_owned()]).unwrap();
     let files = TlsFiles {
         cert: dir.join("cert.pem"),
@@ -49,7 +49,7 @@ async fn connect(
         .await
 }
 
-async fn call(
+pub(crate) async fn call(
     addr: SocketAddr,
     trusted: &CertificateDer<'static>,
     target: &str,

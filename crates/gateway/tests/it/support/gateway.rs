@@ -47,6 +47,13 @@ impl Gateway {
         Self { addr, stop, task }
     }
 
+    /// Nobody asks it to end.
+    pub(crate) fn ended(self) -> JoinHandle<Result<(), RunError>> {
+        // Its other end would read a dropped sender as a wish.
+        std::mem::forget(self.stop);
+        self.task
+    }
+
     /// Asks it to end; it does when its last call has.
     pub(crate) fn stop(self) -> JoinHandle<Result<(), RunError>> {
         self.stop.send(()).unwrap();

@@ -1,0 +1,205 @@
+//! What is under the lock: deciding and counting as one step.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use segue_core::link::CallInfo;
+use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
+use segue_core::route::{self, Pin, Reason, Refusal};
+use segue_core::time::Timestamp;
+
+use super::{Asking, Book, CALLS_MAX, Counters, Identity, PINS_MAX, Purpose, Record, Refused};
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) identity: Arc<Identity>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) worker: WorkerId,
+    /// When it stood; `None`: it is being dialled.
+    pub(super) connected: Option<Timestamp>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    /// The latest time anyone told us: a dropped ticket has no other.
+    pub(super) seen: Timestamp,
+    pub(super) stopping: bool,
+    pub(super) books: BTreeMap<AgentName, Book>,
+    /// By number, so oldest first.
+    pub(super) connections: BTreeMap<u64, Connection>,
+    pub(super) next: u64,
+    pub(super) refusals: BTreeMap<&'static str, u64>,
+}
+
+/// What a ticket is made of.
+pub(super) struct Begun {
+    pub(super) number: u64,
+    pub(super) identity: Arc<Identity>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) worker: WorkerId,
+    pub(super) addr: SocketAddr,
+}
+
+impl Admission {
+    /// Decides and counts.
+    pub(super) fn begin(
+        &mut self,
+        asking: Asking<'_>,
+        up: &dyn Fn(&WorkerId) -> bool,
+    ) -> Result<Begun, Refused> {
+        let now = self.seen;
+        if self.stopping {
+            return Err(Refused::Stopping);
+        }
+        if self.connections.len() >= CALLS_MAX {
+            return Err(Refused::TooManyCalls);
+        }
+        let book = self.books.get_mut(asking.agent).ok_or(Refused::NoTable)?;
+        book.purge(now);
+        let Asking {
+            agent,
+            mut facts,
+            purpose,
+        } = asking;
+        let call = facts.call;
+        let known = book.record(call);
+        if known.is_none() && book.len() >= PINS_MAX {
+            return Err(Refused::TooManyPins);
+        }
+        if known.is_none() && book.withdrawn {
+            return Err(Refused::Route(Refusal::NothingServes));
+        }
+        facts.pin = known.map(|record| record.pin.clone());
+        let (was_override, is_resume, started) = known.map_or((false, false, false), |record| {
+            (record.is_override, record.connected, record.started)
+        });
+        let table = Arc::clone(&book.table);
+        let decision = route::route(&table, &facts)?;
+        let pinned = (decision.reason == Reason::Pin)
+            .then_some(facts.pin.as_ref())
+            .flatten();
+        let is_override = match decision.reason {
+            Reason::Pin => was_override,
+            reason => reason == Reason::Override,
+        };
+        let starts = purpose == Purpose::Call && !is_override && !started;
+        let worker = match choose(book, decision.release, pinned, call, up) {
+            Ok(worker) => worker,
+            Err(refusal) => {
+                if starts {
+                    let totals = &mut book.counts_mut(decision.release).totals;
+                    totals.started += 1;
+                    totals.errors += 1;
+                }
+                return Err(Refused::Route(refusal));
+            }
+        };
+        let pin = Pin {
+            release: decision.release,
+            worker: worker.clone(),
+        };
+        book.enter(call, pin.clone(), || {
+            Record::new(pin, table.epoch, decision.reason, is_override, now)
+        });
+        if starts {
+            book.counts_mut(decision.release).totals.started += 1;
+            if let Some(record) = book.record_mut(call) {
+                record.started = true;
+            }
+        }
+        let identity = Arc::new(Identity {
+            agent: agent.clone(),
+            call: call.clone(),
+            release: decision.release,
+            label: table
+                .releases
+                .get(&decision.release)
+                .map_or_else(|| unnamed(decision.release), |route| route.label.clone()),
+            epoch: table.epoch,
+            reason: decision.reason,
+            is_override,
+            is_resume,
+            purpose,
+            since: now,
+        });
+        let addr = table.workers[&worker].addr;
+        Ok(self.count(identity, Arc::default(), worker, addr, None))
+    }
+
+    /// Counts a connection that has its place in the book.
+    pub(super) fn count(
+        &mut self,
+        identity: Arc<Identity>,
+        counters: Arc<Counters>,
+        worker: WorkerId,
+        addr: SocketAddr,
+        connected: Option<Timestamp>,
+    ) -> Begun {
+        let number = self.next;
+        self.next += 1;
+        let connection = Connection {
+            identity: Arc::clone(&identity),
+            counters: Arc::clone(&counters),
+            worker: worker.clone(),
+            connected,
+        };
+        self.connections.insert(number, connection);
+        Begun {
+            number,
+            identity,
+            counters,
+            worker,
+            addr,
+        }
+    }
+}
+
+/// A worker that is up; if none is, one that is not.
+pub(super) fn choose(
+    book: &Book,
+    release: ReleaseId,
+    pin: Option<&Pin>,
+    call: &CallId,
+    up: &dyn Fn(&WorkerId) -> bool,
+) -> Result<WorkerId, Refusal> {
+    let live = |worker: &WorkerId| book.at_worker(worker);
+    let key = call.as_str();
+    match route::choose_worker(&book.table, release, pin, live, up, key) {
+        Err(Refusal::NoWorker) => {
+            route::choose_worker(&book.table, release, pin, live, |_| true, key)
+        }
+        chosen => chosen,
+    }
+}
+
+/// A label for a release that the table names in its split but does not describe.
+fn unnamed(release: ReleaseId) -> Label {
+    release
+        .short()
+        .parse()
+        .expect("twelve hexadecimal digits are a label")
+}
+
+impl Connection {
+    pub(super) fn info(&self) -> CallInfo {
+        let (bytes_in, bytes_out) = self.counters.read();
+        let state = if self.connected.is_some() {
+            "live"
+        } else {
+            "dialling"
+        };
+        CallInfo {
+            call: self.identity.call.clone(),
+            agent: self.identity.agent.clone(),
+            release: self.identity.release,
+            worker: self.worker.clone(),
+            epoch: self.identity.epoch,
+            since: self.identity.since,
+            state: state.to_owned(),
+            reason: self.identity.reason.word().to_owned(),
+            bytes_in,
+            bytes_out,
+        }
+    }
+}
