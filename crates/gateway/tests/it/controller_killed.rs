@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use crate::support::agent::{Agent, FRAME_EVERY, Manner, Stream};
 use crate::support::gateway::{Process, child};
 use crate::support::table::table;
-use crate::support::{Dir, soon, until, ws};
+use crate::support::{Dir, soon, ws};
 
 const CALLS: usize = 50;
 const FRAMES: u64 = 25;
@@ -30,8 +30,14 @@ async fn killing_the_controller_adds_no_gap() {
         .spawn()
         .unwrap();
     let gateway = Process::start(dir.path(), false).await;
-    let tables = dir.path().join("gateway/tables.json");
-    until("the table on disk", || tables.exists().then_some(())).await;
+    let question = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    soon("the first table", async {
+        while !ws::exchange(gateway.addr, question)
+            .await
+            .starts_with("HTTP/1.1 200 ")
+        {}
+    })
+    .await;
 
     // Each call hears FRAMES frames before the kill and as many after it, and tells its longest
     // gap in each part.
