@@ -167,11 +167,13 @@ async fn nothing_is_decided_on_a_journal_older_than_what_gateways_do() {
     let gateway = Gateway::start(&directory.state(), "gw-1");
     client.bring_in("v1").await;
     gateway.run_ahead();
-    let refused = crate::eventually("a refusal", async || {
-        let answer = client.post("drain", json!({})).await;
-        (answer.status == 503).then_some(answer)
+    crate::eventually("its report", async || {
+        let known = client.status().await.gateways;
+        (known[0].epochs[&crate::desk()].0 == 1_000).then_some(())
     })
     .await;
+    let refused = client.post("drain", json!({})).await;
+    assert_eq!(refused.status, 503);
     assert!(
         refused
             .body
