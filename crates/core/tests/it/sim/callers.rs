@@ -94,6 +94,7 @@ impl World {
             self.truth.outcomes.push(Outcome {
                 at: self.now,
                 gateway: index,
+                life: self.gateways[index].life,
                 release,
                 bad: true,
                 ended: false,
@@ -194,12 +195,14 @@ impl World {
         };
         let placed = held.placed.clone();
         if !placed.labelled {
+            let life = gateway.life;
             let totals = gateway.totals.entry(placed.release).or_default();
             totals.ended += 1;
             totals.dropped += u64::from(dropped);
             self.truth.outcomes.push(Outcome {
                 at: self.now,
                 gateway: index,
+                life,
                 release: placed.release,
                 bad: dropped,
                 ended: true,

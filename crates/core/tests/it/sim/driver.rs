@@ -394,7 +394,8 @@ impl World {
         let Some(report) = presence.agents.get(&name) else {
             return;
         };
-        let key = (presence.incarnation.clone(), presence.sequence);
+        let life = presence.incarnation.parse().expect("a number");
+        let key = (life, presence.sequence);
         self.truth.delivered(index, now, sent, key, report);
         controller.seen.observe(
             now,

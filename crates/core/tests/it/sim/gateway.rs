@@ -206,11 +206,12 @@ impl World {
             sequence: gateway.sequence,
             agents,
         };
-        let sent = self.now;
+        let (sent, to) = (self.now, self.lives);
         self.send(|| Next::Presence {
             presence: Box::new(presence.clone()),
             gateway: index,
             sent,
+            to,
         });
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use segue_core::names::ReleaseId;
-use segue_core::presence::{AgentPresence, LEASE, Totals};
+use segue_core::presence::{AgentPresence, LEASE};
 use segue_core::release::ReleaseState;
 use segue_core::rollout::{Agent, Fact, Gate, Phase};
 use segue_core::spec::Plan;
@@ -16,6 +16,7 @@ use segue_core::time::Timestamp;
 pub(crate) struct Outcome {
     pub(crate) at: Timestamp,
     pub(crate) gateway: usize,
+    pub(crate) life: u64,
     pub(crate) release: ReleaseId,
     pub(crate) bad: bool,
     pub(crate) ended: bool,
@@ -26,10 +27,9 @@ pub(crate) struct Outcome {
 pub(crate) struct Delivered {
     pub(crate) at: Option<Timestamp>,
     pub(crate) sent: Timestamp,
-    key: (String, u64),
+    life: u64,
+    sequence: u64,
     pub(crate) report: AgentPresence,
-    /// Totals by life.
-    lives: BTreeMap<String, BTreeMap<ReleaseId, Totals>>,
 }
 
 /// What is true.
@@ -49,7 +49,7 @@ pub(crate) struct Truth {
     /// When the ramp and its last step began, by what each gateway had reported.
     pub(crate) ramp_sent: [Timestamp; 3],
     pub(crate) step_sent: [Timestamp; 3],
-    ramp_totals: [BTreeMap<String, Totals>; 3],
+    ramp_at: Timestamp,
 }
 
 impl Truth {
@@ -64,7 +64,7 @@ impl Truth {
             was_current: BTreeSet::new(),
             ramp_sent: Default::default(),
             step_sent: Default::default(),
-            ramp_totals: Default::default(),
+            ramp_at: Timestamp(0),
         }
     }
 
@@ -74,21 +74,16 @@ impl Truth {
         gateway: usize,
         now: Timestamp,
         sent: Timestamp,
-        key: (String, u64),
+        (life, sequence): (u64, u64),
         report: &AgentPresence,
     ) {
         let known = &mut self.delivered[gateway];
-        if known.at.is_some() && key <= known.key {
+        if known.at.is_some() && (life, sequence) <= (known.life, known.sequence) {
             return;
         }
-        let totals = report
-            .releases
-            .iter()
-            .map(|(release, counts)| (*release, counts.totals.clone()));
-        known.lives.insert(key.0.clone(), totals.collect());
         known.at = Some(now);
         known.sent = sent;
-        known.key = key;
+        (known.life, known.sequence) = (life, sequence);
         known.report = report.clone();
     }
 
@@ -116,22 +111,17 @@ impl Truth {
     /// Drops and ends of a release since its ramp began, as delivered: over the gateways' present
     /// lives, or over all of them.
     pub(crate) fn since_ramp(&self, release: ReleaseId, all_lives: bool) -> (u64, u64) {
-        let mut sum = (0, 0);
-        for (delivered, base) in self.delivered.iter().zip(&self.ramp_totals) {
-            for (life, totals) in &delivered.lives {
-                let Some(totals) = totals.get(&release) else {
-                    continue;
-                };
-                if !all_lives && *life != delivered.key.0 {
-                    continue;
-                }
-                let none = Totals::default();
-                let base = base.get(life).unwrap_or(&none);
-                sum.0 += totals.dropped - base.dropped.min(totals.dropped);
-                sum.1 += totals.ended - base.ended.min(totals.ended);
-            }
-        }
-        sum
+        let counts = |o: &&Outcome| {
+            let delivered = &self.delivered[o.gateway];
+            o.release == release
+                && o.ended
+                && o.at > self.ramp_at
+                && o.at < delivered.sent
+                && (all_lives || o.life == delivered.life)
+        };
+        let counted = || self.outcomes.iter().filter(counts);
+        let dropped = counted().filter(|o| o.bad).count();
+        (dropped as u64, counted().count() as u64)
     }
 
     /// Calls of a release that ended, or went wrong, since some moment of each gateway.
@@ -167,11 +157,11 @@ impl Truth {
             Fact::GatesSkipped { release, .. } => {
                 self.proven.insert(*release);
             }
-            Fact::StepStarted { .. } => {
+            Fact::StepStarted { at, .. } => {
                 self.step_sent = self.sent();
-                let ramps = matches!(self.phase(), Some(Phase::Canary { .. }));
-                if !ramps {
-                    self.begin_ramp();
+                if !matches!(self.phase(), Some(Phase::Canary { .. })) {
+                    self.ramp_sent = self.sent();
+                    self.ramp_at = *at;
                 }
             }
             Fact::CutOver { .. } => {
@@ -191,19 +181,6 @@ impl Truth {
             _ => {}
         }
         self.agent.apply(fact);
-    }
-
-    fn begin_ramp(&mut self) {
-        let Some(incoming) = self.agent.rollout.as_ref().map(|r| r.incoming) else {
-            return;
-        };
-        self.ramp_sent = self.sent();
-        for (base, delivered) in self.ramp_totals.iter_mut().zip(&self.delivered) {
-            let of = |(life, totals): (&String, &BTreeMap<ReleaseId, Totals>)| {
-                Some((life.clone(), totals.get(&incoming)?.clone()))
-            };
-            *base = delivered.lives.iter().filter_map(of).collect();
-        }
     }
 
     fn sent(&self) -> [Timestamp; 3] {

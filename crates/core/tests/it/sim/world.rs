@@ -31,11 +31,12 @@ pub(crate) enum Next {
         gateway: usize,
         life: u64,
     },
-    /// A report arrives at whoever is the controller then.
+    /// A report arrives at the life of the controller whose connection it went over.
     Presence {
         presence: Box<Presence>,
         gateway: usize,
         sent: Timestamp,
+        to: u64,
     },
     /// A table arrives at a gateway.
     Table {
@@ -250,7 +251,12 @@ impl World {
                 presence,
                 gateway,
                 sent,
-            } => self.presence_arrives(&presence, gateway, sent),
+                to,
+            } => {
+                if self.active.as_ref().is_some_and(|c| c.life == to) {
+                    self.presence_arrives(&presence, gateway, sent);
+                }
+            }
             Next::Table { gateway, table } => self.table_arrives(gateway, &table),
             Next::Arrival => self.arrival(),
             Next::StaffCall => self.staff_call(),
