@@ -5,8 +5,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -111,6 +111,10 @@ impl Ending {
     }
 }
 
+/// The file is put aside as `calls.jsonl.1` beyond this, in place of the one before: some 500,000
+/// calls in each.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
 /// The queue's entry. Lines are written until the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct CallLog {
@@ -131,8 +135,7 @@ impl CallLog {
     ///
     /// When the file cannot be opened or the writer not started.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.append(true).create(true).mode(0o600).open(path)?;
+        let file = LogFile::open(path)?;
         let (queue, items) = sync_channel(QUEUE_LINES_MAX);
         std::thread::Builder::new()
             .name("call-log".to_owned())
@@ -162,7 +165,7 @@ impl CallLog {
 }
 
 /// Writes whole lines with one call each batch: during a handoff two processes append to the file.
-fn write_all(mut file: File, items: &Receiver<Item>) {
+fn write_all(mut file: LogFile, items: &Receiver<Item>) {
     while let Ok(first) = items.recv() {
         let (mut batch, mut waiting) = (Vec::new(), Vec::new());
         let mut next = Some(first);
@@ -178,12 +181,38 @@ fn write_all(mut file: File, items: &Receiver<Item>) {
                 .then(|| items.try_recv().ok())
                 .flatten();
         }
-        if let Err(error) = file.write_all(&batch) {
+        if let Err(error) = file.append(&batch) {
             tracing::warn!(%error, "the call log cannot be written");
         }
         for done in waiting {
             // Whoever asked may have given up.
             let _ = done.send(());
         }
+    }
+}
+
+struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o600).open(path)?;
+        let path = path.to_owned();
+        Ok(Self { path, file })
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let ours = self.file.metadata()?;
+        if ours.len() > FILE_BYTES_MAX {
+            // During a handoff another process may have put it aside already.
+            if std::fs::metadata(&self.path).is_ok_and(|there| there.ino() == ours.ino()) {
+                std::fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
+            }
+            *self = Self::open(&self.path)?;
+        }
+        self.file.write_all(lines)
     }
 }

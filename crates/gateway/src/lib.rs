@@ -30,6 +30,7 @@ mod files;
 mod stop;
 
 mod run;
+mod setup;
 
 pub use self::config::{Config, Limits, TlsFiles};
 pub use self::run::{RunError, run};

@@ -2,12 +2,10 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
@@ -15,20 +13,20 @@ use tokio::time::{interval, timeout};
 use crate::call_log::CallLog;
 use crate::clock;
 use crate::config::Config;
-use crate::files;
 use crate::front::Front;
-use crate::handoff::{self, HandoffError, Header, Taken, TakenCall};
+use crate::handoff::{self, HandoffError, Header};
 use crate::health::Health;
-use crate::ledger::{Ledger, LedgerState};
+use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::relay::{LiveCall, Relay};
 use crate::report::{Life, Reporter};
+use crate::setup::{
+    Doorplate, bind, keep_pins, make_directories, raise_descriptor_limit, restore_pins,
+    state_error, take_over,
+};
 use crate::stop::Stoppable;
 use crate::tables::TableFile;
 use crate::tls::{Tls, TlsError};
-
-/// Connections that wait to be accepted, also while a gateway hands over.
-const BACKLOG: i32 = 1_024;
 
 /// How long a giver waits for connections that are being set up, before it gives: what is not a
 /// call by then stays with it. Live calls flow on meanwhile.
@@ -88,15 +86,17 @@ pub enum RunError {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     raise_descriptor_limit();
     make_directories(&config)?;
-    let mut gateway = Gateway::start(config).await?;
-    let handoff = gateway.publish()?;
+    // Everything that can fail comes before calls are taken over: an error behind that would end
+    // them.
     let mut hangup = signal(SignalKind::hangup())?;
+    let handoff = Doorplate::prepare(&config)?;
+    let mut gateway = Gateway::start(config, &handoff).await?;
     tokio::pin!(shutdown);
     let given = loop {
         tokio::select! {
             () = &mut shutdown => break false,
             Some(()) = hangup.recv() => gateway.reload(),
-            offer = handoff.accept() => match offer {
+            offer = handoff.socket.accept() => match offer {
                 Ok((stream, _)) => if gateway.offer(stream).await {
                     break true;
                 },
@@ -124,7 +124,7 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn start(config: Config) -> Result<Self, RunError> {
+    async fn start(config: Config, doorplate: &Doorplate) -> Result<Self, RunError> {
         let tls = match config.tls.clone() {
             Some(files) => Some(Arc::new(Tls::load(files)?)),
             None => None,
@@ -177,26 +177,22 @@ impl Gateway {
             front,
             listener,
         };
-        gateway.accept()?;
+        let addr = gateway
+            .listener
+            .local_addr()
+            .unwrap_or(gateway.config.listen);
+        if gateway.config.listen.port() != 0 && gateway.config.listen != addr {
+            let asked = gateway.config.listen;
+            tracing::warn!(%addr, %asked, "the listener that was taken over listens elsewhere");
+        }
+        let serving = gateway.accept().and_then(|()| doorplate.put_up(addr));
+        match serving {
+            Err(error) if gateway.config.takeover.is_none() => return Err(error.into()),
+            Err(error) => tracing::error!(%error, "took calls over, but cannot be fully reached"),
+            Ok(()) => tracing::info!(%addr, gateway = %gateway.config.gateway, "taking calls"),
+        }
         gateway.report(true);
         Ok(gateway)
-    }
-
-    /// Tells the world that we are here: the address, and the socket for the next gateway.
-    fn publish(&self) -> Result<UnixListener, RunError> {
-        let socket = self.config.handoff_socket();
-        let draft = socket.with_extension(format!("{}", std::process::id()));
-        // Left over from a process of the same number; if it stays, binding says so.
-        let _ = std::fs::remove_file(&draft);
-        let bound = UnixListener::bind(&draft)
-            .and_then(|listener| std::fs::rename(&draft, &socket).map(|()| listener));
-        let bound = bound.map_err(|source| state_error(&socket, source))?;
-        let addr = self.listener.local_addr()?;
-        let file = self.config.addr_file();
-        files::replace(&file, addr.to_string().as_bytes())
-            .map_err(|source| state_error(&file, source))?;
-        tracing::info!(%addr, gateway = %self.config.gateway, "taking calls");
-        Ok(bound)
     }
 
     fn accept(&mut self) -> io::Result<()> {
@@ -310,6 +306,10 @@ impl Gateway {
         if let Some(accepting) = self.accepting.take() {
             accepting.stop(SETTLE).await;
         }
+        if !given {
+            // They connected while we still listened.
+            self.front.accept_waiting(&self.listener);
+        }
         // Who calls now is refused at once and may find another gateway. If this listener was
         // given, the other process holds it open.
         drop(self.listener);
@@ -346,101 +346,6 @@ impl Gateway {
         let log = self.log.clone();
         blocking(move || log.flush()).await;
         tracing::info!("ended; no call was open");
-    }
-}
-
-/// Takes everything from the gateway at `path`. Blocks.
-fn take_over(
-    path: &Path,
-    ledger: &Arc<Ledger>,
-    relay: &Relay,
-    gateway: segue_core::names::GatewayId,
-) -> Result<(TcpListener, Life), HandoffError> {
-    let (header, listener, calls, stream) = handoff::take(path)?.into_parts();
-    let now = clock::now();
-    ledger.restore(header.ledger, now);
-    let adopt = |call: TakenCall| call.adopt(ledger, now);
-    let calls: Vec<LiveCall> = calls.into_iter().filter_map(adopt).collect();
-    if let Err(error) = Taken::confirm(&stream) {
-        calls.into_iter().for_each(LiveCall::given);
-        return Err(error);
-    }
-    tracing::info!(calls = calls.len(), "took over");
-    for call in calls {
-        relay.adopt(call);
-    }
-    let life = Life {
-        gateway,
-        incarnation: header.incarnation,
-        sequence: header.sequence,
-    };
-    Ok((listener, life))
-}
-
-fn keep_pins(config: &Config, ledger: &Ledger) {
-    let state = ledger.export(clock::now());
-    let kept = serde_json::to_vec(&state)
-        .map_err(io::Error::other)
-        .and_then(|bytes| files::replace(&config.pins_file(), &bytes));
-    if let Err(error) = kept {
-        tracing::error!(%error, "the pins cannot be kept");
-    }
-}
-
-/// Pins of the gateway before us, if it ended in order. They are read once.
-fn restore_pins(config: &Config, ledger: &Ledger) {
-    let file = config.pins_file();
-    let Ok(bytes) = std::fs::read(&file) else {
-        return;
-    };
-    match serde_json::from_slice::<LedgerState>(&bytes) {
-        Ok(mut state) => {
-            for agent in &mut state.agents {
-                agent.totals.clear();
-            }
-            ledger.restore(state, clock::now());
-        }
-        Err(error) => tracing::error!(%error, "the pins are not understood"),
-    }
-    if let Err(error) = std::fs::remove_file(&file) {
-        tracing::warn!(%error, "the pins cannot be removed");
-    }
-}
-
-fn bind(addr: SocketAddr) -> Result<TcpListener, RunError> {
-    let listen = || {
-        let listener = TcpListener::bind(addr)?;
-        listener.set_nonblocking(true)?;
-        rustix::net::listen(&listener, BACKLOG)?;
-        Ok(listener)
-    };
-    listen().map_err(|source| RunError::Listen { addr, source })
-}
-
-fn make_directories(config: &Config) -> Result<(), RunError> {
-    for name in ["gateway", "log", "run"] {
-        let path = config.state_dir.join(name);
-        files::private_dir(&path).map_err(|source| state_error(&path, source))?;
-    }
-    Ok(())
-}
-
-fn state_error(path: &Path, source: io::Error) -> RunError {
-    RunError::State {
-        path: path.to_owned(),
-        source,
-    }
-}
-
-/// Each call holds two descriptors; the usual soft limit is 1024.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit on descriptors stays as it is");
     }
 }
 

@@ -156,7 +156,7 @@ pub(super) fn headers_for_worker(
     let mut headers = vec![
         ("X-Segue-Call-Id", identity.call.to_string()),
         ("X-Segue-Release", identity.label.to_string()),
-        ("X-Forwarded-For", peer.ip().to_string()),
+        ("X-Forwarded-For", peer.ip().to_canonical().to_string()),
         ("X-Forwarded-Proto", scheme.to_owned()),
         ("X-Forwarded-Host", host.to_owned()),
     ];

@@ -104,17 +104,31 @@ impl Front {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((socket, peer)) => match self.admit(peer) {
-                    Ok(guest) => {
-                        tokio::spawn(guest.serve(socket));
-                    }
-                    Err(refused) => turn_away(&socket, peer, refused),
-                },
+                Ok((socket, peer)) => self.welcome(socket, peer),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
+        }
+    }
+
+    /// Accepts what waits at the listener, and no more.
+    pub(crate) fn accept_waiting(self: &Arc<Self>, listener: &std::net::TcpListener) {
+        while let Ok((socket, peer)) = listener.accept() {
+            let socket = socket.set_nonblocking(true).map(|()| socket);
+            if let Ok(socket) = socket.and_then(TcpStream::from_std) {
+                self.welcome(socket, peer);
+            }
+        }
+    }
+
+    fn welcome(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
+        match self.admit(peer) {
+            Ok(guest) => {
+                tokio::spawn(guest.serve(socket));
+            }
+            Err(refused) => turn_away(&socket, peer, refused),
         }
     }
 
@@ -126,7 +140,7 @@ impl Front {
             .addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let here = addresses.entry(peer.ip()).or_default();
+        let here = addresses.entry(origin(peer.ip())).or_default();
         if *here >= self.limits.connections_per_address {
             return Err("this address holds as many new connections as it may");
         }
@@ -143,14 +157,23 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let addresses = self.front.addresses.lock();
         let mut addresses = addresses.unwrap_or_else(PoisonError::into_inner);
-        if let Some(here) = addresses.get_mut(&self.peer.ip()) {
+        let origin = origin(self.peer.ip());
+        if let Some(here) = addresses.get_mut(&origin) {
             *here -= 1;
             if *here == 0 {
-                addresses.remove(&self.peer.ip());
+                addresses.remove(&origin);
             }
         }
         drop(addresses);
         self.front.open.send_modify(|open| *open -= 1);
+    }
+}
+
+/// What counts as one address: IPv4 in its own form, and the network that one IPv6 customer gets.
+fn origin(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
+        ip @ IpAddr::V4(_) => ip,
     }
 }
 

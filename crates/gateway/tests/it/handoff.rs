@@ -271,3 +271,45 @@ async fn pins_and_totals_move_and_a_tls_call_stays_until_it_ends() {
         .unwrap();
     drop(pinned);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_new_call_is_refused_during_a_takeover() {
+    let rig = Rig::start(Manner::Echo, Manner::Echo).await;
+    let addr = rig.gateway.addr;
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut callers = JoinSet::new();
+    for number in 0..8 {
+        let done = Arc::clone(&done);
+        callers.spawn(async move {
+            let mut calls = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // Fails the test unless it is accepted.
+                let mut call = ws::call(addr, &format!("/ws/{number}-{calls}"), "").await;
+                call.send(ws::BINARY, b"hello").await.unwrap();
+                let back = soon("an echo", call.next()).await.unwrap();
+                assert_eq!(back, Some((ws::BINARY, b"hello".to_vec())));
+                call.close(1000).await.unwrap();
+                let close = soon("a close frame", call.next()).await.unwrap();
+                assert_eq!(close, Some((ws::CLOSE, 1000u16.to_be_bytes().to_vec())));
+                calls += 1;
+            }
+            calls
+        });
+    }
+    let mut running = rig.gateway;
+    for _ in 0..3 {
+        let mut taking = config(rig.dir.path());
+        taking.takeover = Some(taking.handoff_socket());
+        let next = Gateway::start(taking).await;
+        let old = running.ended();
+        soon("the end of the old process", old)
+            .await
+            .unwrap()
+            .unwrap();
+        running = next;
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    let calls = soon("the callers", callers.join_all()).await;
+    assert!(calls.iter().all(|calls| *calls > 0), "{calls:?}");
+    assert_eq!(rig.v1.heads().len(), calls.into_iter().sum::<usize>());
+}

@@ -1,0 +1,156 @@
+//! What a gateway needs before it serves: directories, descriptors, a listener, and the calls and
+//! pins of the process before it.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use segue_core::names::GatewayId;
+use tokio::net::UnixListener;
+
+use crate::clock;
+use crate::config::Config;
+use crate::files;
+use crate::handoff::{self, HandoffError, Taken, TakenCall};
+use crate::ledger::{Ledger, LedgerState};
+use crate::relay::{LiveCall, Relay};
+use crate::report::Life;
+use crate::run::RunError;
+
+/// Connections that wait to be accepted, also while a gateway hands over.
+const BACKLOG: i32 = 1_024;
+
+/// Where others find us: the socket for the next gateway, and the file with our address.
+pub(crate) struct Doorplate {
+    pub(crate) socket: UnixListener,
+    draft: PathBuf,
+    path: PathBuf,
+    addr_file: PathBuf,
+}
+
+impl Doorplate {
+    /// Makes the socket, in a place where nobody looks yet.
+    pub(crate) fn prepare(config: &Config) -> Result<Self, RunError> {
+        let path = config.handoff_socket();
+        // Several gateways of one process share its number, in tests.
+        let name = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
+        let draft = path.with_file_name(&name[..name.len().min(24)]);
+        let socket = UnixListener::bind(&draft).map_err(|source| state_error(&draft, source))?;
+        Ok(Self {
+            socket,
+            draft,
+            path,
+            addr_file: config.addr_file(),
+        })
+    }
+
+    /// Puts both in their places; those of the process before us are replaced.
+    pub(crate) fn put_up(&self, addr: SocketAddr) -> io::Result<()> {
+        std::fs::rename(&self.draft, &self.path)?;
+        files::replace(&self.addr_file, addr.to_string().as_bytes())
+    }
+}
+
+impl Drop for Doorplate {
+    fn drop(&mut self) {
+        // It is only there if it was never put up.
+        let _ = std::fs::remove_file(&self.draft);
+    }
+}
+
+/// Takes everything from the gateway at `path`. Blocks.
+pub(crate) fn take_over(
+    path: &Path,
+    ledger: &Arc<Ledger>,
+    relay: &Relay,
+    gateway: GatewayId,
+) -> Result<(TcpListener, Life), HandoffError> {
+    let (header, listener, calls, stream) = handoff::take(path)?.into_parts();
+    let now = clock::now();
+    ledger.restore(header.ledger, now);
+    let adopt = |call: TakenCall| call.adopt(ledger, now);
+    let calls: Vec<LiveCall> = calls.into_iter().filter_map(adopt).collect();
+    if let Err(error) = Taken::confirm(&stream) {
+        calls.into_iter().for_each(LiveCall::given);
+        return Err(error);
+    }
+    tracing::info!(calls = calls.len(), "took over");
+    for call in calls {
+        relay.adopt(call);
+    }
+    let life = Life {
+        gateway,
+        incarnation: header.incarnation,
+        sequence: header.sequence,
+    };
+    Ok((listener, life))
+}
+
+pub(crate) fn keep_pins(config: &Config, ledger: &Ledger) {
+    let state = ledger.export(clock::now());
+    let kept = serde_json::to_vec(&state)
+        .map_err(io::Error::other)
+        .and_then(|bytes| files::replace(&config.pins_file(), &bytes));
+    if let Err(error) = kept {
+        tracing::error!(%error, "the pins cannot be kept");
+    }
+}
+
+/// Pins of the gateway before us, if it ended in order. They are read once.
+pub(crate) fn restore_pins(config: &Config, ledger: &Ledger) {
+    let file = config.pins_file();
+    let Ok(bytes) = std::fs::read(&file) else {
+        return;
+    };
+    match serde_json::from_slice::<LedgerState>(&bytes) {
+        Ok(mut state) => {
+            for agent in &mut state.agents {
+                agent.totals.clear();
+            }
+            ledger.restore(state, clock::now());
+        }
+        Err(error) => tracing::error!(%error, "the pins are not understood"),
+    }
+    if let Err(error) = std::fs::remove_file(&file) {
+        tracing::warn!(%error, "the pins cannot be removed");
+    }
+}
+
+pub(crate) fn bind(addr: SocketAddr) -> Result<TcpListener, RunError> {
+    let listen = || {
+        let listener = TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(listener)
+    };
+    listen().map_err(|source| RunError::Listen { addr, source })
+}
+
+pub(crate) fn make_directories(config: &Config) -> Result<(), RunError> {
+    for name in ["gateway", "log", "run"] {
+        let path = config.state_dir.join(name);
+        files::private_dir(&path).map_err(|source| state_error(&path, source))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn state_error(path: &Path, source: io::Error) -> RunError {
+    RunError::State {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Each call holds two descriptors; the usual soft limit is 1024.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on descriptors stays as it is");
+    }
+}
