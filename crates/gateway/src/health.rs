@@ -1,6 +1,6 @@
 //! Which workers may be dialled.
 //!
-//! Two signals: a health check every [`HEALTH_EVERY`], and failed dials, which are noticed sooner.
+//! Two signals: a health check every two seconds, and failed dials, which are noticed sooner.
 //! Both only guide the choice of a worker for a new connection. A live call is never touched by
 //! them, and a release whose workers all look down is tried anyway (see
 //! [`Ledger::begin`](crate::ledger::Ledger::begin)).

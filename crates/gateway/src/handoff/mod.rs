@@ -3,7 +3,7 @@
 //! The taker connects to the giver's Unix socket. The giver stops accepting and reporting, takes
 //! every plain call out of its relay, and sends its listener, its ledger, and the two sockets of
 //! each call with what is known of it. It keeps its own copies of all of them until the taker says
-//! that it is ready; then it says [`ToTaker::Yours`] and never touches them again. So there is one
+//! that it is ready; then it says `Yours` and never touches them again. So there is one
 //! instant at which the calls change hands, and no byte is read by two processes:
 //!
 //! - before it, any failure leaves the giver with everything, and it goes on as if nothing were;

@@ -1,7 +1,7 @@
 //! The calls of one agent and their counts, without a lock.
 //!
 //! Counts are kept as calls come and go rather than walked for each report, because a report is
-//! taken under the same lock as every admission. [`Book::recount`] is the slow, obvious version;
+//! taken under the same lock as every admission. `Book::recount` is the slow, obvious version;
 //! tests compare the two.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -18,10 +18,10 @@ pub enum Refused {
     /// The decision itself refuses.
     #[error(transparent)]
     Route(#[from] Refusal),
-    /// [`CALLS_MAX`] is reached.
+    /// [`CALLS_MAX`](super::CALLS_MAX) is reached.
     #[error("this gateway holds as many calls as it may")]
     TooManyCalls,
-    /// [`PINS_MAX`] is reached.
+    /// [`PINS_MAX`](super::PINS_MAX) is reached.
     #[error("this gateway holds as many pins of the agent as it may")]
     TooManyPins,
     /// The process is stopping and takes no new calls.

@@ -125,6 +125,8 @@ async fn serve(
             read = lines.next_line() => {
                 let Ok(Some(text)) = read else { return };
                 match serde_json::from_str(&text).unwrap() {
+                    // A process that stays for what it could not give reports under another name.
+                    ToController::Presence(presence) if presence.gateway.as_str() != "gw-1" => {}
                     ToController::Presence(presence) => {
                         reports.send_replace(Some(presence));
                     }
