@@ -229,6 +229,10 @@ impl Driver {
                 .values_mut()
                 .for_each(|holding| holding.dirty = true);
         }
+        if self.journal_error.is_some() {
+            // The next append may take its time, and who waits for an acknowledgment has none.
+            self.answer_acknowledged();
+        }
         for name in &names {
             self.carry_out(name);
             if self.journal_rests() {

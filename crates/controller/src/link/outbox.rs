@@ -96,3 +96,42 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use segue_core::rollout::Agent;
+    use segue_core::table::Epoch;
+
+    use super::*;
+
+    fn table(agent: &str, epoch: u64) -> Arc<RoutingTable> {
+        let mut table = Agent::new(agent.parse().unwrap()).table();
+        table.epoch = Epoch(epoch);
+        Arc::new(table)
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_gets_the_newest_table_of_each_agent() {
+        let outbox = Outbox::new(vec!["a".parse().unwrap()], BTreeMap::new());
+        for epoch in 1..=1_000 {
+            outbox.set_table(table("a", epoch));
+            outbox.set_table(table("b", epoch));
+            outbox.ask(ToGateway::ListCalls {
+                request: epoch,
+                agent: None,
+                limit: 1,
+            });
+        }
+        let messages = outbox.take().await;
+        assert_eq!(messages.len(), 1 + 2 + ASKS_MAX);
+        assert!(matches!(&messages[0], ToGateway::Agents { names } if names.len() == 1));
+        assert_eq!(
+            messages[1],
+            ToGateway::Table(Box::new((*table("a", 1_000)).clone()))
+        );
+        assert_eq!(
+            messages[2],
+            ToGateway::Table(Box::new((*table("b", 1_000)).clone()))
+        );
+    }
+}

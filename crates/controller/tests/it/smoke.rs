@@ -142,7 +142,7 @@ async fn a_release_takes_calls_only_after_its_smoke_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_to_blame_is_found_by_the_release_that_serves() {
+async fn when_the_current_release_fails_too_a_person_is_asked() {
     let directory = Directory::new();
     let running = Running::start(&directory, smoked()).await;
     let client = running.client.clone();
@@ -153,26 +153,10 @@ async fn who_is_to_blame_is_found_by_the_release_that_serves() {
     let view = client
         .until("v1 to fail", |view| view.phase == "failed")
         .await;
-    assert!(
-        view.rollout
-            .unwrap()
-            .reason
-            .unwrap()
-            .contains("no voice within")
-    );
-    client
-        .until("v1 to retire", |view| {
-            release(view, "v1").unwrap().state == "retired"
-        })
-        .await;
+    let reason = view.rollout.unwrap().reason.unwrap();
+    assert!(reason.contains("no voice within"), "{reason}");
 
-    client.act("deploy", json!({ "label": "v1" })).await;
-    client
-        .until("v1 to be up", |view| view.phase == "verifying")
-        .await;
-    let skip = json!({ "skip_gates": true, "reason": "known", "full": true });
-    let done = client.act("promote", skip).await;
-    assert_eq!(done.facts, ["gates_skipped", "cut_over"]);
+    skip_the_gates(&client, &mut exchange).await;
     client
         .act("deploy", json!({ "label": "v2", "env": { "V": "2" } }))
         .await;
@@ -187,12 +171,44 @@ async fn who_is_to_blame_is_found_by_the_release_that_serves() {
         why.contains("503") && why.contains("but the current release fails too"),
         "{why}"
     );
-    // Mended, the current one puts the blame on the new one.
+    running.stop().await;
+}
+
+/// Brings v1 in without smoke calls, once it is not running any more.
+async fn skip_the_gates(client: &Client, exchange: &mut Exchange) {
+    client
+        .until("v1 to retire", |view| {
+            release(view, "v1").is_none_or(|is| is.state == "retired")
+        })
+        .await;
+    client.act("deploy", json!({ "label": "v1" })).await;
+    exchange.agent(client, "v1", "silent").await;
+    client
+        .until("v1 to be up", |view| view.phase == "verifying")
+        .await;
+    let skip = json!({ "skip_gates": true, "reason": "known", "full": true });
+    let done = client.act("promote", skip).await;
+    assert_eq!(done.facts, ["gates_skipped", "cut_over"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_current_release_passes_the_new_one_is_to_blame() {
+    let directory = Directory::new();
+    let running = Running::start(&directory, smoked()).await;
+    let client = running.client.clone();
+    let _gateway = Gateway::start(&directory.state(), "gw-1");
+    let mut exchange = Exchange::start(&directory).await;
+    skip_the_gates(&client, &mut exchange).await;
     exchange.agent(&client, "v1", "none").await;
-    client.act("resume", json!({})).await;
+    client
+        .act("deploy", json!({ "label": "v2", "env": { "V": "2" } }))
+        .await;
+    exchange.agent(&client, "v2", "refuse").await;
     let view = client
         .until("v2 to fail", |view| view.phase == "failed")
         .await;
-    assert!(view.rollout.unwrap().reason.unwrap().contains("503"));
+    let reason = view.rollout.as_ref().unwrap().reason.clone().unwrap();
+    assert_eq!(reason, "smoke failed: call refused with status 503");
+    assert_eq!(release(&view, "v1").unwrap().state, "current");
     running.stop().await;
 }

@@ -87,9 +87,17 @@ impl ProcessPlatform {
         known: &dyn Fn(&AgentName, ReleaseId) -> Option<Release>,
     ) -> io::Result<()> {
         for path in records(&self.state.workers())? {
-            let Some(process) = Handle::adopt(&path)? else {
-                fs::remove_file(&path)?;
-                continue;
+            let process = match Handle::adopt(&path) {
+                Ok(Some(process)) => process,
+                Ok(None) => {
+                    fs::remove_file(&path)?;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::error!(path = %path.display(), %error, "a worker record is damaged; its worker, if there is one, is left alone");
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let note: Option<Note> = serde_json::from_value(process.record().note.clone()).ok();
             let known = note.and_then(|note| {
