@@ -24,9 +24,9 @@ pub(crate) struct Taken {
 
 /// A call that was sent over.
 pub(crate) struct TakenCall {
-    moved: MovedCall,
-    caller: TcpStream,
-    worker: TcpStream,
+    pub(crate) moved: MovedCall,
+    pub(crate) caller: TcpStream,
+    pub(crate) worker: TcpStream,
 }
 
 impl TakenCall {

@@ -4,8 +4,10 @@
 //! carrier's form name the call, and keeps a slow sender away from the workers.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
 
 use super::Answer;
 use super::chunked::Decoder;
@@ -19,6 +21,10 @@ pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const FORM_BYTES_MAX: usize = 64 * 1024;
 
 const COPY_BYTES: usize = 16 * 1024;
+
+/// How long a caller may leave [`COPY_BYTES`] unread: one that reads nothing must not hold a worker
+/// for ever. A worker may be silent for as long as it likes.
+const STALL: Duration = Duration::from_mins(1);
 
 /// Reads a request body; `read` is what came behind the head. An `Err` of `None`: the caller is
 /// gone.
@@ -88,14 +94,17 @@ pub(crate) async fn copy_body<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         if end == BodyEnd::Chunked {
             length = decoder.step(&part, |_| {}).map_err(|m| cut(m.0))?;
         }
-        to.write_all(&part[..length]).await?;
+        let write = async {
+            to.write_all(&part[..length]).await?;
+            to.flush().await
+        };
+        timeout(STALL, write).await??;
         if let BodyEnd::Length(_) = end {
             left -= length as u64;
         }
         if left == 0 || decoder.is_done() {
-            return to.flush().await;
+            return Ok(());
         }
-        to.flush().await?;
         part.clear();
         part.reserve(COPY_BYTES);
         if from.read_buf(&mut part).await? == 0 {

@@ -9,7 +9,7 @@ use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use segue_core::route::{self, Pin, Reason, Refusal};
 use segue_core::time::Timestamp;
 
-use super::{Asking, Book, CALLS_MAX, Counters, Identity, PINS_MAX, Purpose, Record, Refused};
+use super::{Asking, Book, Counters, Identity, Purpose, Record, Refused};
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -20,8 +20,10 @@ pub(super) struct Connection {
     pub(super) connected: Option<Timestamp>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Admission {
+    calls_max: usize,
+    pins_max: usize,
     /// The latest time anyone told us: a dropped ticket has no other.
     pub(super) seen: Timestamp,
     pub(super) stopping: bool,
@@ -42,6 +44,19 @@ pub(super) struct Begun {
 }
 
 impl Admission {
+    pub(super) fn new(calls_max: usize, pins_max: usize) -> Self {
+        Self {
+            calls_max,
+            pins_max,
+            seen: Timestamp::default(),
+            stopping: false,
+            books: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            next: 0,
+            refusals: BTreeMap::new(),
+        }
+    }
+
     /// Decides and counts.
     pub(super) fn begin(
         &mut self,
@@ -52,7 +67,7 @@ impl Admission {
         if self.stopping {
             return Err(Refused::Stopping);
         }
-        if self.connections.len() >= CALLS_MAX {
+        if self.connections.len() >= self.calls_max {
             return Err(Refused::TooManyCalls);
         }
         let book = self.books.get_mut(asking.agent).ok_or(Refused::NoTable)?;
@@ -64,7 +79,7 @@ impl Admission {
         } = asking;
         let call = facts.call;
         let known = book.record(call);
-        if known.is_none() && book.len() >= PINS_MAX {
+        if known.is_none() && book.len() >= self.pins_max {
             return Err(Refused::TooManyPins);
         }
         if known.is_none() && book.withdrawn {

@@ -71,8 +71,13 @@ pub struct Ledger {
 impl Ledger {
     /// An empty ledger. Ended calls are written to `log`.
     pub fn new(log: Option<CallLog>) -> Arc<Self> {
+        Self::bounded(log, CALLS_MAX, PINS_MAX)
+    }
+
+    /// As [`Ledger::new`], with other bounds than [`CALLS_MAX`] and [`PINS_MAX`].
+    pub fn bounded(log: Option<CallLog>, calls_max: usize, pins_max: usize) -> Arc<Self> {
         Arc::new(Self {
-            admission: Mutex::default(),
+            admission: Mutex::new(Admission::new(calls_max, pins_max)),
             tables: ArcSwap::default(),
             open: watch::Sender::new(0),
             log,

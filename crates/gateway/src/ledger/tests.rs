@@ -300,3 +300,41 @@ fn what_moves_to_the_next_process_counts_the_same() {
     assert_eq!(counts(&after, old(), 7), (0, 2));
     assert_eq!(totals(&after, old()), (1, 1, 0, 0));
 }
+
+#[test]
+fn past_its_bounds_it_refuses_and_says_so() {
+    let ledger = Ledger::bounded(None, 2, 3);
+    ledger.install(table(1, old()), Timestamp(0)).unwrap();
+    let held = [
+        begin(&ledger, "a", Purpose::Call, 1).unwrap(),
+        begin(&ledger, "b", Purpose::Call, 1).unwrap(),
+    ];
+    let refused = begin(&ledger, "c", Purpose::Call, 1).unwrap_err();
+    assert_eq!(refused, Refused::TooManyCalls);
+    drop(held);
+    for call in ["a", "b", "c"] {
+        let hook = begin(&ledger, call, Purpose::Webhook, 2).unwrap();
+        hook.finish(End::Answered, Timestamp(2));
+    }
+    let refused = begin(&ledger, "d", Purpose::Call, 3).unwrap_err();
+    assert_eq!(refused, Refused::TooManyPins);
+    assert!(
+        begin(&ledger, "a", Purpose::Call, 3).is_ok(),
+        "it has its place"
+    );
+    let refusals = ledger.refusals();
+    assert_eq!(
+        (refusals["too_many_calls"], refusals["too_many_pins"]),
+        (1, 1)
+    );
+    let later = 2 + STICKINESS.0;
+    assert!(
+        begin(&ledger, "d", Purpose::Call, later).is_ok(),
+        "pins ran out"
+    );
+    ledger.stop();
+    let refused = begin(&ledger, "e", Purpose::Call, later).unwrap_err();
+    assert_eq!(refused, Refused::Stopping);
+    ledger.resume();
+    assert!(begin(&ledger, "e", Purpose::Call, later).is_ok());
+}

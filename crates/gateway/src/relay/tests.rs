@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use segue_core::time::Timestamp;
 
+use crate::handoff::TakenCall;
 use crate::ledger::tests::{begin, desk, ledger, old};
 use crate::ledger::{Ledger, Purpose};
 
@@ -166,4 +167,55 @@ fn calls_move_from_relay_to_relay() {
     drop(rig.relay);
     drop(next);
     assert_eq!(*rig.ledger.open().borrow(), 0, "a stopped relay uncounts");
+}
+
+/// As another process would get it.
+fn moved(ledger: &Arc<Ledger>, call: LiveCall) -> LiveCall {
+    let json = serde_json::to_string(&call.describe()).unwrap();
+    let taken = TakenCall {
+        moved: serde_json::from_str(&json).unwrap(),
+        caller: call.caller.try_clone().unwrap(),
+        worker: call.worker.try_clone().unwrap(),
+    };
+    let adopted = taken.adopt(ledger, Timestamp(2)).unwrap();
+    call.given();
+    adopted
+}
+
+#[test]
+fn a_call_under_backpressure_moves_with_the_bytes_in_flight() {
+    const BYTES: usize = 16 * 1024 * 1024;
+    const MOVES: usize = 40;
+    let rig = rig(b"", b"");
+    let pattern = |n: usize| u8::try_from(n * 31 % 251).unwrap();
+    let worker = rig.worker.try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        let mut bytes: Vec<u8> = (0..BYTES).map(pattern).collect();
+        bytes.extend([0x88, 0x02, 0x03, 0xe8]);
+        (&worker).write_all(&bytes).unwrap();
+        worker.shutdown(Shutdown::Write).unwrap();
+    });
+    let next = Relay::start(1).unwrap();
+    let (mut got, mut leftovers, mut part) = (Vec::new(), 0, vec![0; BYTES / MOVES]);
+    for round in 0..MOVES {
+        let (from, to) = if round % 2 == 0 {
+            (&rig.relay, &next)
+        } else {
+            (&next, &rig.relay)
+        };
+        for call in from.give_all() {
+            leftovers += usize::from(!call.down.leftover.is_empty());
+            to.adopt(moved(&rig.ledger, call));
+        }
+        (&rig.caller).read_exact(&mut part).unwrap();
+        got.extend_from_slice(&part);
+    }
+    got.extend(read_all(&rig.caller));
+    sender.join().unwrap();
+    assert_eq!(got.len(), BYTES + 4);
+    let as_sent = got[..BYTES].iter().enumerate();
+    assert!(as_sent.into_iter().all(|(n, byte)| *byte == pattern(n)));
+    assert!(leftovers > 0, "the test met no backpressure");
+    rig.caller.shutdown(Shutdown::Write).unwrap();
+    end(&rig.ledger);
 }
