@@ -133,16 +133,6 @@ impl Gateway {
         let log = CallLog::open(&log_file).map_err(|source| state_error(&log_file, source))?;
         let ledger = Ledger::new(Some(log.clone()));
         let relay = Arc::new(Relay::start(config.shards)?);
-        let (tables, loaded) = TableFile::load(&config.tables_file());
-        match loaded {
-            Ok(loaded) => {
-                for table in loaded {
-                    // Each agent is in the file once, so none is stale.
-                    let _ = ledger.install(table, clock::now());
-                }
-            }
-            Err(error) => tracing::error!(%error, "starting without tables"),
-        }
         let (listener, life) = if let Some(path) = config.takeover.clone() {
             let (ledger, relay) = (Arc::clone(&ledger), Arc::clone(&relay));
             let gateway = config.gateway.clone();
@@ -155,6 +145,17 @@ impl Gateway {
             restore_pins(&config, &ledger);
             (bind(config.listen)?, Life::new(config.gateway.clone()))
         };
+        // Behind the takeover: until then the process before us writes the file.
+        let (tables, loaded) = TableFile::load(&config.tables_file());
+        match loaded {
+            Ok(loaded) => {
+                for table in loaded {
+                    // What the process before us had is at least as new.
+                    let _ = ledger.install(table, clock::now());
+                }
+            }
+            Err(error) => tracing::error!(%error, "starting without tables"),
+        }
         let health = Arc::new(Health::default());
         let front = Front::new(
             Arc::clone(&ledger),
