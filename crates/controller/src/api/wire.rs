@@ -150,6 +150,9 @@ pub struct WorkerView {
     pub restarts: u32,
     /// Its log file.
     pub log: String,
+    /// Why it is not running, if it is not.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 /// Body of `POST /v1/agents/{agent}/deploy`.

@@ -147,6 +147,11 @@ impl Driver {
             if_revision: ask.revision,
             event,
         };
+        // The journal may not have been written when they came.
+        let joins = self.agents.get(&ask.agent).map(|of| self.joins(&of.agent));
+        for event in joins.unwrap_or_default() {
+            self.decide(&ask.agent, Input::noticed(event)).await?;
+        }
         let facts = self.decide(&ask.agent, input).await?;
         let agent = &self
             .agents

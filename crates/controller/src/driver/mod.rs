@@ -288,10 +288,7 @@ impl Driver {
                 policy: spec.policy.clone(),
             });
         }
-        let unknown = self.met.difference(&agent.gateways);
-        events.extend(unknown.map(|gateway| Event::GatewayJoined {
-            gateway: gateway.clone(),
-        }));
+        events.extend(self.joins(agent));
         events.extend(self.worker_events(name, agent));
         let outcome = self.parts.smoker.outcome(name);
         events.extend(outcome.map(|outcome| Event::SmokeFinished {
@@ -301,6 +298,14 @@ impl Driver {
             report: outcome.report,
         }));
         events
+    }
+
+    fn joins(&self, agent: &Agent) -> Vec<Event> {
+        let unknown = self.met.difference(&agent.gateways);
+        let join = |gateway: &GatewayId| Event::GatewayJoined {
+            gateway: gateway.clone(),
+        };
+        unknown.map(join).collect()
     }
 
     fn table(&self, agent: &Agent) -> RoutingTable {

@@ -219,6 +219,7 @@ impl Look<'_> {
             port: status.addr.port(),
             restarts: status.restarts,
             log: status.log.to_string_lossy().into_owned(),
+            why: Some(status.why.clone()).filter(|why| !why.is_empty()),
         }
     }
 }

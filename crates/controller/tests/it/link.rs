@@ -47,14 +47,12 @@ async fn peers_that_do_not_speak_our_language_are_dropped() {
     is_dropped(&directory, &[hello.clone(), other]).await;
     is_dropped(&directory, &[hello.clone(), hello.clone()]).await;
     is_dropped(&directory, &[hello, json!("not json")]).await;
-    let names: Vec<_> = running
-        .client
-        .status()
-        .await
-        .gateways
-        .into_iter()
-        .map(|known| known.gateway)
-        .collect();
+    let known = crate::eventually("who greeted to be known", async || {
+        let known = running.client.status().await.gateways;
+        (!known.is_empty()).then_some(known)
+    })
+    .await;
+    let names: Vec<_> = known.into_iter().map(|known| known.gateway).collect();
     assert_eq!(
         names,
         ["gw-1".parse().unwrap()],

@@ -70,6 +70,12 @@ async fn what_cannot_be_started_backs_off_and_says_so() {
         "{worker:?}"
     );
     assert!(std::path::Path::new(&worker.log).exists(), "{worker:?}");
+    client
+        .until("it to say why", |view| {
+            let worker = &release(view, "v1").unwrap().workers[0];
+            worker.why.as_deref() == Some("it ended with status 3")
+        })
+        .await;
     client.act("abort", json!({})).await;
     client
         .until("it to be given up", |view| {
