@@ -1,14 +1,18 @@
 //! kill -9 of the controller, and what is there afterwards.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::process::Child;
+use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::gateway::Gateway;
-use crate::{Client, Directory, Running, helper, is_alive, pids, release, spec};
+use crate::{Client, Directory, Running, eventually, helper, is_alive, pids, release, spec};
 
 async fn start(directory: &Directory, spec: &segue_core::spec::AgentSpec) -> (Child, Client) {
-    let _ = std::fs::remove_file(directory.state().api_addr());
+    let _ = fs::remove_file(directory.state().api_addr());
     let spec = serde_json::to_string(spec).unwrap();
     let child = helper::play("controller", directory, &[("IT_SPEC", &spec)]);
     (child, Client::connect(&directory.state()).await)
@@ -74,7 +78,7 @@ async fn a_killed_controller_is_taken_over_in_the_middle_of_a_rollout() {
         })
         .await;
     // What the gateways hold is known only once they have reported again.
-    let promoted = crate::eventually("promotion", async || {
+    let promoted = eventually("promotion", async || {
         let answer = client.post("promote", json!({})).await;
         (answer.status == 200).then(|| answer.json())
     })
@@ -83,6 +87,61 @@ async fn a_killed_controller_is_taken_over_in_the_middle_of_a_rollout() {
     assert_eq!(pids(&client.agent().await, "v2"), workers[2..]);
     let chain = client.ask("GET", "/v1/audit/verify", None).await.json();
     assert_eq!(chain["ok"], true, "{chain}");
+    running.stop().await;
+}
+
+/// Processes that have this in their environment.
+fn processes_with(entry: &str) -> BTreeSet<u32> {
+    let has = |pid: &u32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ
+            .split(|byte| *byte == 0)
+            .any(|it| it == entry.as_bytes())
+    };
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| has(pid) && is_alive(*pid)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_instant_it_loses_no_decision_and_no_worker() {
+    let directory = Directory::new();
+    let mark = ("IT_MARK", directory.0.to_str().unwrap());
+    let mut spec = spec();
+    spec.worker.count = 2;
+    spec.worker.env.insert(mark.0.to_owned(), mark.1.to_owned());
+    let _gateway = Gateway::start(&directory.state(), "gw-1");
+    let mut entries = 0;
+    for round in 0..16_u64 {
+        let (controller, client) = start(&directory, &spec).await;
+        let chain = client.ask("GET", "/v1/audit/verify", None).await.json();
+        assert_eq!(chain["ok"], true, "{chain}");
+        let are = chain["entries"].as_u64().unwrap();
+        assert!(are >= entries, "entries were lost: {are} after {entries}");
+        entries = are;
+        let body = json!({ "label": format!("v{round}"), "env": { "V": round.to_string() } });
+        // Another one may be under way, and the answer may never come.
+        let asked = tokio::spawn(async move { client.post("deploy", body).await });
+        sleep(Duration::from_millis(round * 37 % 331)).await;
+        kill(controller);
+        let _ = asked.await;
+    }
+    let running = Running::start(&directory, spec).await;
+    let client = running.client.clone();
+    client
+        .until("the last rollout to end", |view| {
+            ["draining", "settling", "standby", "retired"].contains(&view.phase.as_str())
+        })
+        .await;
+    let entry = format!("{}={}", mark.0, mark.1);
+    eventually("every process to be somebody's worker", async || {
+        let view = client.agent().await;
+        let workers = view.releases.iter().flat_map(|is| &is.workers);
+        let known: BTreeSet<u32> = workers.filter_map(|worker| worker.pid).collect();
+        let whole = view.releases[0].workers_ready == 2;
+        (whole && processes_with(&entry) == known).then_some(())
+    })
+    .await;
     running.stop().await;
 }
 
@@ -112,7 +171,7 @@ async fn an_agent_that_is_not_configured_any_more_is_kept() {
     let mut config = directory.config(spec());
     config.agents.clear();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    std::fs::remove_file(directory.state().api_addr()).unwrap();
+    fs::remove_file(directory.state().api_addr()).unwrap();
     let ended = tokio::spawn(segue_controller::run(config, async {
         stopped.await.unwrap_or_default();
     }));

@@ -114,6 +114,11 @@ async fn what_another_one_wrote_is_replayed_before_anything_is_decided() {
     client
         .act("deploy", json!({ "label": "v2", "env": { "V": "2" } }))
         .await;
+    client
+        .until("v2 to be up", |view| {
+            release(view, "v2").unwrap().workers_ready == 1
+        })
+        .await;
     let names: Vec<_> = client
         .status()
         .await
