@@ -20,7 +20,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// Where Segue keeps its state [default: $SEGUE_HOME or ./.segue]
+    /// Where Segue keeps its state [default: `$SEGUE_HOME` or ./.segue]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
 
@@ -281,8 +281,8 @@ pub(crate) struct DemoArgs {
     /// How many people talk at once
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(4..=400))]
     pub(crate) callers: u32,
-    /// How long people keep calling
-    #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u32).range(60..=3600))]
+    /// How long people keep calling, at least; the story itself takes about 90 seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=3600))]
     pub(crate) seconds: u32,
     /// Of the call lengths and of what is asked
     #[arg(long, default_value_t = 1)]

@@ -1,8 +1,4 @@
 //! The one place that prints. Data goes to standard output, words to standard error.
-#![expect(
-    clippy::print_stdout,
-    reason = "this module is the program's standard output"
-)]
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -73,29 +73,25 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
 
 /// Ends what runs with this state folder: through its supervisor if there is one, else by itself.
 pub(crate) async fn stop(home: &Home) -> anyhow::Result<Exit> {
-    match lock(home) {
-        Ok(_lock) => {
-            let adopt = |name: &'static str| Child::adopt(home, name);
-            let (controller, gateway) = (adopt("controller")?, adopt("gateway")?);
-            if controller.is_none() && gateway.is_none() {
-                output::say("nothing is running");
-            }
-            wind_down(home, controller, gateway).await
+    if let Ok(_lock) = lock(home) {
+        let controller = Child::adopt(home, "controller")?;
+        let gateway = Child::adopt(home, "gateway")?;
+        if controller.is_none() && gateway.is_none() {
+            output::say("nothing is running");
         }
-        Err(_) => {
-            let text = fs::read_to_string(home.run().join("serve.pid"))?;
-            let pid = text.trim().parse().ok().and_then(Pid::from_raw);
-            kill_process(pid.context("serve.pid holds no process")?, Signal::INT)?;
-            output::say("asked `segue serve` to end; it waits for its live calls");
-            while lock(home).is_err() {
-                tokio::select! {
-                    _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
-                }
-            }
-            Ok(Exit::Ok)
+        return wind_down(home, controller, gateway).await;
+    }
+    let text = fs::read_to_string(home.run().join("serve.pid"))?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    kill_process(pid.context("serve.pid holds no process")?, Signal::INT)?;
+    output::say("asked `segue serve` to end; it waits for its live calls");
+    while lock(home).is_err() {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
+    Ok(Exit::Ok)
 }
 
 /// One supervisor per state folder.
@@ -287,18 +283,19 @@ async fn calls_end(home: &Home, gateway: &Handle) -> bool {
     }
 }
 
+/// Stops every worker that is on record: one folder for each agent.
 async fn stop_workers(records: &Path) -> anyhow::Result<()> {
-    let Ok(entries) = fs::read_dir(records) else {
-        return Ok(());
-    };
     let mut stopping = tokio::task::JoinSet::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path
+    let agents = fs::read_dir(records).into_iter().flatten().flatten();
+    for record in agents
+        .filter_map(|agent| fs::read_dir(agent.path()).ok())
+        .flatten()
+    {
+        let path = record?.path();
+        let is_record = path
             .extension()
-            .is_some_and(|extension| extension == "json")
-            && let Some(worker) = Handle::adopt(&path)?
-        {
+            .is_some_and(|extension| extension == "json");
+        if is_record && let Some(worker) = Handle::adopt(&path)? {
             stopping.spawn(async move {
                 worker.stop(GRACE).await;
                 worker.forget()

@@ -11,13 +11,13 @@ use segue_voice::random::Random;
 use tokio::task::JoinSet;
 
 /// Shortest call.
-const CALL_MS_MIN: u64 = 5_000;
+const CALL_MS_MIN: u64 = 3_000;
 
 /// Longest call, before the goodbye. Short, so that a drain fits into a demo.
-pub(crate) const CALL_MS_MAX: u64 = 14_000;
+pub(crate) const CALL_MS_MAX: u64 = 10_000;
 
 /// Over how long the first calls are spread.
-const ARRIVE_MS: u64 = 4_000;
+const ARRIVE_MS: u64 = 3_000;
 
 /// Rest between two calls of one person, at most.
 const REST_MS_MAX: u64 = 400;

@@ -31,7 +31,7 @@ pub(crate) async fn run(format: Format, args: &DemoArgs) -> anyhow::Result<Exit>
     let mut stage = stage::Stage::build(args)?;
     output::say(&format!(
         "demo: {} callers, real audio at real time; windows are shortened (stickiness 2 s, \
-         straggler buffer 3 s, ramp steps of 4 s)",
+         straggler buffer 3 s, ramp steps of 3 s)",
         args.callers
     ));
     let told = tokio::select! {

@@ -16,10 +16,10 @@ use crate::demo::crowd::{Crowd, one_call};
 use crate::demo::stage::{AGENT, Stage, kill};
 
 /// How long a deploy may take to get to where it must stop.
-const DEPLOY_MAX: Duration = Duration::from_secs(60);
+const DEPLOY_MAX: Duration = Duration::from_mins(1);
 
 /// How long the release before may take to drain: the longest call, the pins and the buffer.
-const DRAIN_MAX: Duration = Duration::from_secs(60);
+const DRAIN_MAX: Duration = Duration::from_mins(1);
 
 /// Rest after the rollback, so that new calls are seen to go back.
 const AFTER_ROLLBACK: Duration = Duration::from_secs(4);
@@ -41,7 +41,8 @@ pub(crate) struct Told {
 #[derive(Debug, Serialize)]
 pub(crate) struct Ended {
     pub(crate) release: String,
-    pub(crate) ended: String,
+    #[serde(rename = "ended")]
+    pub(crate) how: String,
     pub(crate) seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
@@ -192,8 +193,8 @@ fn roll_back(stage: &mut Stage, told: &mut Told, operator: &OperatorLog) -> anyh
     told.rollback_ack_ms = Some(ms);
     told.rollouts.push(Ended {
         release: "v1".to_owned(),
-        ended: "rolled back to".to_owned(),
-        seconds: begun.elapsed().as_secs_f64(),
+        how: "rolled back to".to_owned(),
+        seconds: seconds(begun),
         reason: None,
     });
     stage.say(&format!(
@@ -279,18 +280,23 @@ fn summary(view: &AgentView, label: &str, begun: Instant) -> Ended {
         .rollout
         .as_ref()
         .and_then(|rollout| rollout.reason.clone());
-    let ended = if view.phase == "failed" {
+    let how = if view.phase == "failed" {
         "stopped"
     } else {
         "landed"
     };
-    let seconds = (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let seconds = seconds(begun);
     Ended {
         release: label.to_owned(),
-        ended: ended.to_owned(),
+        how: how.to_owned(),
         seconds,
         reason,
     }
+}
+
+/// Seconds since then, to a tenth.
+fn seconds(begun: Instant) -> f64 {
+    (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0
 }
 
 fn ask(stage: &Stage, verb: &str, body: VerbBody) -> anyhow::Result<(ActionView, u64)> {

@@ -264,12 +264,12 @@ scenario = "hours"
 [[agents.{AGENT}.steps]]
 share = "10%"
 min_calls = 1
-min_duration = "4s"
+min_duration = "3s"
 
 [[agents.{AGENT}.steps]]
 share = "50%"
 min_calls = 3
-min_duration = "4s"
+min_duration = "3s"
 pause = true
 "#,
         log = dir.join("logs").join("workers.jsonl").display(),

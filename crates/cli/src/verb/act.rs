@@ -2,6 +2,7 @@
 //! `retire`, and `forget`.
 
 use segue_controller::api::wire::{ActionView, AgentView, Ask, VerbBody};
+use segue_core::names::GatewayId;
 
 use crate::args::{ForgetArgs, Format, PromoteArgs, ReleaseArgs, VerbArgs};
 use crate::client::Client;
@@ -103,7 +104,7 @@ fn sentence(verb: &str, view: &ActionView) -> String {
             );
             text.push_str(&words);
         } else {
-            let names: Vec<&str> = ack.unacked.iter().map(|gateway| gateway.as_str()).collect();
+            let names: Vec<&str> = ack.unacked.iter().map(GatewayId::as_str).collect();
             let words = format!(
                 " - UNACKED: epoch {} is durable and published, but not acknowledged by {}",
                 ack.epoch,

@@ -57,7 +57,7 @@ fn row(entry: &Entry) -> Vec<String> {
         } else {
             text
         };
-        decision.push_str(&format!(" {key}={text}"));
+        decision.extend([" ", key, "=", &text]);
     }
     vec![
         entry.seq.to_string(),
@@ -69,7 +69,7 @@ fn row(entry: &Entry) -> Vec<String> {
     ]
 }
 
-/// The entry as a CloudEvent (CloudEvents 1.0, JSON format).
+/// The entry as a `CloudEvent` (`CloudEvents` 1.0, JSON format).
 fn cloud_event(entry: &Entry) -> serde_json::Value {
     serde_json::json!({
         "specversion": "1.0",

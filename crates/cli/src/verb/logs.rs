@@ -35,17 +35,19 @@ pub(crate) async fn run(home: &Home, args: &LogsArgs) -> anyhow::Result<Exit> {
         tail.print(&lines, prefixed);
         followed.push(tail);
     }
-    while args.follow {
+    if !args.follow {
+        return Ok(Exit::Ok);
+    }
+    loop {
         for tail in &mut followed {
             let lines = tail.new_lines()?;
             tail.print(&lines, prefixed);
         }
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => break,
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
             () = tokio::time::sleep(FOLLOW_EVERY) => {}
         }
     }
-    Ok(Exit::Ok)
 }
 
 fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>> {

@@ -76,10 +76,10 @@ pub(crate) fn agent_text(agent: &AgentView) -> String {
         .as_ref()
         .and_then(|rollout| rollout.reason.as_ref())
     {
-        head.push_str(&format!("\n  {reason}"));
+        head.extend(["\n  ", reason]);
     }
     for hold in &agent.holds {
-        head.push_str(&format!("\n  waits: {hold}"));
+        head.extend(["\n  waits: ", hold]);
     }
     let rows: Vec<Vec<String>> = agent.releases.iter().map(row).collect();
     let columns = [

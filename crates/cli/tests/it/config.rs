@@ -1,12 +1,21 @@
 //! Bad configurations: every fault at once, with line and column, and nothing is started.
 
+use std::time::Duration;
+
 use crate::site::Site;
 
+/// How long `segue serve` may take to refuse.
+const REFUSE_MAX: Duration = Duration::from_secs(20);
+
 /// Runs `segue serve` on a configuration and answers what it says.
-fn serve(text: &str) -> (Option<i32>, String) {
+async fn serve(text: &str) -> (Option<i32>, String) {
     let site = Site::prepare("", "");
     std::fs::write(site.dir.join("segue.toml"), text).unwrap();
-    let output = site.run(&["serve"]);
+    let mut command = tokio::process::Command::from(site.command(&["serve"]));
+    let refused = tokio::time::timeout(REFUSE_MAX, command.kill_on_drop(true).output()).await;
+    let output = refused
+        .unwrap_or_else(|_| panic!("this was not refused:\n{text}"))
+        .unwrap();
     (
         output.status.code(),
         String::from_utf8(output.stderr).unwrap(),
@@ -14,9 +23,8 @@ fn serve(text: &str) -> (Option<i32>, String) {
 }
 
 /// A bad configuration and what must be said about it, each at its line and column.
-#[track_caller]
-fn check(text: &str, faults: &[&str]) {
-    let (code, said) = serve(text);
+async fn check(text: &str, faults: &[&str]) {
+    let (code, said) = serve(text).await;
     assert_eq!(code, Some(2), "{said}");
     for fault in faults {
         assert!(
@@ -32,21 +40,31 @@ fn check(text: &str, faults: &[&str]) {
     assert!(said.contains("hint: "), "{said}");
 }
 
-#[test]
-fn every_bad_configuration_is_refused_with_its_place() {
+#[tokio::test]
+async fn every_bad_configuration_is_refused_with_its_place() {
     let agent = "[agents.desk]\ncommand = [\"bot\", \"{port}\"]\n";
     let cases: &[(&str, &[&str])] = &[
         ("[gateway", &["1:"]),
-        ("[gatway]\n", &["1:2"]),
-        ("[gateway]\nlisten = 8080\n", &["2:10"]),
-        ("[gateway]\nlisten = \"nowhere\"\n", &["2:10"]),
-        ("[gateway]\ntls = { cert = \"c.pem\" }\n", &["2:7"]),
-        ("[api]\nlisten = \"0.0.0.0:7070\"\n", &["2:10"]),
+        ("", &["1:1"]),
+        (&format!("[gatway]\n{agent}"), &["1:2"]),
+        (&format!("[gateway]\nlisten = 8080\n{agent}"), &["2:10"]),
+        (
+            &format!("[gateway]\nlisten = \"nowhere\"\n{agent}"),
+            &["2:10"],
+        ),
+        (
+            &format!("[gateway]\ntls = {{ cert = \"c.pem\" }}\n{agent}"),
+            &["2:7"],
+        ),
+        (
+            &format!("[api]\nlisten = \"0.0.0.0:7070\"\n{agent}"),
+            &["2:10"],
+        ),
         (
             "[agents.\"a b\"]\ncommand = [\"bot\", \"{port}\"]\n",
             &["1:9"],
         ),
-        ("[agents.desk]\ncommand = []\n", &["2:11"]),
+        ("[agents.desk]\ncommand = \"bot {port}\"\n", &["2:11"]),
         ("[agents.desk]\ncommand = [\"bot\"]\n", &["2:11"]),
         (
             "[agents.desk]\ncommand = [\"bot\", \"{prot}\", \"{port}\"]\n",
@@ -88,7 +106,7 @@ fn every_bad_configuration_is_refused_with_its_place() {
         ),
     ];
     for (text, faults) in cases {
-        check(text, faults);
+        check(text, faults).await;
     }
 }
 

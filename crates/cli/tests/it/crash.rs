@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::site::{RAMP, SETTINGS, Site, reports};
+use crate::site::{SETTINGS, Site, reports};
 
 /// Instants at which the controller is killed.
 const KILLS: u64 = 25;
@@ -68,7 +68,7 @@ async fn the_controller_is_killed_at_any_instant() {
 /// the rollout survive everything else.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_killed_and_started_again() {
-    let mut site = Site::open_with(SETTINGS, RAMP).await;
+    let mut site = Site::open().await;
     site.deploy("v1");
     let crowd = site.crowd("a", 5, 20_000);
     site.live(5).await;

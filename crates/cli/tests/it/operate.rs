@@ -68,6 +68,11 @@ async fn verbs_move_a_rollout_step_by_step() {
     assert_eq!(site.release("v1").unwrap()["share_bp"], 10_000);
     reports(crowd).await;
     site.spotless(6);
+    assert_eq!(
+        site.run(&["promote"]).status.code(),
+        Some(7),
+        "nothing is under way"
+    );
     // A release that was rolled back from can be tried again, with the workers it has.
     site.ok(&["deploy", "v2"]);
     let table = site.ok(&["status"]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::site::{RAMP, SETTINGS, Site, reports};
+use crate::site::{SETTINGS, Site, reports};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_replaced_under_live_calls_and_brought_back() {
@@ -202,7 +202,7 @@ async fn a_call_that_comes_back_keeps_its_release() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_under_calls_is_counted_and_replaced() {
-    let site = Site::open_with(SETTINGS, RAMP).await;
+    let site = Site::open().await;
     site.deploy("v1");
     let crowd = site.crowd("a", 8, 6_000);
     site.live(8).await;

@@ -22,7 +22,7 @@ pub(crate) const SEGUE: &str = env!("CARGO_BIN_EXE_segue");
 pub(crate) const AGENT: &str = "desk";
 
 /// How long anything may take that is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 static SITES: AtomicU32 = AtomicU32::new(0);
 
@@ -52,7 +52,6 @@ scenario = "hours"
 
 [[agents.desk.steps]]
 share = "50%"
-min_calls = 2
 min_duration = "1s"
 "#;
 
@@ -123,7 +122,7 @@ command = [
         .await;
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(SEGUE);
         command
             .args(args)
@@ -351,11 +350,8 @@ impl Drop for Site {
         for record in ["run/controller.json", "run/gateway.json"] {
             self.kill(record);
         }
-        for worker in fs::read_dir(self.home().join("workers"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        let records = self.home().join("workers").join(AGENT);
+        for worker in fs::read_dir(records).into_iter().flatten().flatten() {
             kill_record(&worker.path());
         }
         if !std::thread::panicking() {
