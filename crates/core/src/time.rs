@@ -60,7 +60,8 @@ impl fmt::Display for Millis {
         } else if ms >= 1_000 && ms.is_multiple_of(1_000) {
             write!(f, "{}s", ms / 1_000)
         } else if ms >= 1_000 {
-            write!(f, "{}.{}s", ms / 1_000, ms % 1_000 / 100)
+            let fraction = format!("{:03}", ms % 1_000);
+            write!(f, "{}.{}s", ms / 1_000, fraction.trim_end_matches('0'))
         } else {
             write!(f, "{ms}ms")
         }
