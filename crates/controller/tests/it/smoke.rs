@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use segue_controller::secret;
 use segue_core::spec::{AgentSpec, Smoke};
@@ -13,6 +14,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::gateway::Gateway;
 use crate::{Client, Directory, Running, release, spec};
@@ -66,18 +68,23 @@ async fn connect(lines: Arc<Mutex<Lines>>, mut stream: TcpStream) {
         head.push(stream.read_u8().await.unwrap());
     }
     let text = String::from_utf8(head.clone()).unwrap();
-    let addr = {
-        let mut lines = lines.lock().unwrap();
-        lines.heads.push(text.clone());
-        let named = |(digest, _): &(&String, &SocketAddr)| text.contains(digest.as_str());
-        lines.agents.iter().find(named).map(|(_, addr)| *addr)
-    };
-    let Some(addr) = addr else {
-        return;
+    lines.lock().unwrap().heads.push(text.clone());
+    // The call may come before the test has said who answers it.
+    let addr = loop {
+        if let Some(addr) = answers(&lines, &text) {
+            break addr;
+        }
+        sleep(Duration::from_millis(10)).await;
     };
     let mut worker = TcpStream::connect(addr).await.unwrap();
     worker.write_all(&head).await.unwrap();
     let _ = copy_bidirectional(&mut stream, &mut worker).await;
+}
+
+fn answers(lines: &Mutex<Lines>, head: &str) -> Option<SocketAddr> {
+    let lines = lines.lock().unwrap();
+    let named = |(digest, _): &(&String, &SocketAddr)| head.contains(digest.as_str());
+    lines.agents.iter().find(named).map(|(_, addr)| *addr)
 }
 
 fn smoked() -> AgentSpec {
