@@ -24,7 +24,7 @@ use crate::verb::process::configuration;
 
 /// First wait before a process is started again, and the longest: a crash loop must not eat the
 /// machine, and a single crash must not be felt.
-const RESTART_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RESTART_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// A process that ran this long was well; the next wait is the first one again.
 const WELL_AFTER: Duration = Duration::from_secs(10);

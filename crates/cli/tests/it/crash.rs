@@ -10,6 +10,9 @@ use crate::site::{SETTINGS, Site, reports};
 /// Instants at which the controller is killed.
 const KILLS: u64 = 25;
 
+/// Kills in one rollout.
+const KILLS_PER_ROLLOUT: usize = 5;
+
 /// Spreads the kills over the rollouts; printed when the test fails.
 const SEED: u64 = 0x5E60E;
 
@@ -42,11 +45,18 @@ async fn the_controller_is_killed_at_any_instant() {
                 || site.release(&label).is_some()
         })
         .await;
-        for _ in 0..5 {
-            tokio::time::sleep(Duration::from_millis(next(&mut state) % 400)).await;
+        for _ in 0..KILLS_PER_ROLLOUT {
+            // At any instant, that of its own recovery included.
+            tokio::time::sleep(Duration::from_millis(next(&mut state) % 700)).await;
+            let pid = site.pid("run/controller.json");
             if site.kill("run/controller.json") {
                 kills += 1;
             }
+            site.until("the controller is started again", || {
+                site.pid("run/controller.json")
+                    .is_some_and(|now| Some(now) != pid)
+            })
+            .await;
         }
         site.becomes(&label, "current").await;
         assert_eq!(

@@ -80,6 +80,10 @@ async fn verbs_move_a_rollout_step_by_step() {
         table.contains("canary step 1 of 2, paused") && table.contains("v2"),
         "{table}"
     );
+    let view = site.promote("v1", "v2");
+    assert_eq!(view["ack"]["unacked"], serde_json::json!([]), "{view}");
+    reports(site.crowd("b", 3, 1_000)).await;
+    site.spotless(9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
