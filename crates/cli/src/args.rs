@@ -307,7 +307,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, env = "SEGUE_WORKER_ID", default_value = "worker")]
     pub(crate) worker: String,
     /// Append a line per call to this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "SAMPLE_CALL_LOG", value_name = "FILE")]
     pub(crate) call_log: Option<PathBuf>,
     /// How it is broken: none, silent, garbled, wrong, drop:MS, drop:MS@PERCENT, refuse,
     /// never-ready or crash

@@ -19,18 +19,17 @@ const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// Talks to the controller of one state folder.
 pub(crate) struct Client {
     agent: ureq::Agent,
-    base: String,
-    token: String,
+    home: Home,
 }
 
 impl Client {
-    /// Finds the controller.
+    /// A client for the controller of this state folder.
     ///
     /// # Errors
     ///
-    /// When none ever ran with this state folder.
+    /// When none ever ran there.
     pub(crate) fn find(home: &Home) -> Result<Self, Trouble> {
-        let (Some(addr), Some(token)) = (home.api_addr(), home.token()) else {
+        if home.token().is_none() {
             let message = format!(
                 "no controller has run with state in {}",
                 home.path().display()
@@ -40,7 +39,7 @@ impl Client {
                 message,
                 "start one with `segue serve`, or name its state folder with --home",
             ));
-        };
+        }
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(REQUEST_MAX))
@@ -48,9 +47,16 @@ impl Client {
             .into();
         Ok(Self {
             agent,
-            base: format!("http://{addr}"),
-            token,
+            home: home.clone(),
         })
+    }
+
+    /// Where the controller is now: it may have been restarted at another port.
+    fn base(&self) -> Result<(String, String), Trouble> {
+        let (Some(addr), Some(token)) = (self.home.api_addr(), self.home.token()) else {
+            return Err(away("it is not there yet"));
+        };
+        Ok((format!("http://{addr}"), format!("Bearer {token}")))
     }
 
     pub(crate) fn status(&self) -> Result<StatusView, Trouble> {
@@ -121,46 +127,39 @@ impl Client {
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
-        let request = self.agent.get(format!("{}{path}", self.base));
-        let sent = request
-            .header("Authorization", format!("Bearer {}", self.token))
-            .call();
-        self.answer(sent)
+        let (base, token) = self.base()?;
+        let request = self.agent.get(format!("{base}{path}"));
+        answer(request.header("Authorization", token).call())
     }
 
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Trouble> {
-        let request = self.agent.post(format!("{}{path}", self.base));
-        let sent = request
-            .header("Authorization", format!("Bearer {}", self.token))
-            .send_json(body);
-        self.answer(sent)
+        let (base, token) = self.base()?;
+        let request = self.agent.post(format!("{base}{path}"));
+        answer(request.header("Authorization", token).send_json(body))
     }
+}
 
-    fn answer<T: DeserializeOwned>(
-        &self,
-        sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<T, Trouble> {
-        let mut response = sent.map_err(|error| {
-            let message = format!("no controller answers at {}: {error}", self.base);
-            Trouble::new(
-                Exit::Unreachable,
-                message,
-                "calls go on without it; start it with `segue serve`, see `segue logs controller`",
-            )
-        })?;
-        if response.status().is_success() {
-            return response.body_mut().read_json().map_err(|error| {
-                let message = format!("the controller's answer cannot be read: {error}");
-                Trouble::new(
-                    Exit::Failed,
-                    message,
-                    "is it of the same version? see `segue --version`",
-                )
-            });
-        }
-        let status = response.status().as_u16();
-        Err(refusal(status, response.body_mut().read_json().ok()))
+fn away(why: &str) -> Trouble {
+    Trouble::new(
+        Exit::Unreachable,
+        format!("no controller answers: {why}"),
+        "calls go on without it; start it with `segue serve`, see `segue logs controller`",
+    )
+}
+
+fn answer<T: DeserializeOwned>(
+    sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<T, Trouble> {
+    let mut response = sent.map_err(|error| away(&error.to_string()))?;
+    if response.status().is_success() {
+        return response.body_mut().read_json().map_err(|error| {
+            let message = format!("the controller's answer cannot be read: {error}");
+            let hint = "is it of the same version? see `segue --version`";
+            Trouble::new(Exit::Failed, message, hint)
+        });
     }
+    let status = response.status().as_u16();
+    Err(refusal(status, response.body_mut().read_json().ok()))
 }
 
 fn refusal(status: u16, problem: Option<Problem>) -> Trouble {

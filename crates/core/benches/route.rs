@@ -1,12 +1,15 @@
 //! What one routing decision costs, as a ratio to the hash it cannot do without.
-#![expect(clippy::disallowed_methods, reason = "a benchmark reads a clock; core never does")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark reads a clock; core never does"
+)]
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use segue_core::names::{CallId, ReleaseId};
-use segue_core::route::{CallFacts, choose_worker, point, route};
 use segue_core::rollout::Agent;
+use segue_core::route::{CallFacts, choose_worker, point, route};
 use segue_core::split::{Share, Split};
 use segue_core::table::{ReleaseRoute, RoutingTable, WorkerRoute};
 
@@ -21,7 +24,10 @@ fn table(workers: u16) -> RoutingTable {
     let (old, new) = (ReleaseId::of(b"old"), ReleaseId::of(b"new"));
     table.split = Split::ramp(new, Share(1_000), old);
     for (release, label) in [(old, "v1"), (new, "v2")] {
-        let route = ReleaseRoute { label: label.parse().unwrap(), takes_new_calls: true };
+        let route = ReleaseRoute {
+            label: label.parse().unwrap(),
+            takes_new_calls: true,
+        };
         table.releases.insert(release, route);
         for number in 0..workers {
             let worker = WorkerRoute {
@@ -30,7 +36,9 @@ fn table(workers: u16) -> RoutingTable {
                 capacity: 100,
                 health_path: None,
             };
-            table.workers.insert(format!("{label}-{number}").parse().unwrap(), worker);
+            table
+                .workers
+                .insert(format!("{label}-{number}").parse().unwrap(), worker);
         }
     }
     table
@@ -38,7 +46,9 @@ fn table(workers: u16) -> RoutingTable {
 
 /// Nanoseconds per call of `work`, the median of several rounds.
 fn median_ns(mut work: impl FnMut(&CallId)) -> f64 {
-    let calls: Vec<CallId> = (0..1_000).map(|n| format!("CA{n:032}").parse().unwrap()).collect();
+    let calls: Vec<CallId> = (0..1_000)
+        .map(|n| format!("CA{n:032}").parse().unwrap())
+        .collect();
     let mut rounds: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let began = Instant::now();
@@ -71,11 +81,20 @@ fn main() {
                 version_override: None,
             };
             let decision = route(&table, &facts).unwrap();
-            let chosen =
-                choose_worker(&table, decision.release, None, |_| 3, |_| true, call.as_str());
+            let chosen = choose_worker(
+                &table,
+                decision.release,
+                None,
+                |_| 3,
+                |_| true,
+                call.as_str(),
+            );
             black_box(chosen.unwrap());
         });
         let what = format!("a decision, {} workers", workers * 2);
-        println!("{what:24}{decision:8.0} ns{:8.1} x the hash", decision / hash);
+        println!(
+            "{what:24}{decision:8.0} ns{:8.1} x the hash",
+            decision / hash
+        );
     }
 }

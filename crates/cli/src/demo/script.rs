@@ -175,15 +175,8 @@ async fn third_release(stage: &mut Stage, told: &mut Told) -> anyhow::Result<()>
 }
 
 fn roll_back(stage: &mut Stage, told: &mut Told, operator: &OperatorLog) -> anyhow::Result<()> {
-    let body = VerbBody {
-        ask: Ask {
-            reason: Some("the demo shows it".to_owned()),
-            ..Ask::default()
-        },
-        ..VerbBody::default()
-    };
     let begun = Instant::now();
-    let (view, ms) = ask(stage, "rollback", body)?;
+    let (view, ms) = ask(stage, "rollback", VerbBody::default())?;
     operator.acked(Switch::Rollback, AGENT, "v2", "v1");
     let ack = view.ack.context("the rollback was not acknowledged")?;
     anyhow::ensure!(
@@ -303,7 +296,8 @@ fn ask(stage: &Stage, verb: &str, body: VerbBody) -> anyhow::Result<(ActionView,
     let began = Instant::now();
     let ask = Ask {
         actor: Some("demo".to_owned()),
-        ..body.ask
+        reason: Some("the demo shows it".to_owned()),
+        revision: None,
     };
     let view = stage
         .client()?

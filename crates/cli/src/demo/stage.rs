@@ -247,10 +247,8 @@ listen = "127.0.0.1:0"
 listen = "127.0.0.1:0"
 
 [agents.{AGENT}]
-command = [
-  "segue", "sample-agent", "--port", "{{port}}", "--release", "{{release}}",
-  "--worker", "{{worker}}", "--call-log", "{log}",
-]
+command = ["segue", "sample-agent", "--port", "{{port}}", "--release", "{{release}}"]
+env = {{ SAMPLE_CALL_LOG = "{log}" }}
 workers = 2
 capacity = {capacity}
 health = "/healthz"

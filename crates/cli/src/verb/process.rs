@@ -80,11 +80,13 @@ pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<E
 pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit> {
     let spec = configuration(&args.config)?;
     home.create()?;
+    let folder = folder(&args.config)?;
     let config = segue_controller::ControllerConfig {
         state_dir: home.path().to_path_buf(),
         api: spec.api,
         agents: spec.agents,
-        config_dir: folder(&args.config)?,
+        gateway_tls: spec.gateway.tls.map(|tls| folder.join(tls.cert)),
+        config_dir: folder,
     };
     segue_controller::run(config, terminated()).await?;
     Ok(Exit::Ok)

@@ -16,3 +16,4 @@ mod crash;
 mod demo;
 mod operate;
 mod releases;
+mod tls;

@@ -113,7 +113,7 @@ async fn a_release_that_never_gets_ready_or_crashes_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_passes_smoke_and_fails_under_calls_is_rolled_back() {
-    // It breaks calls after 9 s; the smoke call is shorter than that.
+    // It breaks calls after 17 s; the smoke call is shorter than that.
     let ramp = r#"
 [agents.desk.smoke]
 scenario = "hours"
@@ -125,9 +125,9 @@ min_duration = "1s"
 "#;
     let site = Site::open_with(SETTINGS, ramp).await;
     site.deploy("v1");
-    site.deploy_broken("v2", "drop:12000");
+    site.deploy_broken("v2", "drop:17000");
     site.phase("canary").await;
-    let crowd = site.crowd("a", 12, 20_000);
+    let crowd = site.crowd("a", 12, 25_000);
     site.phase("rolled back").await;
     let agent = site.agent().unwrap();
     let reason = agent["rollout"]["reason"].as_str().unwrap();

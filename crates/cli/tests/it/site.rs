@@ -70,10 +70,8 @@ listen = "127.0.0.1:0"
 listen = "127.0.0.1:0"
 
 [agents.{AGENT}]
-command = [
-  "segue", "sample-agent", "--port", "{{port}}", "--release", "{{release}}",
-  "--worker", "{{worker}}", "--call-log", "{}",
-]
+command = ["segue", "sample-agent", "--port", "{{port}}", "--release", "{{release}}"]
+env = {{ SAMPLE_CALL_LOG = "{}" }}
 {settings}
 {rest}"#,
             dir.join("logs/workers.jsonl").display()
