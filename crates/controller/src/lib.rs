@@ -14,6 +14,7 @@ pub mod link;
 pub mod make;
 pub mod platform;
 mod smoke;
+mod trust;
 
 mod driver;
 

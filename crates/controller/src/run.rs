@@ -18,7 +18,7 @@ use crate::link::{self, Link};
 use crate::platform::Platform;
 use crate::platform::process::ProcessPlatform;
 use crate::secret;
-use crate::smoke::Smoker;
+use crate::smoke::{Door, Smoker};
 use crate::state::StateDir;
 use crate::store::{Journal, SqliteJournal, StoreError};
 
@@ -33,6 +33,9 @@ pub struct ControllerConfig {
     pub agents: BTreeMap<AgentName, AgentSpec>,
     /// Where the configuration is: directories in it are relative to this one.
     pub config_dir: PathBuf,
+    /// The gateway's certificate (PEM, leaf first), if it takes calls over TLS only. It is read for
+    /// each smoke test, so it may be replaced at any time.
+    pub gateway_tls: Option<PathBuf>,
 }
 
 /// Why the controller did not start or had to end. Calls and workers are untouched.
@@ -118,13 +121,19 @@ pub async fn run(
     let platform = Arc::new(ProcessPlatform::new(state.clone(), Arc::clone(&bell)));
     let link = Link::default();
     let specs = Arc::new(config.agents);
+    let override_digest = secret::digest(&override_token);
+    let door = Door {
+        state: state.clone(),
+        token: override_token,
+        certificate: config.gateway_tls,
+    };
     let parts = Parts {
         specs: Arc::clone(&specs),
         journal: Arc::clone(&journal),
         link: link.clone(),
         platform: Arc::clone(&platform) as Arc<dyn Platform>,
-        override_digest: secret::digest(&override_token),
-        smoker: Smoker::new(state.clone(), override_token, Arc::clone(&bell)),
+        override_digest,
+        smoker: Smoker::new(door, Arc::clone(&bell)),
         bell,
     };
     let driver = Driver::load(parts).await.map_err(RunError::Journal)?;

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use segue_core::names::{AgentName, ReleaseId};
 use segue_core::rollout::Verdict;
 use segue_core::spec::Smoke;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::secret::random_hex;
 use crate::state::StateDir;
+use crate::trust;
 
 /// Header that names the release of a call.
 const OVERRIDE: &str = "X-Segue-Override";
@@ -47,6 +49,20 @@ pub(crate) struct Attempt {
     pub(crate) smoke: Smoke,
     /// The release that serves now, to compare with when the new one fails.
     pub(crate) current: Option<ReleaseId>,
+    /// What the agent's calls ask for, if it minds.
+    pub(crate) host: Option<String>,
+    /// The path that the agent's calls are below.
+    pub(crate) prefix: String,
+}
+
+/// The gateway's front door, and what it takes to come in.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    pub(crate) state: StateDir,
+    /// Permits an override.
+    pub(crate) token: String,
+    /// The gateway's certificate; `None`: it speaks plain.
+    pub(crate) certificate: Option<PathBuf>,
 }
 
 /// What came of an attempt.
@@ -61,8 +77,7 @@ pub(crate) struct Outcome {
 /// Makes smoke calls, at most one attempt per agent at a time.
 #[derive(Debug)]
 pub(crate) struct Smoker {
-    state: StateDir,
-    token: String,
+    door: Door,
     /// Rung when an attempt ended.
     bell: Arc<Notify>,
     runs: BTreeMap<AgentName, Run>,
@@ -77,14 +92,9 @@ struct Run {
 }
 
 impl Smoker {
-    pub(crate) fn new(state: StateDir, token: String, bell: Arc<Notify>) -> Self {
+    pub(crate) fn new(door: Door, bell: Arc<Notify>) -> Self {
         let runs = BTreeMap::new();
-        Self {
-            state,
-            token,
-            bell,
-            runs,
-        }
+        Self { door, bell, runs }
     }
 
     /// Whether this attempt runs or has ended.
@@ -105,10 +115,10 @@ impl Smoker {
         }
         let outcome = Arc::new(Mutex::new(None));
         let (result, bell) = (Arc::clone(&outcome), Arc::clone(&self.bell));
-        let (state, token) = (self.state.clone(), self.token.clone());
+        let door = self.door.clone();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let (verdict, report) = Box::pin(run(&state, &token, &attempt)).await;
+            let (verdict, report) = Box::pin(run(&door, &attempt)).await;
             let (rollout, attempt) = of;
             let outcome = Outcome {
                 rollout,
@@ -160,21 +170,27 @@ impl Smoker {
     }
 }
 
-async fn run(state: &StateDir, token: &str, attempt: &Attempt) -> (Verdict, Value) {
+async fn run(door: &Door, attempt: &Attempt) -> (Verdict, Value) {
     let inconclusive = |why: String| (Verdict::Inconclusive(why), json!({ "calls": [] }));
     let Some(scenario) = Scenario::builtin(&attempt.smoke.scenario) else {
         return inconclusive(format!("there is no scenario {:?}", attempt.smoke.scenario));
     };
-    let Some(gateway) = gateway_addr(&state.gateway_addr()).await else {
+    let Some(gateway) = gateway_addr(&door.state.gateway_addr()).await else {
         return inconclusive("no gateway says where it listens".to_owned());
     };
-    let log = match CallLog::open(&state.smoke_log()) {
+    // Read each time: certificates are replaced while we run.
+    let tls = match door.certificate.as_deref().map(trust::only).transpose() {
+        Ok(tls) => tls,
+        Err(error) => return inconclusive(error.to_string()),
+    };
+    let log = match CallLog::open(&door.state.smoke_log()) {
         Ok(log) => Arc::new(log),
         Err(error) => return inconclusive(format!("the log of smoke calls: {error}")),
     };
     let caller = Caller {
         gateway,
-        token,
+        tls,
+        token: &door.token,
         attempt,
         scenario,
         log,
@@ -194,6 +210,7 @@ async fn run(state: &StateDir, token: &str, attempt: &Attempt) -> (Verdict, Valu
 
 struct Caller<'a> {
     gateway: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
     token: &'a str,
     attempt: &'a Attempt,
     scenario: Scenario,
@@ -205,18 +222,23 @@ impl Caller<'_> {
         let Attempt {
             of: (rollout, attempt),
             smoke,
+            host,
+            prefix,
             ..
         } = self.attempt;
         // A controller that was restarted makes the same calls again, and those are others.
         let fresh = random_hex(FRESH_BYTES).unwrap_or_default();
         let call_id = format!("smoke-{rollout}-{attempt}-{number}-{fresh}");
-        let path = smoke.path.replace("{call_id}", &call_id);
-        let url = format!("ws://{}{path}", self.gateway);
-        let headers = [
+        let path = below(prefix, &smoke.path).replace("{call_id}", &call_id);
+        let scheme = if self.tls.is_some() { "wss" } else { "ws" };
+        let url = format!("{scheme}://{}{path}", self.gateway);
+        let mut headers = vec![
             (OVERRIDE.to_owned(), String::from(release)),
             (OVERRIDE_TOKEN.to_owned(), self.token.to_owned()),
         ];
-        scenario::run(&self.scenario, &url, &headers, &call_id, &self.log).await
+        headers.extend(host.clone().map(|host| ("Host".to_owned(), host)));
+        let tls = self.tls.as_ref();
+        scenario::run(&self.scenario, &url, &headers, tls, &call_id, &self.log).await
     }
 
     /// A release that fails is to blame only if the one that serves now does not fail too.
@@ -243,6 +265,17 @@ fn why_failed(report: &ScenarioReport) -> Option<String> {
     match &report.verdict {
         scenario::Verdict::Passed => None,
         scenario::Verdict::Failed { reasons } => Some(reasons.join("; ")),
+    }
+}
+
+/// A request path that is the agent's: one that is not below its prefix gets it in front.
+fn below(prefix: &str, path: &str) -> String {
+    let prefix = prefix.trim_end_matches('/');
+    let rest = path.strip_prefix(prefix);
+    if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?'])) {
+        path.to_owned()
+    } else {
+        format!("{prefix}{path}")
     }
 }
 
@@ -273,4 +306,23 @@ fn read_addr(path: &Path) -> io::Result<SocketAddr> {
         _ => {}
     }
     Ok(addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smoke_calls_are_below_the_agents_path() {
+        for (prefix, path, whole) in [
+            ("/", "/ws/{call_id}", "/ws/{call_id}"),
+            ("/desk", "/ws/{call_id}", "/desk/ws/{call_id}"),
+            ("/desk", "/desk/ws/{call_id}", "/desk/ws/{call_id}"),
+            ("/desk", "/desk?x=1", "/desk?x=1"),
+            ("/desk", "/desktop/ws", "/desk/desktop/ws"),
+            ("/ws", "/ws/{call_id}", "/ws/{call_id}"),
+        ] {
+            assert_eq!(below(prefix, path), whole, "{prefix} {path}");
+        }
+    }
 }

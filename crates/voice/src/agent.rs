@@ -188,6 +188,7 @@ impl Agent {
                 .to_owned(),
         };
         let config = Some(socket::config());
+        let stream = Box::new(stream);
         let socket = Socket::from_partially_read(stream, request.rest, Role::Server, config).await;
         self.calls.fetch_add(1, Ordering::Relaxed);
         conversation::converse(socket, arrival, &self.voice, &self.log).await;

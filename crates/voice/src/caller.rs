@@ -10,9 +10,14 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request};
+use tokio_tungstenite::tungstenite::http::Request;
+use tokio_tungstenite::tungstenite::http::header::{HOST, HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::http::uri::Authority;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message as Frame};
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
@@ -21,7 +26,7 @@ use crate::audio::{FRAME_SAMPLES, SILENCE};
 use crate::calllog::{CallLog, CallerEnd, Tally, unix_ms};
 use crate::clips::{Audio, Clip};
 use crate::script::{Act, Script};
-use crate::socket::{self, Socket};
+use crate::socket::{self, Carrier, Socket};
 use crate::twilio::{self, Incoming, Mark, MediaWriter, Message, Start};
 
 /// In [`CallPlan::url`], stands for the id of the call.
@@ -53,10 +58,14 @@ pub struct Turn {
 /// A call to be made.
 #[derive(Debug, Clone)]
 pub struct CallPlan {
-    /// Where, as `ws://host:port/path`; [`CALL_PLACEHOLDER`] in it becomes the call's id.
+    /// Where, as `ws://host:port/path` or `wss://…`; [`CALL_PLACEHOLDER`] in it becomes the call's
+    /// id.
     pub url: String,
-    /// Headers sent besides those of the handshake.
+    /// Headers sent besides those of the handshake. A `Host` replaces that of the URL, and is the
+    /// name asked for in TLS; the call still goes to the address in the URL.
     pub headers: Vec<(String, String)>,
+    /// Whom to trust; needed for `wss://`, unused for `ws://`.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Id of the call, sent as `callSid`.
     pub call_id: String,
     /// The agent's first sentence; if `None`, the caller speaks first.
@@ -95,6 +104,7 @@ impl CallPlan {
         Self {
             url: url.to_owned(),
             headers: Vec::new(),
+            tls: None,
             call_id: call_id.to_owned(),
             greeting: Some(Expectation {
                 audio: Some(Clip::Greeting.audio()),
@@ -249,20 +259,27 @@ fn failed(error: &dyn std::fmt::Display, connected: bool) -> CallEnd {
 async fn connect(plan: &CallPlan) -> Result<Socket, CallEnd> {
     let limit = Duration::from_millis(plan.connect_timeout_ms);
     let request = request(plan).map_err(|error| failed(&error, false))?;
+    let secured = secured(plan, &request).map_err(|why| failed(&why, false))?;
     let uri = request.uri();
-    if uri.scheme_str() != Some("ws") {
-        return Err(failed(&"only ws:// can be called", false));
-    }
     let host = uri
         .host()
         .unwrap_or_default()
         .trim_matches(['[', ']'])
         .to_owned();
-    let port = uri.port_u16().unwrap_or(80);
+    let port = uri
+        .port_u16()
+        .unwrap_or(if secured.is_some() { 443 } else { 80 });
     let connecting = async {
         let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
-        client_async_with_config(request, stream, Some(socket::config())).await
+        let carrier: Box<dyn Carrier> = match secured {
+            Some((config, name)) => {
+                let connector = TlsConnector::from(config);
+                Box::new(connector.connect(name, stream).await?)
+            }
+            None => Box::new(stream),
+        };
+        client_async_with_config(request, carrier, Some(socket::config())).await
     };
     match timeout(limit, Box::pin(connecting)).await {
         Ok(Ok((socket, _))) => Ok(socket),
@@ -280,15 +297,42 @@ async fn connect(plan: &CallPlan) -> Result<Socket, CallEnd> {
     }
 }
 
+/// Whom to trust, and the name to ask for; `None` for a plain call.
+fn secured(
+    plan: &CallPlan,
+    request: &Request<()>,
+) -> Result<Option<(Arc<ClientConfig>, ServerName<'static>)>, &'static str> {
+    match request.uri().scheme_str() {
+        Some("ws") => Ok(None),
+        Some("wss") => {
+            let config = plan.tls.clone().ok_or("nobody is trusted for wss://")?;
+            let name = server_name(request).ok_or("Host is no name to ask for in TLS")?;
+            Ok(Some((config, name)))
+        }
+        _ => Err("only ws:// and wss:// can be called"),
+    }
+}
+
+fn server_name(request: &Request<()>) -> Option<ServerName<'static>> {
+    let host = request.headers().get(HOST)?.to_str().ok()?;
+    let authority: Authority = host.parse().ok()?;
+    let name = authority.host().trim_matches(['[', ']']);
+    ServerName::try_from(name.to_owned()).ok()
+}
+
 fn request(plan: &CallPlan) -> Result<Request<()>, Error> {
     let url = plan.url.replace(CALL_PLACEHOLDER, &plan.call_id);
     let mut request = url.into_client_request()?;
     for (name, value) in &plan.headers {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|error| Error::HttpFormat(error.into()))?;
-        request
-            .headers_mut()
-            .append(name, HeaderValue::from_str(value)?);
+        let value = HeaderValue::from_str(value)?;
+        if name == HOST {
+            // The handshake has one already, and two are refused.
+            request.headers_mut().insert(name, value);
+        } else {
+            request.headers_mut().append(name, value);
+        }
     }
     Ok(request)
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::caller::{self, CallEnd, CallPlan, CallReport, Expectation, Turn, TurnReport};
 use crate::calllog::CallLog;
@@ -105,13 +106,15 @@ impl ScenarioReport {
     }
 }
 
-/// Calls `url` with `headers` as `call_id`, goes through `scenario`, and judges.
+/// Calls `url` with `headers` as `call_id`, goes through `scenario`, and judges. For `wss://`, `tls`
+/// says whom to trust.
 ///
 /// The call is logged to `log` as any other: the judge must know smoke calls from customers'.
 pub async fn run(
     scenario: &Scenario,
     url: &str,
     headers: &[(String, String)],
+    tls: Option<&Arc<ClientConfig>>,
     call_id: &str,
     log: &Arc<CallLog>,
 ) -> ScenarioReport {
@@ -120,6 +123,7 @@ pub async fn run(
     let plan = CallPlan {
         url: url.to_owned(),
         headers: headers.to_vec(),
+        tls: tls.cloned(),
         call_id: call_id.to_owned(),
         greeting: scenario.greeting.clone(),
         turns: scenario.turns.clone(),

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -12,7 +12,12 @@ use tokio_tungstenite::tungstenite::{Message as Frame, Utf8Bytes};
 
 use crate::audio::FRAME_MS;
 
-pub(crate) type Socket = WebSocketStream<TcpStream>;
+/// What carries the bytes of a call: a TCP connection, or TLS in one.
+pub(crate) trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Carrier for T {}
+
+pub(crate) type Socket = WebSocketStream<Box<dyn Carrier>>;
 
 /// A far end that reads nothing for so long is gone.
 const SEND_MAX: Duration = Duration::from_secs(5);

@@ -75,12 +75,16 @@ impl Driver {
             holding.smoke_waits = None;
             let label = agent.label(release);
             let current = agent.current();
+            let host = agent.ingress.hosts.first().cloned();
+            let prefix = agent.ingress.path.clone();
             let attempt = Attempt {
                 of,
                 release,
                 label,
                 smoke,
                 current,
+                host,
+                prefix,
             };
             self.parts.smoker.begin(name, attempt);
             return;

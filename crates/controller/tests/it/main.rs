@@ -64,6 +64,7 @@ impl Directory {
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             agents: BTreeMap::from([(desk(), spec)]),
             config_dir: self.0.clone(),
+            gateway_tls: None,
         }
     }
 }

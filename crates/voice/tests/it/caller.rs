@@ -7,6 +7,7 @@ use segue_voice::agent::CALL_ID_HEADER;
 use segue_voice::caller::{CallEnd, CallPlan, CallReport, call};
 use segue_voice::clips::Clip;
 use segue_voice::twilio::{Mark, Media, Message};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message as Frame;
@@ -117,6 +118,63 @@ async fn nonsense_does_not_end_a_call() {
     .await;
     assert_eq!(report.end, CallEnd::HungUp);
     assert!(report.greeting.is_some_and(|greeting| greeting.heard));
+}
+
+/// What a call with these headers asks for, line by line, and how it ends when it is refused.
+async fn asked(headers: &[(&str, &str)]) -> (Vec<String>, CallEnd) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let mut plan = CallPlan::new(&format!("ws://{address}/ws/{{call}}"), "CA1", 0);
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    plan.headers = headers.iter().map(owned).collect();
+    let agent = async {
+        let (mut stream, _) = listener.accept().await.expect("a caller");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a whole head"));
+        }
+        let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).await.expect("the caller listens");
+        let head = String::from_utf8(head).expect("a head is text");
+        let head = head.replace(&address.to_string(), "ADDRESS");
+        head.lines().map(str::to_ascii_lowercase).collect()
+    };
+    let both = async { tokio::join!(agent, call(&plan)) };
+    let (lines, report): (Vec<String>, CallReport) =
+        timeout(PATIENCE, both).await.expect("the call ends");
+    (lines, report.end)
+}
+
+#[tokio::test]
+async fn a_host_replaces_that_of_the_url_and_other_headers_are_added() {
+    let hosts = |lines: &[String]| -> Vec<String> {
+        let hosts = lines.iter().filter(|line| line.starts_with("host:"));
+        hosts.cloned().collect()
+    };
+    let (lines, end) = asked(&[]).await;
+    assert_eq!(end, CallEnd::Refused { status: 404 });
+    assert_eq!(hosts(&lines), ["host: address"]);
+    let headers = [("x-a", "1"), ("hOsT", "calls.example.com"), ("X-A", "2")];
+    let (lines, end) = asked(&headers).await;
+    assert_eq!(end, CallEnd::Refused { status: 404 });
+    assert_eq!(lines[0], "get /ws/ca1 http/1.1");
+    assert_eq!(hosts(&lines), ["host: calls.example.com"], "{lines:?}");
+    for added in ["x-a: 1", "x-a: 2"] {
+        assert!(lines.iter().any(|line| line == added), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_anybody_to_trust_there_is_no_tls_call() {
+    for (url, why) in [
+        ("wss://127.0.0.1:9/", "nobody is trusted for wss://"),
+        ("http://127.0.0.1:9/", "only ws:// and wss:// can be called"),
+    ] {
+        let report = call(&CallPlan::new(url, "CA1", 0)).await;
+        let error = why.to_owned();
+        let connected = false;
+        assert_eq!(report.end, CallEnd::Failed { error, connected });
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ async fn smoke(url: &str) -> ScenarioReport {
         &Scenario::hours(),
         url,
         &[],
+        None,
         "SMOKE1",
         &Arc::new(CallLog::none()),
     )
