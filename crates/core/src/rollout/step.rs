@@ -125,7 +125,12 @@ impl Agent {
         if !current && self.on(Guard::ThisAttempt) {
             return Vec::new();
         }
+        let passed = self
+            .releases
+            .get(&rollout.incoming)
+            .is_some_and(|record| record.passed.contains(&Gate::Smoke));
         match verdict {
+            Verdict::Successful if passed => Vec::new(),
             Verdict::Successful => vec![Fact::GatePassed {
                 release: rollout.incoming,
                 gate: Gate::Smoke,

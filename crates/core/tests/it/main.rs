@@ -1,3 +1,5 @@
 //! Tests of the decisions: the simulator, a model of the protocol, tables and golden files.
 
+mod machine;
+mod model;
 mod sim;

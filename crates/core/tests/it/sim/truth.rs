@@ -50,6 +50,8 @@ pub(crate) struct Truth {
     pub(crate) ramp_sent: [Timestamp; 3],
     pub(crate) step_sent: [Timestamp; 3],
     ramp_at: Timestamp,
+    /// Gateways that were heard when it began. Others count from their first report.
+    ramp_heard: [bool; 3],
 }
 
 impl Truth {
@@ -65,6 +67,7 @@ impl Truth {
             ramp_sent: Default::default(),
             step_sent: Default::default(),
             ramp_at: Timestamp(0),
+            ramp_heard: [false; 3],
         }
     }
 
@@ -115,6 +118,7 @@ impl Truth {
             let delivered = &self.delivered[o.gateway];
             o.release == release
                 && o.ended
+                && self.ramp_heard[o.gateway]
                 && o.at > self.ramp_at
                 && o.at < delivered.sent
                 && (all_lives || o.life == delivered.life)
@@ -162,6 +166,7 @@ impl Truth {
                 if !matches!(self.phase(), Some(Phase::Canary { .. })) {
                     self.ramp_sent = self.sent();
                     self.ramp_at = *at;
+                    self.ramp_heard = std::array::from_fn(|index| self.is_leased(index, *at));
                 }
             }
             Fact::CutOver { .. } => {

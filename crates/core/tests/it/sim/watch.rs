@@ -2,7 +2,7 @@
 
 use segue_core::rollout::{Event, Fact, Gate, Input, Phase, Seen};
 use segue_core::table::Epoch;
-use segue_core::time::Millis;
+use segue_core::time::{Millis, Timestamp};
 
 use super::driver::Controller;
 use super::world::World;
@@ -41,6 +41,10 @@ impl World {
             self.trace(|| format!("{} {json}", input.actor));
             self.check_fact(fact, input, seen);
             self.truth.take(&super::store::parse(&json));
+            if self.woken {
+                // It counts from the reports of before its sleep.
+                self.truth.step_sent = [Timestamp(0); 3];
+            }
             self.check_after(fact);
         }
     }

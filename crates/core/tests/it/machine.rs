@@ -1,0 +1,365 @@
+//! What each verb may do in each phase, and the journaled form of every fact.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+use std::collections::BTreeMap;
+
+use segue_core::names::ReleaseId;
+use segue_core::presence::AgentPresence;
+use segue_core::release::{Content, Release};
+use segue_core::rollout::{Agent, Event, Fact, Input, Seen, Verdict};
+use segue_core::spec::{Ingress, Plan, Policy, Smoke, Step};
+use segue_core::split::Share;
+use segue_core::time::{Millis, Timestamp};
+
+const GOLDEN: &str = include_str!("../golden/facts.json");
+
+/// Every fact of the golden file reads as a fact and writes back as the same JSON, and none is
+/// missing: the journal's format cannot change by accident.
+#[test]
+fn the_journaled_form_of_facts_does_not_change() {
+    let values: Vec<serde_json::Value> = serde_json::from_str(GOLDEN).unwrap();
+    let mut names = std::collections::BTreeSet::new();
+    for value in values {
+        let fact: Fact = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&fact).unwrap(), value);
+        names.insert(fact.name());
+        number(&fact);
+    }
+    assert_eq!(names.len(), FACTS, "{names:?}");
+}
+
+/// How many kinds of fact there are.
+const FACTS: usize = 23;
+
+/// A new kind of fact does not compile here until it has a number, and then `FACTS` and the golden
+/// file must follow.
+fn number(fact: &Fact) -> usize {
+    match fact {
+        Fact::Configured { .. } => 1,
+        Fact::Deployed { .. } => 2,
+        Fact::WorkerReady { .. } => 3,
+        Fact::WorkerGone { .. } => 4,
+        Fact::GatewayJoined { .. } => 5,
+        Fact::GatewayForgotten { .. } => 6,
+        Fact::VerifyStarted { .. } => 7,
+        Fact::GatePassed { .. } => 8,
+        Fact::GatesSkipped { .. } => 9,
+        Fact::StepStarted { .. } => 10,
+        Fact::Paused { .. } => 11,
+        Fact::Resumed { .. } => 12,
+        Fact::CutOver { .. } => 13,
+        Fact::Landed { .. } => 14,
+        Fact::RollbackStarted { .. } => 15,
+        Fact::RolledBack { .. } => 16,
+        Fact::Failed { .. } => 17,
+        Fact::DrainStarted { .. } => 18,
+        Fact::Emptied { .. } => 19,
+        Fact::Refilled { .. } => 20,
+        Fact::Drained { .. } => 21,
+        Fact::Retiring { .. } => 22,
+        Fact::Retired { .. } => FACTS,
+    }
+}
+
+/// One agent with one gateway that acknowledges at once.
+struct Bench {
+    agent: Agent,
+    seen: Seen,
+    now: Timestamp,
+    reports: u64,
+}
+
+fn release(number: u32) -> Release {
+    let content = Content {
+        command: vec![number.to_string()],
+        env: BTreeMap::new(),
+        directory: "/srv".to_owned(),
+        files: BTreeMap::new(),
+    };
+    let label = format!("v{number}").parse().unwrap();
+    Release::new(&"desk".parse().unwrap(), label, content, 1, 10)
+}
+
+fn id(number: u32) -> ReleaseId {
+    release(number).id
+}
+
+fn deploy(number: u32) -> Event {
+    let plan = Plan {
+        smoke: Some(Smoke {
+            scenario: "hello".to_owned(),
+            path: "/".to_owned(),
+            calls: 1,
+            timeout: Millis::from_secs(30),
+        }),
+        steps: vec![Step {
+            share: Share(1_000),
+            min_calls: 0,
+            min_duration: Millis::from_secs(10),
+            pause: false,
+        }],
+        ..Plan::default()
+    };
+    Event::Deploy {
+        release: Box::new(release(number)),
+        plan: Box::new(plan),
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Timestamp(1_700_000_000_000);
+        let mut bench = Self {
+            agent: Agent::new("desk".parse().unwrap()),
+            seen: Seen::new(now),
+            now,
+            reports: 0,
+        };
+        bench.ok(Event::Configured {
+            ingress: Box::new(Ingress::default()),
+            policy: Policy::default(),
+        });
+        bench.ok(Event::GatewayJoined {
+            gateway: "g0".parse().unwrap(),
+        });
+        bench
+    }
+
+    fn ask(&mut self, event: Event) -> Result<usize, String> {
+        let input = Input::asked("ada", event);
+        let facts = self.agent.step(self.now, &self.seen, &input);
+        let facts = facts.map_err(|illegal| {
+            let name = format!("{illegal:?}");
+            let end = name.find(|c: char| !c.is_alphanumeric());
+            name[..end.unwrap_or(name.len())].to_owned()
+        })?;
+        for fact in &facts {
+            self.agent.apply(fact);
+        }
+        Ok(facts.len())
+    }
+
+    fn ok(&mut self, event: Event) {
+        self.ask(event).unwrap();
+    }
+
+    /// The gateway acknowledges, and all that is due is decided.
+    fn settle(&mut self) {
+        while self.report_and_tick() > 0 {}
+    }
+
+    fn report_and_tick(&mut self) -> usize {
+        self.reports += 1;
+        let presence = AgentPresence {
+            epoch: self.agent.epoch,
+            ..AgentPresence::default()
+        };
+        let gateway = "g0".parse().unwrap();
+        self.seen
+            .observe(self.now, &gateway, "1", self.reports, presence);
+        self.ask(Event::Tick).unwrap()
+    }
+
+    fn ready(&mut self, number: u32) {
+        self.ok(Event::WorkerReady {
+            worker: format!("w{number}").parse().unwrap(),
+            release: id(number),
+            addr: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
+            capacity: 10,
+            health_path: None,
+        });
+    }
+
+    fn smoke_passes(&mut self) {
+        self.ok(Event::SmokeFinished {
+            rollout: self.agent.rollouts,
+            attempt: 1,
+            verdict: Verdict::Successful,
+            report: serde_json::Value::Null,
+        });
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now = self.now + Millis::from_secs(seconds);
+        self.settle();
+    }
+
+    /// Brings the machine into a phase, with v1 current before v2 if the phase has a v1.
+    fn at(phase: &str) -> Self {
+        let mut bench = Self::new();
+        if phase == "none" {
+            return bench;
+        }
+        bench.ok(deploy(1));
+        bench.ready(1);
+        bench.settle();
+        bench.smoke_passes();
+        bench.settle();
+        if phase == "retired" {
+            return bench;
+        }
+        bench.ok(deploy(2));
+        let way: &[&str] = match phase {
+            "provisioning" => &[],
+            "verifying" => &["ready"],
+            "canary" => &["ready", "smoke"],
+            "failed" => &["abort"],
+            "promoting" => &["ready", "smoke", "promote"],
+            "rolling back" => &["ready", "smoke", "rollback"],
+            "rolled back" => &["ready", "smoke", "rollback", "settle"],
+            "settling" => &["ready", "smoke", "promote", "settle"],
+            _ => &["ready", "smoke", "promote", "settle", "wait"],
+        };
+        for leg in way {
+            match *leg {
+                "ready" => {
+                    bench.ready(2);
+                    bench.settle();
+                }
+                "smoke" => {
+                    bench.smoke_passes();
+                    bench.settle();
+                }
+                "promote" => bench.ok(Event::Promote {
+                    full: true,
+                    skip_gates: false,
+                }),
+                "rollback" => bench.ok(Event::Rollback),
+                "abort" => bench.ok(Event::Abort),
+                "settle" => bench.settle(),
+                _ => bench.pass(301),
+            }
+        }
+        assert_eq!(bench.agent.phase_word(), phase);
+        bench
+    }
+}
+
+/// One row: a phase, and what each verb comes to: `ok`, `-` (nothing to do), or why not.
+fn check(phase: &str, expected: [&str; 8]) {
+    let verbs = [
+        deploy(3),
+        Event::Pause,
+        Event::Resume,
+        Event::Promote {
+            full: false,
+            skip_gates: false,
+        },
+        Event::Abort,
+        Event::Rollback,
+        Event::Drain { release: id(1) },
+        Event::Retire { release: id(1) },
+    ];
+    for (verb, expected) in verbs.into_iter().zip(expected) {
+        let name = verb.name();
+        let answer = match Bench::at(phase).ask(verb) {
+            Ok(0) => "-".to_owned(),
+            Ok(_) => "ok".to_owned(),
+            Err(why) => why,
+        };
+        assert_eq!(answer, expected, "{name} in {phase}");
+    }
+}
+
+#[test]
+fn legal_moves() {
+    let busy = "Busy";
+    let no = "NotNow";
+    // deploy, pause, resume, promote, abort, rollback, drain v1, retire v1
+    check(
+        "none",
+        [
+            "ok",
+            no,
+            no,
+            no,
+            no,
+            "NothingBefore",
+            "NotCurrent",
+            "NotDrained",
+        ],
+    );
+    check(
+        "provisioning",
+        [
+            busy,
+            "ok",
+            "NotPaused",
+            "Unproven",
+            "ok",
+            "ok",
+            no,
+            "NotDrained",
+        ],
+    );
+    check(
+        "verifying",
+        [
+            busy,
+            "ok",
+            "NotPaused",
+            "Unproven",
+            "ok",
+            "ok",
+            no,
+            "NotDrained",
+        ],
+    );
+    check(
+        "canary",
+        [busy, "ok", "NotPaused", "ok", "ok", "ok", no, "NotDrained"],
+    );
+    check(
+        "promoting",
+        [busy, no, "NotPaused", "-", "ok", "ok", no, "StillHolds"],
+    );
+    check("settling", ["ok", no, no, no, no, "ok", "-", "Settling"]);
+    check("standby", ["ok", no, no, no, no, "ok", "-", "ok"]);
+    check(
+        "retired",
+        ["ok", no, no, no, no, "NothingBefore", "ok", "NotDrained"],
+    );
+    check(
+        "rolling back",
+        [busy, no, "NotPaused", no, no, "-", no, "NotDrained"],
+    );
+    check(
+        "rolled back",
+        ["ok", no, no, no, no, "NothingBefore", "ok", "NotDrained"],
+    );
+    check(
+        "failed",
+        ["ok", no, no, no, no, "NothingBefore", "ok", "NotDrained"],
+    );
+}
+
+/// A redeploy of the standby that is called off leaves it what it was: where a rollback goes to.
+#[test]
+fn a_standby_that_was_deployed_again_and_called_off_can_come_back() {
+    let mut bench = Bench::at("standby");
+    bench.ok(deploy(1));
+    bench.ok(Event::Abort);
+    assert_eq!(bench.agent.rollback_target(), Some(id(1)));
+    bench.ok(Event::Rollback);
+    assert_eq!(bench.agent.current(), Some(id(1)));
+}
+
+/// After `drain` nothing is current; a cutover from there can still be taken back.
+#[test]
+fn a_cutover_after_a_drain_can_be_rolled_back() {
+    let mut bench = Bench::at("retired");
+    bench.ok(Event::Drain { release: id(1) });
+    bench.settle();
+    bench.ok(deploy(2));
+    bench.ready(2);
+    bench.settle();
+    bench.smoke_passes();
+    bench.ok(Event::Promote {
+        full: true,
+        skip_gates: false,
+    });
+    assert_eq!(bench.agent.phase_word(), "promoting");
+    bench.ok(Event::Rollback);
+    assert_eq!(bench.agent.current(), Some(id(1)));
+}
