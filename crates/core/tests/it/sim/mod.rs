@@ -7,6 +7,7 @@
 
 mod callers;
 mod checks;
+mod controller;
 mod coverage;
 mod driver;
 mod faults;
