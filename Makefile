@@ -11,7 +11,7 @@ help: ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## two releases of a voice agent under live calls, none dropped (DEMO="--callers 80")
-	cargo run --release --locked -p segue -- demo $(DEMO)
+	cargo run --locked -p segue -- demo $(DEMO)
 
 test: ## every test: unit, simulator, model, black box, documentation
 	cargo $(RUN_TESTS) --workspace --locked

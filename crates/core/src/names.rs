@@ -14,7 +14,9 @@ pub const CALL_ID_BYTES_MAX: usize = 128;
 
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {text:?} is not valid: use 1 to {bytes_max} of A-Z a-z 0-9 . _ -, not starting with a dot")]
+#[error(
+    "{what} {text:?} is not valid: use 1 to {bytes_max} of A-Z a-z 0-9 . _ -, not starting with a dot"
+)]
 pub struct BadName {
     /// Which kind of name was meant.
     pub what: &'static str,
@@ -27,10 +29,7 @@ pub struct BadName {
 fn check(what: &'static str, text: &str, bytes_max: usize) -> Result<(), BadName> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     // Names become file names: a leading dot would hide the file or climb out of its folder.
-    if text.is_empty()
-        || text.starts_with('.')
-        || text.len() > bytes_max
-        || !text.bytes().all(good)
+    if text.is_empty() || text.starts_with('.') || text.len() > bytes_max || !text.bytes().all(good)
     {
         let text = text.chars().take(bytes_max).collect();
         return Err(BadName {

@@ -22,7 +22,7 @@ const DEPLOY_MAX: Duration = Duration::from_mins(1);
 const DRAIN_MAX: Duration = Duration::from_mins(1);
 
 /// Rest after the rollback, so that new calls are seen to go back.
-const AFTER_ROLLBACK: Duration = Duration::from_secs(4);
+const AFTER_ROLLBACK: Duration = Duration::from_secs(3);
 
 /// How many callers are led astray.
 const MISLED: usize = 3;
@@ -55,14 +55,14 @@ pub(crate) async fn play(stage: &mut Stage, args: &DemoArgs) -> anyhow::Result<T
     stage.ready().await?;
 
     stage.say("deploy v1: its workers start, then it must pass a call by Segue itself");
-    deploy(stage, &mut told, "v1", &[], "retired").await?;
+    deploy(stage, &mut told, "v1", &[], "complete").await?;
     let (url, logs) = (stage.url()?, stage.logs());
     let crowd = Crowd::gather(&url, &logs, args.callers, args.seed)?;
     stage.say(&format!(
         "v1 takes calls; {} people begin to call",
         args.callers
     ));
-    stage.linger(Duration::from_secs(5)).await?;
+    stage.linger(Duration::from_secs(3)).await?;
 
     second_release(stage, args, &mut told, &operator).await?;
     if args.sabotage == Some(Sabotage::Misroute) {

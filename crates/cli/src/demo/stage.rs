@@ -261,7 +261,6 @@ scenario = "hours"
 
 [[agents.{AGENT}.steps]]
 share = "10%"
-min_calls = 1
 min_duration = "3s"
 
 [[agents.{AGENT}.steps]]

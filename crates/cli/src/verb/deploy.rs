@@ -142,7 +142,7 @@ fn ended(view: &AgentView, rollout: u64, wait: Wait) -> Option<Exit> {
             Some(Exit::Ok)
         }
         "draining" | "settling" if wait == Wait::Landed => Some(landed),
-        "standby" | "retired" => Some(landed),
+        "standby" | "complete" => Some(landed),
         _ => None,
     }
 }

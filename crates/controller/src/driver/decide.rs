@@ -24,8 +24,11 @@ impl Driver {
         input: Input,
     ) -> Result<Vec<Fact>, Refused> {
         for _ in 0..CONFLICTS_MAX {
-            let holding = self.agents.get(name).ok_or(Refused::UnknownAgent)?;
             let now = clock::now();
+            if let Some(holding) = self.agents.get_mut(name) {
+                holding.seen.listen(now);
+            }
+            let holding = self.agents.get(name).ok_or(Refused::UnknownAgent)?;
             let facts = holding.agent.step(now, &holding.seen, &input)?;
             if facts.is_empty() {
                 return Ok(facts);

@@ -69,7 +69,7 @@ impl Holding {
     fn new(agent: Agent) -> Self {
         Self {
             agent,
-            seen: Seen::default(),
+            seen: Seen::new(clock::now()),
             dirty: true,
             smoke_waits: None,
         }

@@ -108,7 +108,7 @@ pub struct Rollout {
     pub started: Timestamp,
 }
 
-/// How far a rollout is. What comes after the cutover (draining, settling, standby, retired) is
+/// How far a rollout is. What comes after the cutover (draining, settling, standby, complete) is
 /// the outgoing release's own life: see [`Agent::phase_word`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
@@ -372,7 +372,7 @@ impl Agent {
                 | ReleaseState::Ramping { .. }
                 | ReleaseState::Current,
             )
-            | None => "retired",
+            | None => "complete",
         }
     }
 

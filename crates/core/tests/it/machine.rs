@@ -196,7 +196,7 @@ impl Bench {
         bench.settle();
         bench.smoke_passes();
         bench.settle();
-        if phase == "retired" {
+        if phase == "complete" {
             return bench;
         }
         bench.ok(deploy(2));
@@ -317,7 +317,7 @@ fn legal_moves() {
     check("settling", ["ok", no, no, no, no, "ok", "-", "Settling"]);
     check("standby", ["ok", no, no, no, no, "ok", "-", "ok"]);
     check(
-        "retired",
+        "complete",
         ["ok", no, no, no, no, "NothingBefore", "ok", "NotDrained"],
     );
     check(
@@ -348,7 +348,7 @@ fn a_standby_that_was_deployed_again_and_called_off_can_come_back() {
 /// After `drain` nothing is current; a cutover from there can still be taken back.
 #[test]
 fn a_cutover_after_a_drain_can_be_rolled_back() {
-    let mut bench = Bench::at("retired");
+    let mut bench = Bench::at("complete");
     bench.ok(Event::Drain { release: id(1) });
     bench.settle();
     bench.ok(deploy(2));

@@ -47,7 +47,7 @@ const PHASES: [&str; 12] = [
     "draining",
     "settling",
     "standby",
-    "retired",
+    "complete",
     "rolling back",
     "rolled back",
     "failed",
