@@ -130,7 +130,7 @@ async fn killed_at_any_instant_it_loses_no_decision_and_no_worker() {
     let client = running.client.clone();
     client
         .until("the last rollout to end", |view| {
-            ["draining", "settling", "standby", "retired"].contains(&view.phase.as_str())
+            ["draining", "settling", "standby", "complete"].contains(&view.phase.as_str())
         })
         .await;
     let entry = format!("{}={}", mark.0, mark.1);

@@ -194,7 +194,7 @@ impl Client {
     async fn bring_in(&self, label: &str) -> AgentView {
         self.act("deploy", json!({ "label": label, "env": { "V": label } }))
             .await;
-        let landed = ["draining", "settling", "standby", "retired"];
+        let landed = ["draining", "settling", "standby", "complete"];
         self.until(&format!("{label} to land"), |view| {
             release(view, label).is_some_and(|is| is.state == "current")
                 && landed.contains(&view.phase.as_str())

@@ -113,7 +113,7 @@ async fn a_release_takes_calls_only_after_its_smoke_calls() {
         (422, Some("unproven"))
     );
     let view = client
-        .until("the cutover", |view| view.phase == "retired")
+        .until("the cutover", |view| view.phase == "complete")
         .await;
     let digest = String::from(release(&view, "v1").unwrap().id);
     let head = exchange.lines.lock().unwrap().heads[0].to_ascii_lowercase();
