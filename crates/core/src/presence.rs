@@ -68,6 +68,10 @@ pub struct Totals {
     pub dropped: u64,
     /// Calls that never got through: no worker, dial failed, or the upgrade was refused.
     pub errors: u64,
+    /// Calls lost with a gateway that died under them. Their release is not to blame, so they are
+    /// neither ended nor dropped.
+    #[serde(default)]
+    pub lost: u64,
     /// Ends by side and close code, as `worker:1000` or `caller:none`.
     pub closes: BTreeMap<String, u64>,
 }
@@ -79,6 +83,7 @@ impl Totals {
         self.ended += other.ended;
         self.dropped += other.dropped;
         self.errors += other.errors;
+        self.lost += other.lost;
         for (code, count) in &other.closes {
             *self.closes.entry(code.clone()).or_default() += count;
         }

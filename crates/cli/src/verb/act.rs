@@ -76,9 +76,24 @@ fn ask(
         reason: args.reason.clone(),
         revision,
     };
+    let release = if verb == "rollback" {
+        takes_calls(&agent)
+    } else {
+        body.release.clone()
+    };
+    let body = VerbBody { release, ..body };
     let view = client.verb(agent.name.as_str(), verb, &VerbBody { ask, ..body })?;
     output::data(format, &view, || sentence(verb, &view));
     Ok(exit_of(&view))
+}
+
+/// The release to leave by a rollback: the one that ramps, else the current one. Sent along, so that
+/// a rollback asked twice, or after Segue's own, does not go back twice.
+fn takes_calls(agent: &AgentView) -> Option<String> {
+    let of = |state: &str| agent.releases.iter().find(|release| release.state == state);
+    of("ramping")
+        .or_else(|| of("current"))
+        .map(|release| String::from(release.id))
 }
 
 /// Who is at the keyboard, for the audit log.

@@ -99,7 +99,7 @@ pub(super) async fn verb(
             )
         }
         "abort" => ("abort", Wanted::Event(Event::Abort)),
-        "rollback" => ("rollback", Wanted::Event(Event::Rollback)),
+        "rollback" => ("rollback", Wanted::Rollback(body.release)),
         "drain" => ("drain", Wanted::Drain(body.release)),
         "retire" => ("retire", Wanted::Retire(body.release)),
         _ => return Err(no_endpoint()),

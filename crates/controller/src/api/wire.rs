@@ -129,6 +129,9 @@ pub struct ReleaseView {
     pub dropped: u64,
     /// Calls that never got through.
     pub errors: u64,
+    /// Calls lost with a gateway that died under them.
+    #[serde(default)]
+    pub lost: u64,
     /// Ends by side and close code, as `worker:1000`.
     pub closes: BTreeMap<String, u64>,
     /// Its workers.
@@ -189,7 +192,8 @@ pub struct VerbBody {
     /// `promote`: without gates and without a look at the room. Needs a reason.
     #[serde(default)]
     pub skip_gates: bool,
-    /// `drain`, `retire`: label or digest; default: the only one it can mean.
+    /// `drain`, `retire`: label or digest; default: the only one it can mean. `rollback`: the one
+    /// seen taking calls; if it does not any more, nothing is left to do.
     #[serde(default)]
     pub release: Option<String>,
     /// Who, why and on what revision.

@@ -44,6 +44,7 @@ pub(crate) struct Ask {
 pub(crate) enum Wanted {
     Event(Event),
     Drain(Option<String>),
+    Rollback(Option<String>),
     Retire(Option<String>),
 }
 
@@ -130,6 +131,15 @@ impl Driver {
                     matches!(state, ReleaseState::Current)
                 })?;
                 Event::Drain { release }
+            }
+            Wanted::Rollback(name) => {
+                let from = name.as_deref().map(|name| {
+                    // Whatever its state: one that takes no calls any more is the point of asking.
+                    choose(&holding.agent, Some(name), "roll back from", ReleaseState::takes_new_calls)
+                });
+                Event::Rollback {
+                    from: from.transpose()?,
+                }
             }
             Wanted::Retire(name) => {
                 let release = choose(&holding.agent, name.as_deref(), "retire", |state| {

@@ -198,6 +198,7 @@ impl Look<'_> {
             ended: totals.ended,
             dropped: totals.dropped,
             errors: totals.errors,
+            lost: totals.lost,
             closes: totals.closes,
             workers: ours.map(|status| self.worker(status)).collect(),
         }

@@ -43,7 +43,7 @@ pub struct Agent {
     pub rollouts: u64,
     /// Releases that were current before, the last one last.
     pub history: Vec<ReleaseId>,
-    /// Releases that were rolled back from and not deployed again since.
+    /// Releases that were rolled back from and took no new call since.
     pub rolled_back: BTreeSet<ReleaseId>,
     #[cfg(feature = "mutants")]
     pub(super) without: Option<Guard>,
@@ -224,13 +224,15 @@ impl Mark {
         }
     }
 
-    /// What the same life counted from this mark on. Close codes are not told apart.
+    /// What the same life counted from this mark on. Close codes are not told apart, and calls lost
+    /// with a gateway are no release's fault.
     pub(super) fn until(&self, totals: &Totals) -> Totals {
         Totals {
             started: totals.started.saturating_sub(self.started),
             ended: totals.ended.saturating_sub(self.ended),
             dropped: totals.dropped.saturating_sub(self.dropped),
             errors: totals.errors.saturating_sub(self.errors),
+            lost: 0,
             closes: BTreeMap::new(),
         }
     }

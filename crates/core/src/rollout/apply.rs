@@ -128,6 +128,7 @@ impl Agent {
                 };
                 rollout.paused = None;
                 let (incoming, outgoing) = (rollout.incoming, rollout.outgoing);
+                self.rolled_back.remove(&incoming);
                 self.split = outgoing.map_or_else(
                     || Split::all(incoming),
                     |out| Split::ramp(incoming, *share, out),
@@ -212,7 +213,6 @@ impl Agent {
         if let Some(record) = displaced.and_then(|id| self.releases.get_mut(&id)) {
             record.slot = None;
         }
-        self.rolled_back.remove(&release.id);
         self.rollouts = id;
         self.rollout = Some(Rollout {
             id,
@@ -252,6 +252,7 @@ impl Agent {
         rollout.phase = Phase::Promoting { since: at, epoch };
         rollout.paused = None;
         let (incoming, outgoing) = (rollout.incoming, rollout.outgoing);
+        self.rolled_back.remove(&incoming);
         self.split = Split::all(incoming);
         self.set_state(incoming, ReleaseState::Current);
         self.history.retain(|id| *id != incoming);

@@ -119,7 +119,11 @@ pub enum Event {
     /// An operator ends the rollout; the current release stays.
     Abort,
     /// An operator wants the release before back.
-    Rollback,
+    Rollback {
+        /// The release they saw taking calls. If it does not any more, somebody or Segue itself was
+        /// faster, and nothing is left to do: asked twice, a rollback must not go back twice.
+        from: Option<ReleaseId>,
+    },
     /// An operator takes the current release out of service.
     Drain {
         /// Which: it must be the current one.
@@ -153,7 +157,7 @@ impl Event {
             Self::Resume => "resume",
             Self::Promote { .. } => "promote",
             Self::Abort => "abort",
-            Self::Rollback => "rollback",
+            Self::Rollback { .. } => "rollback",
             Self::Drain { .. } => "drain",
             Self::Retire { .. } => "retire",
             Self::ForgetGateway { .. } => "forget_gateway",

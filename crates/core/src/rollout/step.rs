@@ -66,7 +66,7 @@ impl Agent {
                 self.promote(now, seen, input, *full, *skip_gates)
             }
             Event::Abort => self.abort(now, input),
-            Event::Rollback => self.rollback(now, input),
+            Event::Rollback { from } => self.rollback(now, input, *from),
             Event::Drain { release } => self.drain_current(now, *release),
             Event::Retire { release } => self.retire(now, seen, *release),
             Event::ForgetGateway { gateway } => self.forget(now, seen, input, gateway),
@@ -82,7 +82,10 @@ impl Agent {
                 capacity,
                 health_path,
             } => {
-                let known = self.workers.get(worker).is_some_and(|is| is.addr == *addr);
+                let known = self
+                    .workers
+                    .get(worker)
+                    .is_some_and(|is| (is.addr, is.capacity) == (*addr, *capacity));
                 let wanted = self
                     .releases
                     .get(release)
@@ -366,12 +369,29 @@ impl Agent {
     }
 
     /// Waits for no gate, worker, capacity check or person (I5).
-    fn rollback(&self, now: Timestamp, input: &Input) -> Result<Vec<Fact>, Illegal> {
+    fn rollback(
+        &self,
+        now: Timestamp,
+        input: &Input,
+        from: Option<ReleaseId>,
+    ) -> Result<Vec<Fact>, Illegal> {
+        let takes_calls = |id: ReleaseId| {
+            let record = self.releases.get(&id);
+            record.is_some_and(|record| record.state.takes_new_calls())
+        };
+        if from.is_some_and(|id| !takes_calls(id)) {
+            return Ok(Vec::new());
+        }
         match self.rollout.as_ref().map(|rollout| &rollout.phase) {
-            Some(Phase::Provisioning { .. } | Phase::Verifying { .. }) => Ok(vec![Fact::Failed {
-                at: now,
-                reason: input.reason_text("rolled back"),
-            }]),
+            // What is being brought in has no calls yet: the release to leave is the current one.
+            Some(Phase::Provisioning { .. } | Phase::Verifying { .. }) => {
+                let reason = input.reason_text("rolled back");
+                let failed = Fact::Failed { at: now, reason };
+                let mut without = self.clone();
+                without.apply(&failed);
+                let back = without.leave_current(now, input, "rolled back")?;
+                Ok(std::iter::once(failed).chain(back).collect())
+            }
             Some(Phase::RollingBack { .. }) => Ok(Vec::new()),
             _ => self.back(now, input, "rolled back"),
         }
@@ -393,6 +413,17 @@ impl Agent {
                 at: now,
             }]);
         }
+        self.leave_current(now, input, verb)
+    }
+
+    /// From the current release to the one before it.
+    fn leave_current(
+        &self,
+        now: Timestamp,
+        input: &Input,
+        verb: &str,
+    ) -> Result<Vec<Fact>, Illegal> {
+        let reason = input.reason_text(verb);
         let to = self.rollback_target().ok_or(Illegal::NothingBefore)?;
         if !self.on(Guard::RollbackAlways) && self.worker_hold(to).is_some() {
             return Err(Illegal::NoWorkers {

@@ -225,7 +225,7 @@ impl Bench {
                     full: true,
                     skip_gates: false,
                 }),
-                "rollback" => bench.ok(Event::Rollback),
+                "rollback" => bench.ok(Event::Rollback { from: None }),
                 "abort" => bench.ok(Event::Abort),
                 "settle" => bench.settle(),
                 _ => bench.pass(301),
@@ -247,7 +247,7 @@ fn check(phase: &str, expected: [&str; 8]) {
             skip_gates: false,
         },
         Event::Abort,
-        Event::Rollback,
+        Event::Rollback { from: None },
         Event::Drain { release: id(1) },
         Event::Retire { release: id(1) },
     ];
@@ -288,7 +288,7 @@ fn legal_moves() {
             "NotPaused",
             "Unproven",
             "ok",
-            "ok",
+            "NothingBefore",
             no,
             "NotDrained",
         ],
@@ -301,7 +301,7 @@ fn legal_moves() {
             "NotPaused",
             "Unproven",
             "ok",
-            "ok",
+            "NothingBefore",
             no,
             "NotDrained",
         ],
@@ -341,8 +341,32 @@ fn a_standby_that_was_deployed_again_and_called_off_can_come_back() {
     bench.ok(deploy(1));
     bench.ok(Event::Abort);
     assert_eq!(bench.agent.rollback_target(), Some(id(1)));
-    bench.ok(Event::Rollback);
+    bench.ok(Event::Rollback { from: None });
     assert_eq!(bench.agent.current(), Some(id(1)));
+}
+
+/// Asked twice, or after Segue's own, a rollback does not go back another release.
+#[test]
+fn a_rollback_names_what_it_leaves() {
+    let mut bench = Bench::at("standby");
+    let back = Event::Rollback { from: Some(id(2)) };
+    bench.ok(back.clone());
+    bench.settle();
+    assert_eq!(bench.agent.current(), Some(id(1)));
+    assert_eq!(bench.ask(back), Ok(0), "release 2 takes no calls any more");
+    assert_eq!(bench.agent.current(), Some(id(1)));
+}
+
+/// The current release is on fire and somebody has begun to bring in the next one: a rollback
+/// leaves the current one, and what was being brought in is called off.
+#[test]
+fn a_rollback_does_not_wait_for_the_next_release() {
+    let mut bench = Bench::at("standby");
+    bench.ok(deploy(3));
+    assert_eq!(bench.agent.phase_word(), "provisioning");
+    bench.ok(Event::Rollback { from: Some(id(2)) });
+    assert_eq!(bench.agent.current(), Some(id(1)));
+    assert_eq!(bench.agent.phase_word(), "rolling back");
 }
 
 /// After `drain` nothing is current; a cutover from there can still be taken back.
@@ -360,6 +384,6 @@ fn a_cutover_after_a_drain_can_be_rolled_back() {
         skip_gates: false,
     });
     assert_eq!(bench.agent.phase_word(), "promoting");
-    bench.ok(Event::Rollback);
+    bench.ok(Event::Rollback { from: None });
     assert_eq!(bench.agent.current(), Some(id(1)));
 }

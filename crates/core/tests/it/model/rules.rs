@@ -64,7 +64,10 @@ impl Model for Rollout {
             Action::Deploy => self.decide(&mut state, &self.second_release())?,
             Action::Rollback => {
                 state.left.rollbacks -= 1;
-                self.decide(&mut state, &Input::asked("ada", Event::Rollback))?;
+                self.decide(
+                    &mut state,
+                    &Input::asked("ada", Event::Rollback { from: None }),
+                )?;
             }
             Action::WorkerReady => self.decide(&mut state, &Input::noticed(self.ready(1)))?,
             Action::SmokePasses => self.decide(&mut state, &smoke(Verdict::Successful))?,

@@ -57,7 +57,7 @@ impl World {
         let mut input = Input::asked(who, event);
         input.if_revision = token;
         input.reason = self.rng.chance(300).then(|| "because".to_owned());
-        let rollback = matches!(input.event, Event::Rollback) && token.is_none();
+        let rollback = matches!(input.event, Event::Rollback { .. }) && token.is_none();
         self.trace(|| format!("{who} asks: {} if {token:?}", input.event.name()));
         match self.submit(&input) {
             Answer::Refused(illegal) => {
@@ -87,7 +87,7 @@ impl World {
             },
             30..=39 if rolling => Event::Resume,
             40..=45 if rolling => Event::Abort,
-            46..=51 => Event::Rollback,
+            46..=51 => Event::Rollback { from: None },
             0..=60 if !rolling => self.deploy(),
             _ => self.any_verb(),
         }
@@ -102,7 +102,7 @@ impl World {
                 skip_gates: self.rng.chance(200),
             },
             3 => Event::Abort,
-            4 => Event::Rollback,
+            4 => Event::Rollback { from: None },
             5 => {
                 let release = self.some_release(|state| matches!(state, ReleaseState::Current));
                 Event::Drain { release }
