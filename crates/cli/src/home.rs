@@ -68,6 +68,11 @@ impl Home {
         self.line("api.token")
     }
 
+    /// The token that permits a version override.
+    pub(crate) fn override_token(&self) -> Option<String> {
+        self.line("override.token")
+    }
+
     fn line(&self, name: &str) -> Option<String> {
         let text = fs::read_to_string(self.0.join(name)).ok()?;
         Some(text.trim().to_owned()).filter(|line| !line.is_empty())

@@ -57,16 +57,22 @@ impl Crowd {
 async fn live(url: String, log: Arc<CallLog>, closing: Arc<AtomicBool>, mut random: Random) {
     tokio::time::sleep(Duration::from_millis(random.below(ARRIVE_MS))).await;
     while !closing.load(Ordering::Relaxed) {
-        one_call(&url, &log, &mut random).await;
+        one_call(&url, Vec::new(), &log, &mut random).await;
         tokio::time::sleep(Duration::from_millis(random.below(REST_MS_MAX))).await;
     }
 }
 
 /// One call, with the id a carrier would give it.
-pub(crate) async fn one_call(url: &str, log: &Arc<CallLog>, random: &mut Random) {
+pub(crate) async fn one_call(
+    url: &str,
+    headers: Vec<(String, String)>,
+    log: &Arc<CallLog>,
+    random: &mut Random,
+) {
     let id = format!("CA{:016x}{:016x}", random.next(), random.next());
     let talk_ms = CALL_MS_MIN + random.below(CALL_MS_MAX - CALL_MS_MIN);
     let mut plan = CallPlan::new(url, &id, talk_ms);
+    plan.headers = headers;
     plan.seed = random.next();
     // Whether the right words are said is what smoke calls are for; here it counts that somebody
     // keeps talking.

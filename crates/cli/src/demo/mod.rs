@@ -21,7 +21,7 @@ use crate::output;
 pub(crate) enum Sabotage {
     /// Kill a worker under its calls.
     KillWorker,
-    /// After the cutover, lead callers past Segue to a worker of the release before.
+    /// After the cutover, make the gateway send new calls to the release before.
     Misroute,
     /// Cut over before the release has passed its gates.
     EarlyCutover,

@@ -25,7 +25,7 @@ const DRAIN_MAX: Duration = Duration::from_mins(1);
 const AFTER_ROLLBACK: Duration = Duration::from_secs(3);
 
 /// How many callers are led astray.
-const MISLED: usize = 3;
+const MISLED: u64 = 3;
 
 /// What the demo measured by its own clock.
 #[derive(Debug, Default)]
@@ -109,7 +109,7 @@ async fn second_release(
         let view = stage.watch("a worker of v1", DEPLOY_MAX, |view| {
             worker(view, "v1").is_some()
         });
-        let pid = worker(&view.await?, "v1").and_then(|(pid, _)| pid);
+        let pid = worker(&view.await?, "v1");
         kill(pid.context("the worker has no process")?)?;
     }
     let paused = |view: &AgentView| view.rollout.as_ref().is_some_and(|rollout| rollout.paused);
@@ -196,32 +196,31 @@ fn roll_back(stage: &mut Stage, told: &mut Told, operator: &OperatorLog) -> anyh
     Ok(())
 }
 
-/// Leads callers past the gateway to a worker of v1, as a balancer with a stale table would.
+/// Makes the gateway misroute callers: a version override sends them to v1 after the cutover, and
+/// nothing in what callers and workers log marks their calls.
 async fn mislead(stage: &mut Stage, seed: u64) -> anyhow::Result<()> {
     stage.say(&format!(
-        "sabotage: {MISLED} callers are led past Segue to a worker of v1"
+        "sabotage: the gateway is made to send {MISLED} new calls to v1"
     ));
-    let view = stage.client()?.agent(AGENT)?;
-    let (_, port) = worker(&view, "v1").context("v1 has no worker")?;
-    let url = format!("ws://127.0.0.1:{port}/ws/{{call}}");
     let log = Arc::new(CallLog::open(&stage.logs().join("callers-misled.jsonl"))?);
-    let mut random = Random::new(seed ^ 0x5EED);
-    for _ in 0..MISLED {
-        one_call(&url, &log, &mut random).await;
+    let headers = stage.override_headers("v1")?;
+    let mut misled = tokio::task::JoinSet::new();
+    for caller in 0..MISLED {
+        let (url, log, headers) = (stage.url()?, Arc::clone(&log), headers.clone());
+        let mut random = Random::new(seed ^ 0x5EED ^ (caller << 32));
+        misled.spawn(async move { one_call(&url, headers, &log, &mut random).await });
     }
+    misled.join_all().await;
     Ok(())
 }
 
-fn worker(view: &AgentView, label: &str) -> Option<(Option<u32>, u16)> {
+/// The process of a running worker of a release.
+fn worker(view: &AgentView, label: &str) -> Option<u32> {
     let release = view
         .releases
         .iter()
         .find(|release| release.label.as_str() == label)?;
-    release
-        .workers
-        .iter()
-        .find(|worker| worker.pid.is_some())
-        .map(|w| (w.pid, w.port))
+    release.workers.iter().find_map(|worker| worker.pid)
 }
 
 async fn deploy(

@@ -106,6 +106,18 @@ impl Stage {
         Ok(format!("ws://{addr}/ws/{{call}}"))
     }
 
+    /// What a caller must send to be let through to a release that takes no new calls.
+    pub(crate) fn override_headers(&self, release: &str) -> anyhow::Result<Vec<(String, String)>> {
+        let token = self
+            .home
+            .override_token()
+            .context("there is no override token")?;
+        Ok(vec![
+            ("X-Segue-Override".to_owned(), release.to_owned()),
+            ("X-Segue-Override-Token".to_owned(), token),
+        ])
+    }
+
     /// The folder the judge reads.
     pub(crate) fn logs(&self) -> PathBuf {
         self.dir.join("logs")
