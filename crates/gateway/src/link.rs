@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::clock;
 use crate::ledger::Ledger;
@@ -22,7 +22,8 @@ use crate::report::Reporter;
 use crate::stop::stopped;
 use crate::tables::TableFile;
 
-/// First wait before connecting again; it doubles up to [`BACKOFF_MAX`].
+/// First wait before connecting again; it doubles up to [`BACKOFF_MAX`], and starts anew only once
+/// a link held for that long: one that breaks on its first table must not be made anew at once.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 
 /// Longest wait: a controller that is back is found within this time.
@@ -47,6 +48,8 @@ enum LinkError {
     TooLong,
     #[error("the controller does not read")]
     Stalled,
+    #[error("the tables cannot be written")]
+    Unwritten(#[source] io::Error),
 }
 
 /// See the module.
@@ -63,10 +66,17 @@ impl Link {
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut backoff = BACKOFF_MIN;
         while !*stop.borrow() {
-            match self.connect(&mut stop, &mut backoff).await {
+            let begun = Instant::now();
+            match self.connect(&mut stop).await {
                 Ok(()) => return,
                 Err(LinkError::Io(error)) => tracing::debug!(%error, "no controller"),
+                Err(LinkError::Unwritten(error)) => {
+                    tracing::error!(%error, "the tables cannot be written; asking for them again");
+                }
                 Err(error) => tracing::warn!(%error, "the link to the controller broke"),
+            }
+            if begun.elapsed() >= BACKOFF_MAX {
+                backoff = BACKOFF_MIN;
             }
             tokio::select! {
                 () = stopped(&mut stop) => return,
@@ -75,11 +85,7 @@ impl Link {
         }
     }
 
-    async fn connect(
-        &self,
-        stop: &mut watch::Receiver<bool>,
-        backoff: &mut Duration,
-    ) -> Result<(), LinkError> {
+    async fn connect(&self, stop: &mut watch::Receiver<bool>) -> Result<(), LinkError> {
         let (reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
         let mut lines = Lines {
             reader: BufReader::new(reader),
@@ -102,7 +108,6 @@ impl Link {
             Err(_) => return Err(LinkError::NoGreeting),
         }
         tracing::info!("linked to the controller");
-        *backoff = BACKOFF_MIN;
         let mut tick = interval(Duration::from_millis(PRESENCE_EVERY.0));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -130,18 +135,18 @@ impl Link {
         match message {
             ToGateway::Hello { .. } => Ok(()),
             ToGateway::Table(table) => {
-                self.install(table).await;
-                self.send_report(writer).await
+                let installed = self.install(table).await;
+                self.send_report(writer).await?;
+                installed
             }
             ToGateway::Agents { names } => {
                 self.ledger.keep_agents(&names, clock::now());
-                if let Some(tables) = self.tables.clone() {
-                    let kept = blocking(move || tables.keep_agents(&names)).await;
-                    if let Err(error) = kept {
-                        tracing::error!(%error, "the tables cannot be written");
-                    }
-                }
-                self.send_report(writer).await
+                let kept = match self.tables.clone() {
+                    Some(tables) => blocking(move || tables.keep_agents(&names)).await,
+                    None => Ok(()),
+                };
+                self.send_report(writer).await?;
+                kept.map_err(LinkError::Unwritten)
             }
             ToGateway::ListCalls {
                 request,
@@ -156,24 +161,22 @@ impl Link {
     }
 
     /// Keeps a table on disk and then installs it; one that cannot be kept is not installed, so
-    /// that it is not acknowledged.
-    async fn install(&self, table: Box<RoutingTable>) {
+    /// that it is not acknowledged. The controller says each table once for each link, so the link
+    /// is given up then: the next one brings them all again.
+    async fn install(&self, table: Box<RoutingTable>) -> Result<(), LinkError> {
         let (agent, epoch) = (table.agent.clone(), table.epoch);
-        let table = if let Some(tables) = self.tables.clone() {
-            match blocking(move || tables.keep(&table).map(|()| table)).await {
-                Ok(table) => table,
-                Err(error) => {
-                    tracing::error!(%agent, %epoch, %error, "a table cannot be written");
-                    return;
-                }
+        let table = match self.tables.clone() {
+            Some(tables) => {
+                let kept = blocking(move || tables.keep(&table).map(|()| table)).await;
+                kept.map_err(LinkError::Unwritten)?
             }
-        } else {
-            table
+            None => table,
         };
         match self.ledger.install(*table, clock::now()) {
             Ok(()) => tracing::info!(%agent, %epoch, "installed a table"),
             Err(stale) => tracing::debug!(%agent, %stale, "a table is ignored"),
         }
+        Ok(())
     }
 
     async fn send_report(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {

@@ -1,6 +1,7 @@
 //! The link to the controller.
 
 use segue_core::link::{ToController, ToGateway};
+use segue_core::presence::AgentPresence;
 use segue_core::table::Epoch;
 
 use crate::support::agent::Manner;
@@ -77,4 +78,27 @@ async fn calls_are_listed() {
         (10, 6),
         "frames with their headers"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_could_not_be_written_is_asked_for_again() {
+    let mut rig = Rig::start(Manner::Echo, Manner::Echo).await;
+    let (state, aside) = (rig.dir.path().join("gateway"), rig.dir.path().join("aside"));
+    std::fs::rename(&state, &aside).unwrap();
+    // Not even root writes below a file.
+    std::fs::write(&state, "in the way").unwrap();
+    rig.controller.publish(rig.table(2, "v2"));
+    // The second link from here on was made after one that could not keep the table.
+    let links = *rig.controller.links.borrow();
+    let again = rig.controller.links.wait_for(|now| *now >= links + 2);
+    soon("links anew", again).await.unwrap();
+    let report = rig.controller.report("a report", |_| true).await;
+    assert_eq!(report.epoch, Epoch(1), "not acknowledged");
+
+    std::fs::remove_file(&state).unwrap();
+    std::fs::rename(&aside, &state).unwrap();
+    let installed = |report: &AgentPresence| report.epoch == Epoch(2);
+    rig.controller.report("the table", installed).await;
+    let _call = call(rig.gateway.addr, "/ws/a", "").await;
+    assert_eq!(rig.v2.heads().len(), 1);
 }

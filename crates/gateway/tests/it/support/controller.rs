@@ -19,6 +19,8 @@ pub(crate) struct Controller {
     messages: broadcast::Sender<ToGateway>,
     heard: watch::Sender<Option<ToController>>,
     pub(crate) presence: watch::Receiver<Option<Presence>>,
+    /// Links that were made, ever.
+    pub(crate) links: watch::Receiver<usize>,
     task: JoinHandle<()>,
 }
 
@@ -33,14 +35,16 @@ impl Controller {
         let (reports, presence) = watch::channel(None);
         let (serve_tables, serve_messages) = (Arc::clone(&tables), messages.clone());
         let serve_heard = heard.clone();
+        let (greeted, links) = watch::channel(0);
         let task = tokio::spawn(async move {
-            let mut links = tokio::task::JoinSet::new();
+            let mut serving = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let first = serve_tables.lock().unwrap().clone();
                 let reports = reports.clone();
                 let (messages, heard) = (serve_messages.subscribe(), serve_heard.clone());
-                links.spawn(serve(stream, first, messages, reports, heard));
+                greeted.send_modify(|links| *links += 1);
+                serving.spawn(serve(stream, first, messages, reports, heard));
             }
         });
         Self {
@@ -48,6 +52,7 @@ impl Controller {
             messages,
             heard,
             presence,
+            links,
             task,
         }
     }
