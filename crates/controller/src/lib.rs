@@ -8,6 +8,9 @@ mod clock;
 pub mod secret;
 pub mod state;
 
+pub mod copies;
+mod digest;
+
 pub mod store;
 
 pub mod link;

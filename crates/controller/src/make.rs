@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use segue_core::names::{AgentName, BadName, Label, hex};
+use segue_core::names::{AgentName, BadName, Label};
 use segue_core::release::{Content, Release};
 use segue_core::spec::{AgentSpec, is_plain_label};
 use segue_voice::scenario::Scenario;
-use sha2::{Digest as _, Sha256};
 
 use crate::api::wire::DeployBody;
+use crate::copies::{Copies, KeepError, Kept};
+use crate::digest::digest;
 use crate::platform::HEALTH_PATH;
 use crate::platform::process::WORKERS_PER_RELEASE_MAX;
 
@@ -90,6 +91,14 @@ pub enum MakeError {
         #[source]
         source: io::Error,
     },
+    /// A file could not be kept for workers that are started again.
+    #[error("{path} could not be kept: {source}")]
+    NotKept {
+        /// Which.
+        path: String,
+        /// Why.
+        source: KeepError,
+    },
     /// The smoke gate names a scenario that does not exist.
     #[error("there is no scenario {name:?}")]
     UnknownScenario {
@@ -118,12 +127,18 @@ impl MakeError {
             }
             Self::TooManyFiles => "give a directory instead, or put them into one file".to_owned(),
             Self::Unreadable { .. } => "let the user of `segue serve` read it".to_owned(),
+            Self::NotKept { source, .. } => match source {
+                KeepError::TooMuch { .. } => "retire releases that are not needed any more with `segue retire`".to_owned(),
+                KeepError::Changing => "deploy it again once it is written".to_owned(),
+                KeepError::Io(_) => "see that the state directory can be written and its disk has room".to_owned(),
+            },
             Self::UnknownScenario { .. } => format!("known are: {}", Scenario::BUILTIN.join(", ")),
         }
     }
 }
 
-/// Makes the release that a deploy asks for. Reads files, so it may take a while.
+/// Makes the release that a deploy asks for, and keeps copies of its files for workers that are
+/// started again later. Reads files, so it may take a while.
 ///
 /// # Errors
 ///
@@ -133,7 +148,8 @@ pub fn make(
     spec: &AgentSpec,
     body: &DeployBody,
     config_dir: &Path,
-) -> Result<Release, MakeError> {
+    copies: &Copies,
+) -> Result<(Release, Kept), MakeError> {
     let label: Label = body.label.parse()?;
     if !is_plain_label(&label) {
         return Err(MakeError::DigestLabel { label });
@@ -180,7 +196,8 @@ pub fn make(
         .ok_or(MakeError::NoDirectory { path: directory })?;
     command[0] =
         resolve(&program, &directory, env.get("PATH")).ok_or(MakeError::NoProgram { program })?;
-    let files = digests(&command, &directory)?;
+    let mut kept = copies.hold();
+    let files = digests(&command, &directory, &mut kept)?;
     if let Some(path) = &spec.worker.health_path {
         env.insert(HEALTH_PATH.to_owned(), path.clone());
     }
@@ -190,7 +207,8 @@ pub fn make(
         directory: directory.to_string_lossy().into_owned(),
         files,
     };
-    Ok(Release::new(agent, label, content, workers, capacity))
+    let release = Release::new(agent, label, content, workers, capacity);
+    Ok((release, kept))
 }
 
 fn within(what: &'static str, value: u32, max: u32) -> Result<(), MakeError> {
@@ -226,7 +244,11 @@ fn is_program(path: &Path) -> bool {
 }
 
 /// What is in the program and in each argument that names a file.
-fn digests(command: &[String], directory: &Path) -> Result<BTreeMap<String, String>, MakeError> {
+fn digests(
+    command: &[String],
+    directory: &Path,
+    kept: &mut Kept,
+) -> Result<BTreeMap<String, String>, MakeError> {
     let mut left = HASH_BYTES_MAX;
     let mut files = BTreeMap::new();
     for text in command {
@@ -241,38 +263,21 @@ fn digests(command: &[String], directory: &Path) -> Result<BTreeMap<String, Stri
             path: text.clone(),
             source,
         };
-        files.insert(text.clone(), digest(&path, &mut left).map_err(unreadable)?);
+        let digest = digest(&path, &mut left).map_err(unreadable)?;
+        let not_kept = |source| MakeError::NotKept {
+            path: text.clone(),
+            source,
+        };
+        kept.keep(&path, &digest).map_err(not_kept)?;
+        files.insert(text.clone(), digest);
     }
     Ok(files)
-}
-
-fn digest(path: &Path, left: &mut u64) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if metadata.len() > *left {
-        let changed = (metadata.mtime(), metadata.mtime_nsec());
-        return Ok(format!(
-            "size:{},changed:{}.{:09}",
-            metadata.len(),
-            changed.0,
-            changed.1
-        ));
-    }
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(&buffer[..read]);
-        *left = left.saturating_sub(read as u64);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::StateDir;
 
     fn spec(command: &[&str]) -> AgentSpec {
         let mut spec = AgentSpec {
@@ -294,8 +299,12 @@ mod tests {
 
     fn directory(name: &str) -> PathBuf {
         let path = env::temp_dir().join(format!("segue-make-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
+        StateDir::new(&path).create().unwrap();
         path
+    }
+
+    fn copies(directory: &Path) -> Copies {
+        Copies::new(&StateDir::new(directory))
     }
 
     #[test]
@@ -304,7 +313,11 @@ mod tests {
         fs::write(directory.join("prompt.txt"), "be kind").unwrap();
         let agent = "desk".parse().unwrap();
         let spec = spec(&["sh", "bot.sh", "prompt.txt", "{port}", "{release}@{agent}"]);
-        let made = || make(&agent, &spec, &body("v1"), &directory).unwrap();
+        let copies = copies(&directory);
+        let made = || {
+            let made = make(&agent, &spec, &body("v1"), &directory, &copies);
+            made.unwrap().0
+        };
         let first = made();
         assert!(first.content.command[0].starts_with('/'));
         assert_eq!(first.content.command[3..], ["{port}", "v1@desk"]);
@@ -320,7 +333,7 @@ mod tests {
         let directory = directory("bad");
         let agent: AgentName = "desk".parse().unwrap();
         let check = |spec: &AgentSpec, body: &DeployBody, wanted: &str| {
-            let error = make(&agent, spec, body, &directory).unwrap_err();
+            let error = make(&agent, spec, body, &directory, &copies(&directory)).unwrap_err();
             assert!(error.to_string().contains(wanted), "{error}");
             assert!(!error.hint().is_empty());
         };

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 
 use crate::api::{self, Api};
+use crate::copies::Copies;
 use crate::driver::{self, ASKS_MAX, Driver, HEARD_MAX, Parts};
 use crate::link::{self, Link};
 use crate::platform::Platform;
@@ -118,7 +119,9 @@ pub async fn run(
     let journal = open_journal(&state).await?;
 
     let bell = Arc::new(Notify::new());
-    let platform = Arc::new(ProcessPlatform::new(state.clone(), Arc::clone(&bell)));
+    let copies = Copies::new(&state);
+    let platform = ProcessPlatform::new(state.clone(), copies.clone(), Arc::clone(&bell));
+    let platform = Arc::new(platform);
     let link = Link::default();
     let specs = Arc::new(config.agents);
     let override_digest = secret::digest(&override_token);
@@ -134,6 +137,7 @@ pub async fn run(
         platform: Arc::clone(&platform) as Arc<dyn Platform>,
         override_digest,
         smoker: Smoker::new(door, Arc::clone(&bell)),
+        copies: copies.clone(),
         bell,
     };
     let driver = Driver::load(parts).await.map_err(RunError::Journal)?;
@@ -156,6 +160,7 @@ pub async fn run(
     let router = api::router(Arc::new(Api {
         specs,
         config_dir: config.config_dir,
+        copies,
         token: api_token,
         driver: asks,
         link: link.clone(),

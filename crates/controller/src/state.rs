@@ -37,6 +37,7 @@ impl StateDir {
             self.run(),
             self.0.join("log"),
             self.workers(),
+            self.releases(),
         ];
         for directory in all {
             DirBuilder::new()
@@ -99,6 +100,11 @@ impl StateDir {
     /// What smoke calls log, in the callers' format.
     pub fn smoke_log(&self) -> PathBuf {
         self.0.join("log/smoke.jsonl")
+    }
+
+    /// Copies of the files that releases are made of, by their digest.
+    pub fn releases(&self) -> PathBuf {
+        self.0.join("releases")
     }
 
     /// Records of workers, in one directory per agent.

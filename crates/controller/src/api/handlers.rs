@@ -20,6 +20,7 @@ use super::wire::{
     StatusView, VerbBody, VerifyView,
 };
 use super::{ANSWER_MAX, Api};
+use crate::copies::Kept;
 use crate::driver::{self, Ask, Message, Wanted};
 use crate::make::make;
 
@@ -62,15 +63,18 @@ pub(super) async fn deploy(
         ));
     };
     let (of, ask, directory) = (agent.clone(), body.ask.clone(), api.config_dir.clone());
-    let plan = Box::new(spec.plan.clone());
+    let (plan, copies) = (Box::new(spec.plan.clone()), api.copies.clone());
     // Reading files may take a while.
-    let made = tokio::task::spawn_blocking(move || make(&of, &spec, &body, &directory)).await;
+    let made =
+        tokio::task::spawn_blocking(move || make(&of, &spec, &body, &directory, &copies)).await;
     let made = made.map_err(|error| Reject::unavailable("internal", error.to_string()))?;
+    let (release, kept) = made?;
     let event = Event::Deploy {
-        release: Box::new(made?),
+        release: Box::new(release),
         plan,
     };
-    api.ask(agent, "deploy", Wanted::Event(event), ask, asked)
+    let wanted = Wanted::Event(event);
+    api.ask(agent, "deploy", wanted, ask, asked, Some(kept))
         .await
 }
 
@@ -104,7 +108,7 @@ pub(super) async fn verb(
         "retire" => ("retire", Wanted::Retire(body.release)),
         _ => return Err(no_endpoint()),
     };
-    api.ask(agent, verb, wanted, body.ask, asked).await
+    api.ask(agent, verb, wanted, body.ask, asked, None).await
 }
 
 pub(super) async fn forget(
@@ -219,6 +223,7 @@ impl Api {
         wanted: Wanted,
         ask: AskBody,
         asked: Instant,
+        kept: Option<Kept>,
     ) -> Answer<ActionView> {
         let ask = checked(ask)?;
         let (reply, answer) = oneshot::channel();
@@ -230,6 +235,7 @@ impl Api {
             reason: ask.reason,
             revision: ask.revision,
             asked,
+            kept,
             reply,
         }))?;
         Ok(Json(self.wait(answer).await??))

@@ -18,6 +18,7 @@ use segue_core::names::AgentName;
 use segue_core::spec::AgentSpec;
 use tokio::sync::mpsc;
 
+use crate::copies::Copies;
 use crate::driver::Message;
 use crate::link::Link;
 use crate::store::Journal;
@@ -32,6 +33,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 pub(crate) struct Api {
     pub(crate) specs: Arc<BTreeMap<AgentName, AgentSpec>>,
     pub(crate) config_dir: PathBuf,
+    pub(crate) copies: Copies,
     pub(crate) token: String,
     pub(crate) driver: mpsc::Sender<Message>,
     pub(crate) link: Link,

@@ -11,6 +11,7 @@ use super::Driver;
 use super::ack::{Waiting, switch};
 use crate::api::wire::{ActionView, AgentView, StatusView};
 use crate::clock;
+use crate::copies::Kept;
 
 /// A message to the driver. Its answer may never come when the driver ends.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Ask {
     pub(crate) reason: Option<String>,
     pub(crate) revision: Option<u64>,
     pub(crate) asked: Instant,
+    /// Files of the release that is asked for: they must stay until it is decided.
+    pub(crate) kept: Option<Kept>,
     pub(crate) reply: oneshot::Sender<Result<ActionView, Refused>>,
 }
 
@@ -96,6 +99,10 @@ impl Driver {
     async fn ask(&mut self, ask: Ask) {
         match self.decide_ask(&ask).await {
             Err(refused) => {
+                if ask.kept.is_some() {
+                    drop(ask.kept);
+                    self.collect_copies();
+                }
                 let _ = ask.reply.send(Err(refused));
             }
             Ok((facts, None)) => {
@@ -135,7 +142,12 @@ impl Driver {
             Wanted::Rollback(name) => {
                 let from = name.as_deref().map(|name| {
                     // Whatever its state: one that takes no calls any more is the point of asking.
-                    choose(&holding.agent, Some(name), "roll back from", ReleaseState::takes_new_calls)
+                    choose(
+                        &holding.agent,
+                        Some(name),
+                        "roll back from",
+                        ReleaseState::takes_new_calls,
+                    )
                 });
                 Event::Rollback {
                     from: from.transpose()?,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use segue_core::names::ReleaseId;
 use segue_core::names::{AgentName, WorkerId};
+use segue_core::release::ReleaseState;
 use segue_core::rollout::{Agent, Effect, Event, Phase};
 use segue_core::spec::Smoke;
 use tokio::time::Instant;
@@ -56,6 +57,20 @@ impl Driver {
         self.parts.smoker.cancel(name);
         if let Some(holding) = self.agents.get_mut(name) {
             holding.smoke_waits = None;
+        }
+    }
+
+    /// Removes copies of files that only retired releases were made of.
+    pub(super) fn collect_copies(&self) {
+        let releases = self.agents().flat_map(|agent| agent.releases.values());
+        let runs = releases.filter(|is| !matches!(is.state, ReleaseState::Retired { .. }));
+        let files = runs.flat_map(|is| is.release.content.files.values());
+        if let Err(error) = self
+            .parts
+            .copies
+            .collect(&files.map(String::as_str).collect())
+        {
+            tracing::warn!(%error, "copies of files that no release needs could not be removed");
         }
     }
 

@@ -108,6 +108,10 @@ impl Driver {
         // The table goes out before anything else is looked at.
         let table = self.table(&self.agents[name].agent);
         self.parts.link.publish(table);
+        let retired = |fact: &Fact| matches!(fact, Fact::Retired { .. });
+        if facts.iter().any(retired) {
+            self.collect_copies();
+        }
     }
 
     /// Takes over what somebody else decided. What was seen stays.

@@ -27,6 +27,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
 use crate::clock;
+use crate::copies::Copies;
 use crate::link::{Heard, Link};
 use crate::platform::Platform;
 use crate::smoke::Smoker;
@@ -83,6 +84,7 @@ pub(crate) struct Parts {
     pub(crate) link: Link,
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) smoker: Smoker,
+    pub(crate) copies: Copies,
     /// Rung by the platform and by smoke calls.
     pub(crate) bell: Arc<Notify>,
     pub(crate) override_digest: String,
@@ -155,6 +157,7 @@ impl Driver {
         mut heard: mpsc::Receiver<Heard>,
     ) {
         let bell = Arc::clone(&self.parts.bell);
+        self.collect_copies();
         self.settle().await;
         loop {
             let wait = self.until_next();

@@ -93,7 +93,9 @@ fn worker() {
         let mut stream = stream.unwrap();
         let mut head = [0; 1_024];
         let _ = stream.read(&mut head);
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        let says = env::var("IT_SAYS").unwrap_or_default();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", says.len());
+        let _ = stream.write_all(format!("{head}{says}").as_bytes());
     }
 }
 

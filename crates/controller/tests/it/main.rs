@@ -7,6 +7,7 @@
 
 mod ack;
 mod api;
+mod copies;
 mod crash;
 mod gateway;
 mod helper;
@@ -218,6 +219,11 @@ fn release<'a>(view: &'a AgentView, label: &str) -> Option<&'a ReleaseView> {
 fn pids(view: &AgentView, label: &str) -> Vec<u32> {
     let workers = &release(view, label).unwrap().workers;
     workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 fn is_alive(pid: u32) -> bool {

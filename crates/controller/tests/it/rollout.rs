@@ -20,7 +20,7 @@ async fn a_release_is_brought_in_and_the_one_before_retires_when_it_is_empty() {
     let workers = pids(&first, "v1");
     assert_eq!(
         (workers.len(), first.phase.as_str()),
-        (2, "retired"),
+        (2, "complete"),
         "nothing was before it"
     );
     let table = gateway.table().unwrap();

@@ -118,6 +118,17 @@ impl Spawn {
     /// When the log or the record cannot be written, or the program cannot be run. Nothing runs
     /// and no record is left then.
     pub fn start(self) -> io::Result<Handle> {
+        let name = self.program.clone();
+        self.start_as(&name)
+    }
+
+    /// Starts it, and has it believe that it is called `name`: what it looks for beside itself is
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// See [`start`](Self::start).
+    pub fn start_as(self, name: &str) -> io::Result<Handle> {
         for path in [&self.log, &self.record_path] {
             if let Some(directory) = path.parent() {
                 fs::create_dir_all(directory)?;
@@ -140,7 +151,7 @@ impl Spawn {
             note: self.note.clone(),
         };
         record.write(&self.record_path)?;
-        let started = self.run(&log, &record.marker).and_then(|pid| {
+        let started = self.run(name, &log, &record.marker).and_then(|pid| {
             record.pid = Some(pid);
             record.start_time = proc::stat(pid)?.map(|stat| stat.start_time);
             Ok(())
@@ -154,9 +165,10 @@ impl Spawn {
         Handle::open(record, self.record_path)
     }
 
-    fn run(&self, log: &fs::File, marker: &str) -> io::Result<u32> {
+    fn run(&self, name: &str, log: &fs::File, marker: &str) -> io::Result<u32> {
         let mut command = Command::new(&self.program);
         command
+            .arg0(name)
             .args(&self.args)
             .envs(&self.env)
             .env(MARKER, marker)

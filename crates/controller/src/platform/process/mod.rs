@@ -20,8 +20,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use self::port::Ports;
-use self::worker::{Mode, Note, Worker};
+use self::worker::{Mode, Note, Started, Worker};
 use super::{Platform, WorkerState, WorkerStatus};
+use crate::copies::Copies;
 use crate::state::{StateDir, short_label};
 
 pub use detached::{Exit, Handle, MARKER, Record, Spawn};
@@ -37,6 +38,7 @@ const DIGITS: usize = 6;
 #[derive(Debug)]
 pub struct ProcessPlatform {
     state: StateDir,
+    copies: Copies,
     ports: Ports,
     bell: Arc<Notify>,
     inner: Mutex<Inner>,
@@ -67,9 +69,10 @@ impl Cell {
 
 impl ProcessPlatform {
     /// A platform that runs nothing yet. It rings `bell` when something about a worker changed.
-    pub fn new(state: StateDir, bell: Arc<Notify>) -> Self {
+    pub fn new(state: StateDir, copies: Copies, bell: Arc<Notify>) -> Self {
         Self {
             state,
+            copies,
             ports: Ports::default(),
             bell,
             inner: Mutex::default(),
@@ -135,7 +138,12 @@ impl ProcessPlatform {
             status.addr.set_port(note.port);
             status.pid = Some(process.pid());
             status.log.clone_from(&process.record().log);
-            (process, self.ports.adopt(note.port))
+            let port = self.ports.adopt(note.port);
+            Started {
+                process,
+                port,
+                copied: note.copied,
+            }
         });
         let (mode, wanted) = watch::channel(first);
         let status = Arc::new(Mutex::new(status));
@@ -144,6 +152,7 @@ impl ProcessPlatform {
             release: release.clone(),
             index: note.index,
             state: self.state.clone(),
+            copies: self.copies.clone(),
             status: Arc::clone(&status),
             mode: wanted,
             ports: self.ports.clone(),
@@ -174,6 +183,7 @@ impl ProcessPlatform {
                 worker,
                 index,
                 port: 0,
+                copied: false,
                 restarts: inner
                     .cells
                     .get(&key)

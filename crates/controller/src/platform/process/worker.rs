@@ -1,5 +1,6 @@
 //! The life of one worker: started, ready, ended, started again.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::port::{Port, Ports};
 use super::ready::ready;
 use super::{Exit, Handle, Spawn};
+use crate::copies::Copies;
 use crate::platform::{WorkerState, WorkerStatus, health_path};
 use crate::state::StateDir;
 
@@ -29,6 +31,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// A worker that ran this long was healthy: its next end is the first one again.
 const HEALTHY: Duration = Duration::from_mins(1);
+
+/// Said of a worker that runs copies of the files its release was made of.
+const COPIED: &str = "its files changed since it was deployed; running the copy kept at deploy";
 
 /// What is wanted of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +63,17 @@ pub(super) struct Note {
     pub(super) index: u32,
     pub(super) port: u16,
     pub(super) restarts: u32,
+    /// Whether it runs copies of its files.
+    #[serde(default)]
+    pub(super) copied: bool,
+}
+
+/// One that was started, or found running.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) process: Handle,
+    pub(super) port: Port,
+    pub(super) copied: bool,
 }
 
 /// One worker.
@@ -67,6 +83,7 @@ pub(super) struct Worker {
     pub(super) release: Release,
     pub(super) index: u32,
     pub(super) state: StateDir,
+    pub(super) copies: Copies,
     pub(super) status: Arc<Mutex<WorkerStatus>>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) ports: Ports,
@@ -108,13 +125,16 @@ impl Worker {
     }
 
     /// Lives until it is told to stop, or has ended and is not to be started again.
-    pub(super) async fn live(mut self, mut adopted: Option<(Handle, Port)>) {
+    pub(super) async fn live(mut self, mut adopted: Option<Started>) {
         let mut backoff = BACKOFF_MIN;
         loop {
-            let process = adopted.take().map_or_else(|| self.start(), Ok);
+            let started = match adopted.take() {
+                Some(adopted) => Ok(adopted),
+                None => self.start().await,
+            };
             let began = Instant::now();
-            let why = match process {
-                Ok((process, port)) => self.attend(process, &port).await,
+            let why = match started {
+                Ok(started) => self.attend(started).await,
                 Err(error) => format!("it could not be started: {error}"),
             };
             tracing::info!(agent = %self.agent, worker = %self.get().worker, why, "worker ended");
@@ -149,8 +169,13 @@ impl Worker {
         }
     }
 
-    fn start(&self) -> io::Result<(Handle, Port)> {
+    async fn start(&self) -> io::Result<Started> {
         let status = self.get();
+        let moved = self.stand_ins().await?;
+        let copied = !moved.is_empty();
+        if copied {
+            tracing::warn!(agent = %self.agent, worker = %status.worker, "{COPIED}");
+        }
         let port = self.ports.pick()?;
         let note = Note {
             agent: self.agent.clone(),
@@ -159,17 +184,36 @@ impl Worker {
             index: self.index,
             port: port.number,
             restarts: status.restarts,
+            copied,
         };
-        let process = self.spawn(&note, status.log).start()?;
-        Ok((process, port))
+        let process = self.spawn(&note, status.log, &moved);
+        let name = self.release.content.command.first();
+        let process = process.start_as(name.map_or("", String::as_str))?;
+        Ok(Started {
+            process,
+            port,
+            copied,
+        })
     }
 
-    fn spawn(&self, note: &Note, log: PathBuf) -> Spawn {
+    /// Copies of files that are not any more what was deployed. Looked at before every start: a
+    /// release never runs other bytes than those it is named after.
+    async fn stand_ins(&self) -> io::Result<BTreeMap<String, PathBuf>> {
+        let (copies, content) = (self.copies.clone(), self.release.content.clone());
+        let looked = tokio::task::spawn_blocking(move || copies.stand_ins(&content)).await;
+        looked.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+
+    fn spawn(&self, note: &Note, log: PathBuf, moved: &BTreeMap<String, PathBuf>) -> Spawn {
         let content = &self.release.content;
         let (port, worker) = (note.port.to_string(), note.worker.as_str());
         let fill = |text: &String| text.replace("{port}", &port).replace("{worker}", worker);
-        let mut command = content.command.iter().map(fill);
-        let mut env = std::collections::BTreeMap::from([("PORT".to_owned(), port.clone())]);
+        let word = |text: &String| match moved.get(text) {
+            Some(copy) => copy.to_string_lossy().into_owned(),
+            None => fill(text),
+        };
+        let mut command = content.command.iter().map(word);
+        let mut env = BTreeMap::from([("PORT".to_owned(), port.clone())]);
         env.extend(
             content
                 .env
@@ -195,13 +239,18 @@ impl Worker {
     }
 
     /// Stays with a process until it has ended; answers why it did.
-    async fn attend(&mut self, process: Handle, port: &Port) -> String {
+    async fn attend(&mut self, started: Started) -> String {
+        let Started {
+            process,
+            port,
+            copied,
+        } = started;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number));
         self.set(|status| {
             status.state = WorkerState::Starting;
             status.addr = addr;
             status.pid = Some(process.pid());
-            status.why = String::new();
+            if copied { COPIED } else { "" }.clone_into(&mut status.why);
         });
         let health_path = health_path(&self.release);
         let mut mode = self.mode.clone();
