@@ -17,6 +17,7 @@ use segue_core::table::Epoch;
 use segue_core::time::Timestamp;
 use serde::Serialize;
 
+use crate::journal::Lost;
 use crate::ledger::{By, Closed, End, Identity};
 
 /// Lines waiting for the disk: a burst of this many ends at once is a whole gateway's calls.
@@ -81,6 +82,23 @@ impl Line {
             bytes_out: bytes.1,
             end: Ending::of(end),
         }
+    }
+}
+
+impl Line {
+    /// The line of a call whose gateway died. What it carried nobody knows any more.
+    pub(crate) fn lost(lost: &Lost, now: Timestamp) -> Self {
+        let bytes = (0, 0);
+        let mut line = Self::new(
+            &lost.identity,
+            &lost.worker,
+            lost.connected,
+            bytes,
+            End::Abandoned,
+            now,
+        );
+        "gateway died".clone_into(&mut line.end.why);
+        line
     }
 }
 

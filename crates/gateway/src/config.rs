@@ -65,9 +65,9 @@ impl Config {
         self.state_dir.join("gateway").join("tables.json")
     }
 
-    /// The pins that were left when the last gateway ended.
-    pub fn pins_file(&self) -> PathBuf {
-        self.state_dir.join("gateway").join("pins.json")
+    /// What the next gateway must know of our calls, should we die.
+    pub fn journal_file(&self) -> PathBuf {
+        self.state_dir.join("gateway").join("calls.journal")
     }
 
     /// One line for each ended call.

@@ -27,6 +27,7 @@ pub mod call_log;
 pub mod clock;
 pub mod config;
 mod files;
+pub mod journal;
 mod stop;
 
 mod run;

@@ -21,8 +21,7 @@ use crate::link::Link;
 use crate::relay::{LiveCall, Relay};
 use crate::report::{Life, Reporter};
 use crate::setup::{
-    Doorplate, bind, keep_pins, make_directories, raise_descriptor_limit, restore_pins,
-    state_error, take_over,
+    Doorplate, bind, make_directories, raise_descriptor_limit, recover, state_error, take_over,
 };
 use crate::stop::Stoppable;
 use crate::tables::TableFile;
@@ -142,7 +141,6 @@ impl Gateway {
             });
             taken.await?
         } else {
-            restore_pins(&config, &ledger);
             (bind(config.listen)?, Life::new(config.gateway.clone()))
         };
         // Behind the takeover: until then the process before us writes the file.
@@ -155,6 +153,14 @@ impl Gateway {
                 }
             }
             Err(error) => tracing::error!(%error, "starting without tables"),
+        }
+        if config.takeover.is_none() {
+            recover(&config, &ledger);
+            // Before the journal forgets them: rather named twice than never.
+            log.flush();
+        }
+        if let Err(error) = ledger.journal(&config.journal_file()) {
+            tracing::error!(%error, "calls are not journaled");
         }
         let health = Arc::new(Health::default());
         let front = Front::new(
@@ -286,6 +292,8 @@ impl Gateway {
             match handoff::hand_over(&stream, &listener, header, &calls) {
                 Ok(()) => {
                     let count = calls.len();
+                    // The taker journals what is its own now; what stays with us it has as pins.
+                    ledger.leave_journal();
                     calls.into_iter().for_each(LiveCall::given);
                     ledger.handed_over();
                     Ok(count)
@@ -338,7 +346,8 @@ impl Gateway {
         if given {
             self.ledger.forget_pins();
         } else {
-            keep_pins(&self.config, &self.ledger);
+            let ledger = Arc::clone(&self.ledger);
+            blocking(move || ledger.close_journal()).await;
         }
         if let Some(link) = self.link.take() {
             link.stop(GOODBYE_TIMEOUT).await;

@@ -14,7 +14,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::files;
 use crate::handoff::{self, HandoffError, Taken, TakenCall};
-use crate::ledger::{Ledger, LedgerState};
+use crate::journal;
+use crate::ledger::Ledger;
 use crate::relay::{LiveCall, Relay};
 use crate::report::Life;
 use crate::run::RunError;
@@ -88,33 +89,17 @@ pub(crate) fn take_over(
     Ok((listener, life))
 }
 
-pub(crate) fn keep_pins(config: &Config, ledger: &Ledger) {
-    let state = ledger.export(clock::now());
-    let kept = serde_json::to_vec(&state)
-        .map_err(io::Error::other)
-        .and_then(|bytes| files::replace(&config.pins_file(), &bytes));
-    if let Err(error) = kept {
-        tracing::error!(%error, "the pins cannot be kept");
-    }
-}
-
-/// Pins of the gateway before us, if it ended in order. They are read once.
-pub(crate) fn restore_pins(config: &Config, ledger: &Ledger) {
-    let file = config.pins_file();
-    let Ok(bytes) = std::fs::read(&file) else {
-        return;
-    };
-    match serde_json::from_slice::<LedgerState>(&bytes) {
-        Ok(mut state) => {
-            for agent in &mut state.agents {
-                agent.totals.clear();
-            }
-            ledger.restore(state, clock::now());
+/// Takes over what a gateway left that ended or was killed. Not behind a handoff, which brings
+/// everything. The tables must be installed, and the listener ours: it says that no other gateway
+/// takes calls by this state directory.
+pub(crate) fn recover(config: &Config, ledger: &Ledger) {
+    match journal::read(&config.journal_file()) {
+        Ok(left) => {
+            let (calls, lost) = (left.calls.len(), left.lost.len());
+            tracing::info!(calls, lost, "read the call journal");
+            ledger.recover(left, clock::now());
         }
-        Err(error) => tracing::error!(%error, "the pins are not understood"),
-    }
-    if let Err(error) = std::fs::remove_file(&file) {
-        tracing::warn!(%error, "the pins cannot be removed");
+        Err(error) => tracing::error!(%error, "the call journal cannot be read"),
     }
 }
 

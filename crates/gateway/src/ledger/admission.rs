@@ -9,6 +9,8 @@ use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use segue_core::route::{self, Pin, Reason, Refusal};
 use segue_core::time::Timestamp;
 
+use crate::journal::{Journal, Line};
+
 use super::{Asking, Book, Counters, Identity, Purpose, Record, Refused};
 
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(super) struct Admission {
     /// The latest time anyone told us: a dropped ticket has no other.
     pub(super) seen: Timestamp,
     pub(super) stopping: bool,
+    /// Under the lock, so that its lines are in the order of what they tell.
+    pub(super) journal: Option<Journal>,
     pub(super) books: BTreeMap<AgentName, Book>,
     /// By number, so oldest first.
     pub(super) connections: BTreeMap<u64, Connection>,
@@ -50,6 +54,7 @@ impl Admission {
             pins_max,
             seen: Timestamp::default(),
             stopping: false,
+            journal: None,
             books: BTreeMap::new(),
             connections: BTreeMap::new(),
             next: 0,
@@ -139,7 +144,15 @@ impl Admission {
             since: now,
         });
         let addr = table.workers[&worker].addr;
-        Ok(self.count(identity, Arc::default(), worker, addr, None))
+        let begun = self.count(identity, Arc::default(), worker, addr, None);
+        if purpose != Purpose::Request {
+            self.write(Line::Begun {
+                connection: begun.number,
+                identity: Box::new(Identity::clone(&begun.identity)),
+                worker: begun.worker.clone(),
+            });
+        }
+        Ok(begun)
     }
 
     /// Counts a connection that has its place in the book.

@@ -27,6 +27,7 @@ mod admission;
 mod book;
 mod end;
 mod identity;
+mod journaled;
 mod moved;
 mod ticket;
 

@@ -7,7 +7,8 @@ use segue_core::names::WorkerId;
 use segue_core::route::{Pin, Refusal};
 use segue_core::time::Timestamp;
 
-use crate::call_log::Line;
+use crate::call_log;
+use crate::journal::Line;
 
 use super::{
     Admission, Begun, By, Closed, Connection, Counters, End, Identity, Ledger, Moved, Purpose,
@@ -105,8 +106,12 @@ impl Ticket {
         });
         book.leave(call, &from, now);
         connection.worker = worker.clone();
-        self.worker = worker;
+        self.worker = worker.clone();
         self.addr = addr;
+        admission.write(Line::Retried {
+            connection: self.number,
+            worker,
+        });
         Ok(())
     }
 
@@ -123,6 +128,10 @@ impl Ticket {
             record.connected = true;
             record.keeps_pin = true;
         }
+        admission.write(Line::Connected {
+            connection: self.number,
+            at: now,
+        });
     }
 
     /// Uncounts the connection and says how it ended.
@@ -183,6 +192,15 @@ impl Ticket {
             return;
         };
         admission.close(&connection, &self.pin(), end, now);
+        if self.identity.purpose != Purpose::Request {
+            let book = admission.books.get(&self.identity.agent);
+            let record = book.and_then(|book| book.record(&self.identity.call));
+            let expires = record.and_then(|record| record.expires);
+            admission.write(Line::Closed {
+                connection: self.number,
+                expires,
+            });
+        }
         ledger.open.send_replace(admission.connections.len());
         drop(admission);
         if self.identity.purpose == Purpose::Call
@@ -190,7 +208,7 @@ impl Ticket {
         {
             let bytes = connection.counters.read();
             let (worker, connected) = (&connection.worker, connection.connected);
-            log.write(Line::new(
+            log.write(call_log::Line::new(
                 &self.identity,
                 worker,
                 connected,

@@ -8,6 +8,7 @@ mod child;
 
 mod calls;
 mod controller_killed;
+mod gateway_killed;
 mod handoff;
 mod limits;
 mod link;

@@ -1,0 +1,295 @@
+//! The call journal: what a gateway that is killed leaves behind, so that the next one keeps its
+//! pins and names the calls that were lost.
+//!
+//! One small line for each change of a call, written under no more than the kernel's promise: it
+//! keeps what a killed process wrote, and a machine that loses power has no calls left to count.
+//! Lines are queued under the ledger's lock, so they are in the order of what they tell, and
+//! written by a thread, so that no call waits for the disk. A call is journaled before its worker
+//! is dialled: a kill that finds its line still queued finds no 101 yet either.
+//!
+//! When the file has grown too long, or a write failed, the ledger says everything again and the
+//! file is replaced. So a full disk costs what is told while it is full, and nothing after it.
+//!
+//! Runs of pins need no line: each line of a pin says when it runs out.
+
+mod replay;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::time::{Duration, Instant};
+
+use segue_core::names::{AgentName, CallId, WorkerId};
+use segue_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::{Identity, Record};
+
+pub use self::replay::{Left, Lost, read};
+
+/// Lines waiting for the disk. Beyond this whoever has one waits too: a call is rather late than
+/// unknown to the next process.
+const QUEUE_LINES_MAX: usize = 16_384;
+
+/// Written at once when lines come faster than the disk takes them.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// The file is replaced beyond this: some 100,000 calls. If what is still true takes more than
+/// half of it, beyond twice that.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How long the disk is left alone after a write failed.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// One change. Connections are numbered by the ledger that wrote the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Line {
+    /// A connection is counted and being dialled; its call is pinned there.
+    Begun {
+        /// Its number.
+        connection: u64,
+        /// What it is.
+        identity: Box<Identity>,
+        /// Its worker.
+        worker: WorkerId,
+    },
+    /// It is dialled at another worker of its release.
+    Retried {
+        /// Its number.
+        connection: u64,
+        /// Its worker now.
+        worker: WorkerId,
+    },
+    /// It stands.
+    Connected {
+        /// Its number.
+        connection: u64,
+        /// Since when.
+        at: Timestamp,
+    },
+    /// It ended.
+    Closed {
+        /// Its number.
+        connection: u64,
+        /// When the pin of its call runs out, if it was the last one and left a pin.
+        expires: Option<Timestamp>,
+    },
+    /// All that is known of a call but its connections.
+    Call {
+        /// Its agent.
+        agent: AgentName,
+        /// Its id.
+        call: CallId,
+        /// What is known.
+        record: Box<Record>,
+    },
+}
+
+#[derive(Debug)]
+enum Item {
+    Line(Line),
+    /// The file is to hold these and no others.
+    Replace(Vec<Line>),
+    Flush(Sender<()>),
+}
+
+/// The queue's entry. Lines are written until the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    queue: SyncSender<Item>,
+    /// The writer asks to be told everything again.
+    wanted: Arc<AtomicBool>,
+}
+
+impl Journal {
+    /// Starts a file at `path` that will hold `lines` first, in place of the one that is there.
+    ///
+    /// # Errors
+    ///
+    /// When the writer cannot be started. What happens to the file is logged and no error.
+    pub fn start(path: &Path, lines: Vec<Line>) -> io::Result<Self> {
+        Self::bounded(path, lines, FILE_BYTES_MAX)
+    }
+
+    pub(crate) fn bounded(path: &Path, lines: Vec<Line>, bytes_max: u64) -> io::Result<Self> {
+        let (queue, items) = sync_channel(QUEUE_LINES_MAX);
+        let wanted = Arc::new(AtomicBool::new(false));
+        let mut writer = Writer {
+            path: path.to_owned(),
+            file: None,
+            owned: None,
+            bytes_max,
+            limit: bytes_max,
+            failed: None,
+            wanted: Arc::clone(&wanted),
+        };
+        std::thread::Builder::new()
+            .name("call-journal".to_owned())
+            .spawn(move || {
+                writer.replace(&lines);
+                drop(lines);
+                writer.write_all(&items);
+            })?;
+        Ok(Self { queue, wanted })
+    }
+
+    /// Queues a line; waits only while the queue is full.
+    pub(crate) fn write(&self, line: Line) {
+        self.send(Item::Line(line));
+    }
+
+    /// Whether the writer asks for [`Journal::replace`]. Says so once.
+    pub(crate) fn wants_all(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Queues all that is true now, in place of every line before.
+    pub(crate) fn replace(&self, lines: Vec<Line>) {
+        self.send(Item::Replace(lines));
+    }
+
+    fn send(&self, item: Item) {
+        if let Err(TrySendError::Full(item)) = self.queue.try_send(item) {
+            // An error means that the writer is gone, and it has said why.
+            let _ = self.queue.send(item);
+        }
+    }
+
+    /// Waits until every line queued before is written.
+    pub fn flush(&self) {
+        let (done, written) = channel();
+        if self.queue.send(Item::Flush(done)).is_ok() {
+            // An error means that the writer is gone, and then nothing is left to wait for.
+            let _ = written.recv();
+        }
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    /// `None`: a write failed, and lines are thrown away until everything is said again.
+    file: Option<(File, u64)>,
+    /// The inode of our file, once there is one.
+    owned: Option<u64>,
+    bytes_max: u64,
+    limit: u64,
+    failed: Option<Instant>,
+    wanted: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn write_all(&mut self, items: &Receiver<Item>) {
+        while let Ok(first) = items.recv() {
+            let (mut batch, mut waiting) = (Vec::new(), Vec::new());
+            let mut next = Some(first);
+            while let Some(item) = next {
+                match item {
+                    Item::Line(line) => append(&mut batch, &line),
+                    Item::Replace(lines) => {
+                        // What came before is said again.
+                        batch.clear();
+                        self.replace(&lines);
+                    }
+                    Item::Flush(done) => waiting.push(done),
+                }
+                next = (batch.len() < BATCH_BYTES)
+                    .then(|| items.try_recv().ok())
+                    .flatten();
+            }
+            self.write(&batch);
+            for done in waiting {
+                // Whoever asked may have given up.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &[u8]) {
+        if let Some((file, bytes)) = &mut self.file {
+            match file.write_all(batch) {
+                Ok(()) => {
+                    *bytes += batch.len() as u64;
+                    if *bytes > self.limit {
+                        // Once: until it is replaced the file just grows.
+                        self.limit = u64::MAX;
+                        self.wanted.store(true, Ordering::Relaxed);
+                    }
+                }
+                Err(error) => self.fail(&error),
+            }
+        } else if self.failed.is_some_and(|at| at.elapsed() >= RETRY_AFTER) {
+            self.failed = None;
+            self.wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        tracing::error!(%error, "the call journal cannot be written; calls go on without it");
+        self.file = None;
+        self.failed = Some(Instant::now());
+    }
+
+    fn replace(&mut self, lines: &[Line]) {
+        match self.try_replace(lines) {
+            Ok(Some((file, bytes))) => {
+                self.limit = self.bytes_max.max(2 * bytes);
+                self.file = Some((file, bytes));
+                self.failed = None;
+            }
+            Ok(None) => {
+                tracing::info!("the call journal is another process's now");
+                self.file = None;
+                self.failed = None;
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// `None`: another process replaced our file by its own.
+    fn try_replace(&mut self, lines: &[Line]) -> io::Result<Option<(File, u64)>> {
+        let there = std::fs::metadata(&self.path).map(|data| data.ino()).ok();
+        if self.owned.is_some() && there.is_some() && there != self.owned {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        for line in lines {
+            append(&mut bytes, line);
+        }
+        let name = format!("journal.{}.tmp", uuid::Uuid::now_v7().simple());
+        let draft = self.path.with_extension(name);
+        let mut options = OpenOptions::new();
+        let opened = options.append(true).create_new(true).mode(0o600);
+        let mut file = opened.open(&draft)?;
+        let placed = (|| {
+            // Says to the next process that this one lives.
+            file.try_lock().map_err(io::Error::from)?;
+            file.write_all(&bytes)?;
+            std::fs::rename(&draft, &self.path)?;
+            file.metadata().map(|data| data.ino())
+        })();
+        match placed {
+            Ok(inode) => {
+                self.owned = Some(inode);
+                Ok(Some((file, bytes.len() as u64)))
+            }
+            Err(error) => {
+                // It is in the way of nothing but a full disk.
+                let _ = std::fs::remove_file(&draft);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn append(batch: &mut Vec<u8>, line: &Line) {
+    serde_json::to_writer(&mut *batch, line).expect("a line is plain data");
+    batch.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests;
