@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use segue_core::names::GatewayId;
 
 use crate::demo::Sabotage;
 use crate::exit::EXIT_CODES;
@@ -141,6 +142,9 @@ pub(crate) struct GatewayArgs {
     /// Take listeners and live calls over from the gateway that listens here
     #[arg(long, value_name = "SOCKET")]
     pub(crate) takeover: Option<PathBuf>,
+    /// Who it is to the controller; two that run at once must differ
+    #[arg(long, hide = true, default_value = "gw-1", value_name = "NAME")]
+    pub(crate) id: GatewayId,
 }
 
 /// Which agent, and why.

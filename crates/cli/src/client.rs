@@ -30,15 +30,7 @@ impl Client {
     /// When none ever ran there.
     pub(crate) fn find(home: &Home) -> Result<Self, Trouble> {
         if home.token().is_none() {
-            let message = format!(
-                "no controller has run with state in {}",
-                home.path().display()
-            );
-            return Err(Trouble::new(
-                Exit::Unreachable,
-                message,
-                "start one with `segue serve`, or name its state folder with --home",
-            ));
+            return Err(never_ran(home));
         }
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -137,6 +129,18 @@ impl Client {
         let request = self.agent.post(format!("{base}{path}"));
         answer(request.header("Authorization", token).send_json(body))
     }
+}
+
+/// There is nothing of Segue in this folder.
+pub(crate) fn never_ran(home: &Home) -> Trouble {
+    Trouble::new(
+        Exit::Unreachable,
+        format!(
+            "no controller has run with state in {}",
+            home.path().display()
+        ),
+        "start one with `segue serve`, or name its state folder with --home",
+    )
 }
 
 fn away(why: &str) -> Trouble {

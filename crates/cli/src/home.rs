@@ -63,6 +63,11 @@ impl Home {
         self.line("run/gateway.addr")
     }
 
+    /// Who the gateway was that was started last: it is the same one after everything ended.
+    pub(crate) fn last_gateway(&self) -> PathBuf {
+        self.run().join("gateway.id")
+    }
+
     /// The token of the admin API.
     pub(crate) fn token(&self) -> Option<String> {
         self.line("api.token")

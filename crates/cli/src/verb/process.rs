@@ -3,16 +3,12 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use segue_core::names::GatewayId;
 use segue_core::spec::Spec;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{ConfigArgs, GatewayArgs};
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
-
-/// The gateway of this machine. One machine has one; its id outlives its restarts.
-const GATEWAY: &str = "gw-1";
 
 /// Reads and checks the configuration; every fault is told at once.
 pub(crate) fn configuration(file: &Path) -> Result<Spec, Trouble> {
@@ -39,17 +35,17 @@ fn folder(file: &Path) -> anyhow::Result<std::path::PathBuf> {
     Ok(file.parent().context("a file has a folder")?.to_path_buf())
 }
 
-/// Ends when the process is asked to end.
-pub(crate) async fn terminated() {
-    let term = signal(SignalKind::terminate());
-    let int = signal(SignalKind::interrupt());
-    let (Ok(mut term), Ok(mut int)) = (term, int) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
+/// Ends when the process is asked to end. From the call on, not from the first wait, neither
+/// signal ends it at once: it may be taking calls over.
+pub(crate) fn terminated() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
 }
 
 pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<Exit> {
@@ -64,16 +60,14 @@ pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<E
     let config = segue_gateway::Config {
         listen: spec.gateway.listen,
         tls,
-        gateway: GATEWAY
-            .parse::<GatewayId>()
-            .expect("a constant name is valid"),
+        gateway: args.id.clone(),
         state_dir: home.path().to_path_buf(),
         control_socket: home.control_socket(),
         takeover: args.takeover.clone(),
         shards: 1,
         limits: segue_gateway::Limits::default(),
     };
-    segue_gateway::run(config, terminated()).await?;
+    segue_gateway::run(config, terminated()?).await?;
     Ok(Exit::Ok)
 }
 
@@ -88,6 +82,6 @@ pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result
         gateway_tls: spec.gateway.tls.map(|tls| folder.join(tls.cert)),
         config_dir: folder,
     };
-    segue_controller::run(config, terminated()).await?;
+    segue_controller::run(config, terminated()?).await?;
     Ok(Exit::Ok)
 }

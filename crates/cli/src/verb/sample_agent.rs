@@ -31,6 +31,6 @@ pub(crate) async fn run(args: SampleArgs) -> anyhow::Result<Exit> {
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(%listen, release = %config.release, "sample agent takes calls");
-    serve_on(config, listener, terminated()).await?;
+    serve_on(config, listener, terminated()?).await?;
     Ok(Exit::Ok)
 }

@@ -16,4 +16,5 @@ mod crash;
 mod demo;
 mod operate;
 mod releases;
+mod supervise;
 mod tls;

@@ -101,6 +101,15 @@ env = {{ SAMPLE_CALL_LOG = "{}" }}
 
     /// Starts `segue serve` and waits until it answers.
     pub(crate) async fn serve(&mut self) {
+        self.spawn_serve();
+        self.until("segue serve answers", || {
+            self.state("run/gateway.addr").is_some() && self.try_json(&["status"]).is_some()
+        })
+        .await;
+    }
+
+    /// Starts `segue serve` and waits for nothing.
+    pub(crate) fn spawn_serve(&mut self) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -114,10 +123,17 @@ env = {{ SAMPLE_CALL_LOG = "{}" }}
             .spawn()
             .unwrap();
         self.serve = Some(serve);
-        self.until("segue serve answers", || {
-            self.state("run/gateway.addr").is_some() && self.try_json(&["status"]).is_some()
-        })
-        .await;
+    }
+
+    /// What `segue serve` has said, in all its lives.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(self.dir.join("serve.log")).unwrap_or_default()
+    }
+
+    /// Sends the supervisor a signal, and does not wait.
+    pub(crate) fn signal_serve(&self, signal: Signal) {
+        let serve = self.serve.as_ref().expect("segue serve runs");
+        kill_process(Pid::from_child(serve), signal).unwrap();
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
@@ -281,13 +297,22 @@ env = {{ SAMPLE_CALL_LOG = "{}" }}
 
     /// Sends the supervisor a signal and waits for its end.
     pub(crate) async fn end_serve(&mut self, signal: Signal) {
-        if let Some(mut serve) = self.serve.take() {
-            kill_process(Pid::from_child(&serve), signal).unwrap();
-            self.until("segue serve ends", || {
-                matches!(serve.try_wait(), Ok(Some(_)))
-            })
-            .await;
+        if self.serve.is_some() {
+            self.signal_serve(signal);
+            self.serve_ends().await;
         }
+    }
+
+    /// Waits for the end of the supervisor; answers its exit code.
+    pub(crate) async fn serve_ends(&mut self) -> Option<i32> {
+        let mut serve = self.serve.take()?;
+        let mut ended = None;
+        self.until("segue serve ends", || {
+            ended = serve.try_wait().unwrap();
+            ended.is_some()
+        })
+        .await;
+        ended?.code()
     }
 
     /// A call of about `talk_ms`.
@@ -345,8 +370,11 @@ env = {{ SAMPLE_CALL_LOG = "{}" }}
 impl Drop for Site {
     fn drop(&mut self) {
         self.kill_serve();
-        for record in ["run/controller.json", "run/gateway.json"] {
-            self.kill(record);
+        let records = fs::read_dir(self.home().join("run"));
+        for record in records.into_iter().flatten().flatten() {
+            if record.path().extension().is_some_and(|end| end == "json") {
+                kill_record(&record.path());
+            }
         }
         let records = self.home().join("workers").join(AGENT);
         for worker in fs::read_dir(records).into_iter().flatten().flatten() {

@@ -1,0 +1,289 @@
+//! A supervised process: found or started, and started again when it ends.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use segue_controller::platform::process::{Exit, Handle, Spawn};
+use segue_core::names::{GatewayId, ReleaseId};
+use serde_json::{Value, json};
+
+use super::LOOK_EVERY;
+use super::draining::first_id;
+use crate::home::Home;
+use crate::output;
+
+/// First wait before a process is started again, and the longest: a crash loop must not eat the
+/// machine, and a single crash must not be felt.
+const RESTART_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// A process that ran this long was well; the next wait is the first one again.
+const WELL_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a gateway may be without an address before it is taken for one that has closed its
+/// listener: a starting one binds within milliseconds, or ends.
+const ADDRESS_MAX: Duration = Duration::from_secs(5);
+
+/// How far from its end a log is read for the last words of a process.
+const LAST_WORDS_BYTES_MAX: u64 = 64 * 1024;
+
+/// Lines of last words: an error, its hint, and what they may be broken into.
+const LAST_WORDS_LINES_MAX: usize = 4;
+
+/// Which process, and as whom it runs.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    name: &'static str,
+    id: Option<GatewayId>,
+}
+
+impl Program {
+    pub(super) fn controller() -> Self {
+        Self {
+            name: "controller",
+            id: None,
+        }
+    }
+
+    /// A gateway that is started is this one; one that runs already is whom its record says.
+    pub(super) fn gateway(id: GatewayId) -> Self {
+        Self {
+            name: "gateway",
+            id: Some(id),
+        }
+    }
+
+    /// Where it says that it listens.
+    fn addr(&self, home: &Home) -> PathBuf {
+        let name = if self.id.is_some() {
+            "gateway.addr"
+        } else {
+            "api.addr"
+        };
+        home.run().join(name)
+    }
+
+    fn record(&self, home: &Home) -> PathBuf {
+        home.run().join(format!("{}.json", self.name))
+    }
+
+    fn start(&self, home: &Home, config: &Path) -> anyhow::Result<Handle> {
+        let _ = fs::remove_file(self.addr(home));
+        let mut args = vec![
+            self.name.to_owned(),
+            "--config".to_owned(),
+            config.display().to_string(),
+            "--home".to_owned(),
+            home.path().display().to_string(),
+        ];
+        let mut note = json!({ "config": digest(config) });
+        if let Some(id) = &self.id {
+            args.extend(["--id".to_owned(), id.to_string()]);
+            note["id"] = json!(id);
+            fs::write(home.last_gateway(), id.as_str())?;
+        }
+        let spawn = Spawn {
+            program: std::env::current_exe()?.display().to_string(),
+            args,
+            env: BTreeMap::new(),
+            dir: None,
+            log: home.log().join(format!("{}.log", self.name)),
+            record_path: self.record(home),
+            note,
+        };
+        spawn
+            .start()
+            .with_context(|| format!("the {} cannot be started", self.name))
+    }
+}
+
+/// Who the gateway of a record is. Records of earlier versions do not say; there was only one.
+pub(super) fn id_of(note: &Value) -> GatewayId {
+    serde_json::from_value(note["id"].clone()).unwrap_or_else(|_| first_id())
+}
+
+/// Tells configurations apart. It is the digest that names releases, of a file instead.
+fn digest(config: &Path) -> Option<String> {
+    let text = fs::read(config).ok()?;
+    Some(String::from(ReleaseId::of(&text)))
+}
+
+/// What became of a process that was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It ended, and was started again or will be.
+    Restarted,
+    /// It is a gateway that takes no new calls and ends with its last one.
+    Closed,
+}
+
+/// A supervised process.
+pub(super) struct Child {
+    program: Program,
+    handle: Handle,
+    started: Instant,
+    wait: Duration,
+    /// It has ended, and is started again at this moment.
+    due: Option<Instant>,
+    /// Where in its log it began.
+    log_from: u64,
+    /// What was last said about its end.
+    told: String,
+    /// Its address was seen.
+    listened: bool,
+}
+
+impl Child {
+    /// The process of the record, if it runs.
+    pub(super) fn find(home: &Home, mut program: Program) -> anyhow::Result<Option<Self>> {
+        let Some(handle) = Handle::adopt(&program.record(home))
+            .with_context(|| format!("cannot tell whether a {} still runs", program.name))?
+        else {
+            return Ok(None);
+        };
+        if program.id.is_some() {
+            program.id = Some(id_of(&handle.record().note));
+        }
+        Ok(Some(Self::of(program, handle)))
+    }
+
+    fn of(program: Program, handle: Handle) -> Self {
+        let log = fs::metadata(&handle.record().log);
+        Self {
+            program,
+            started: Instant::now(),
+            wait: RESTART_AFTER.0,
+            due: None,
+            log_from: log.map_or(0, |log| log.len()),
+            told: String::new(),
+            listened: false,
+            handle,
+        }
+    }
+
+    pub(super) fn find_or_start(
+        home: &Home,
+        config: &Path,
+        program: Program,
+    ) -> anyhow::Result<Self> {
+        let name = program.name;
+        if let Some(child) = Self::find(home, program.clone())? {
+            output::say(&format!("found the running {name} (pid {})", child.pid()));
+            let of = &child.handle.record().note["config"];
+            if of.is_string() && *of != json!(digest(config)) {
+                output::say(&format!(
+                    "warning: the running {name} was started with an older segue.toml; `segue \
+                     stop` and `segue serve` apply the new one"
+                ));
+            }
+            return Ok(child);
+        }
+        let log_from = fs::metadata(home.log().join(format!("{name}.log")));
+        let handle = program.start(home, config)?;
+        let mut child = Self::of(program, handle);
+        child.log_from = log_from.map_or(0, |log| log.len());
+        Ok(child)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.handle.pid()
+    }
+
+    pub(super) fn into_handle(self) -> Handle {
+        self.handle
+    }
+
+    /// Waits for its end, then for a while, then starts it again; or until it is a gateway that
+    /// lives and takes no new calls. May be dropped while it waits.
+    pub(super) async fn keep(&mut self, home: &Home, config: &Path) -> Turn {
+        let due = if let Some(due) = self.due {
+            due
+        } else {
+            let addr = self.program.addr(home);
+            let exit = tokio::select! {
+                exit = self.handle.exited() => exit,
+                () = closes(&addr, self.started, &mut self.listened), if self.program.id.is_some() => {
+                    return Turn::Closed;
+                }
+            };
+            self.tell(exit);
+            let due = Instant::now() + self.next_wait();
+            *self.due.insert(due)
+        };
+        tokio::time::sleep_until(due.into()).await;
+        let log = fs::metadata(&self.handle.record().log);
+        match self.program.start(home, config) {
+            Ok(handle) => {
+                self.handle = handle;
+                self.started = Instant::now();
+                self.due = None;
+                self.listened = false;
+                self.log_from = log.map_or(0, |log| log.len());
+            }
+            Err(error) => {
+                output::say(&format!("{}: {error:#}", self.program.name));
+                self.due = Some(Instant::now() + self.next_wait());
+            }
+        }
+        Turn::Restarted
+    }
+
+    fn next_wait(&mut self) -> Duration {
+        if self.due.is_none() && self.started.elapsed() >= WELL_AFTER {
+            self.wait = RESTART_AFTER.0;
+            self.told.clear();
+        }
+        let wait = self.wait;
+        self.wait = (wait * 2).min(RESTART_AFTER.1);
+        wait
+    }
+
+    /// Says how it ended and its last words, unless it did the same the last time.
+    fn tell(&mut self, exit: Exit) {
+        let mut text = format!("{}: {exit}; it is started again", self.program.name);
+        for line in last_words(&self.handle.record().log, self.log_from) {
+            text.extend(["\n  ", &line]);
+        }
+        if text != self.told {
+            output::say(&text);
+            self.told = text;
+        }
+    }
+}
+
+/// Waits until the address of a gateway is gone: it has closed its listener, ends with its last
+/// call and takes no new one. May be dropped while it waits.
+async fn closes(addr: &Path, started: Instant, listened: &mut bool) {
+    loop {
+        if addr.exists() {
+            *listened = true;
+        } else if *listened || started.elapsed() >= ADDRESS_MAX {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What a process said last: its error, or its last line.
+fn last_words(log: &Path, from: u64) -> Vec<String> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(
+            from.max(length.saturating_sub(LAST_WORDS_BYTES_MAX)),
+        ))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    let error = lines.iter().rposition(|line| line.starts_with("error:"));
+    let first = error.unwrap_or(lines.len().saturating_sub(1));
+    let words = lines[first..].iter().take(LAST_WORDS_LINES_MAX);
+    words.map(|line| (*line).to_owned()).collect()
+}
