@@ -109,3 +109,42 @@ async fn a_worker_of_an_unknown_release_is_left_alone() {
     running.stop().await;
     assert!(is_alive(stranger.pid()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deployed_again_with_other_numbers_the_record_follows_and_no_worker_is_stopped() {
+    let directory = Directory::new();
+    let mut spec = spec();
+    spec.worker.count = 2;
+    spec.policy.standby = segue_core::time::Millis(60_000);
+    let running = Running::start(&directory, spec).await;
+    let (client, gateway) = (
+        running.client.clone(),
+        Gateway::start(&directory.state(), "gw-1"),
+    );
+    client.bring_in("v1").await;
+    client.bring_in("v2").await;
+    let before = client.agent().await;
+    let old = release(&before, "v1").unwrap();
+    assert_eq!((old.workers_ready, old.workers_want), (2, 2));
+    let body = json!({ "label": "v1", "env": { "V": "v1" }, "workers": 1, "capacity": 3 });
+    client.act("deploy", body).await;
+    let after = client
+        .until("the capacity to follow", |view| {
+            release(view, "v1").unwrap().capacity == 6
+        })
+        .await;
+    let new = release(&after, "v1").unwrap();
+    assert_eq!((new.workers_ready, new.workers_want), (2, 1));
+    assert_eq!(
+        pids(&after, "v1"),
+        pids(&before, "v1"),
+        "they may have calls"
+    );
+    gateway
+        .until("the capacity to be told", |table| {
+            let ours = table.workers.values().filter(|is| is.release == new.id);
+            ours.map(|is| is.capacity).collect::<Vec<_>>() == [3, 3]
+        })
+        .await;
+    running.stop().await;
+}

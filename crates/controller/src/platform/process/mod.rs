@@ -65,6 +65,13 @@ impl Cell {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+
+    /// How many calls it may hold is no part of what it was started with: it follows at once.
+    /// Answers whether it was another number.
+    fn set_capacity(&self, capacity: u32) -> bool {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut status.capacity, capacity) != capacity
+    }
 }
 
 impl ProcessPlatform {
@@ -198,14 +205,20 @@ impl Platform for ProcessPlatform {
     fn reconcile(&self, agent: &AgentName, release: &Release, want: Want) {
         let mut inner = self.lock();
         while inner.tasks.try_join_next().is_some() {}
-        let mode = match want {
+        let mode = |index| match want {
+            // Deployed again with fewer workers: the surplus may hold calls, so it runs on.
+            Want::Run(count) if index > count => Mode::Keep,
             Want::Run(_) => Mode::Run,
             Want::Keep => Mode::Keep,
             Want::Stop => Mode::Stop,
         };
         let from = (agent.clone(), release.id, 0);
         let to = (agent.clone(), release.id, u32::MAX);
-        for (_, cell) in inner.cells.range(from..=to) {
+        for ((_, _, index), cell) in inner.cells.range(from..=to) {
+            let mode = mode(*index);
+            if cell.set_capacity(release.capacity) {
+                self.bell.notify_one();
+            }
             cell.mode
                 .send_if_modified(|is| std::mem::replace(is, mode) != mode);
         }
