@@ -57,9 +57,12 @@ fn has_prefix(name: &str, prefix: &str) -> bool {
         .is_some_and(|head| head.eq_ignore_ascii_case(prefix))
 }
 
+/// Also with underscores: CGI and WSGI read `X_Segue_Call_Id` and `X-Segue-Call-Id` as one header,
+/// and a caller who spells it so must not get a word in.
 pub(crate) fn is_trusted(name: &str) -> bool {
-    has_prefix(name, "x-segue-")
-        || has_prefix(name, "x-forwarded-")
+    let name = name.replace('_', "-");
+    has_prefix(&name, "x-segue-")
+        || has_prefix(&name, "x-forwarded-")
         || name.eq_ignore_ascii_case("forwarded")
 }
 

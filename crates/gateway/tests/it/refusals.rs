@@ -160,6 +160,11 @@ fn trust() -> Vec<Row> {
             400,
             get("Host: a\r\nConnection: close, X-Forwarded-For"),
         ),
+        (
+            "Connection: x_segue",
+            400,
+            get("Host: a\r\nConnection: X_Segue-Call_Id"),
+        ),
         ("Connection: host", 400, get("Host: a\r\nConnection: host")),
         (
             "override without token",
@@ -254,7 +259,7 @@ async fn what_is_only_ours_to_say_is_taken_out() {
     let rig = Rig::start(Manner::Tap, Manner::Tap).await;
     let request = get(
         "Host: a:80\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Segue-Release: v9\r\n\
-         x-segue-resume: true\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nTE: trailers\r\n\
+         x-segue-resume: true\r\nX_Segue_Resume: true\r\nx_forwarded-For: 6.6.6.6\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nTE: trailers\r\n\
          Keep-Alive: 5\r\nX-Hop: 1\r\nConnection: Upgrade, HTTP2-Settings, X-Hop\r\nX-Kept: yes",
     );
     exchange(rig.gateway.addr, request.as_bytes()).await;
