@@ -2,20 +2,33 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::http::Answer;
 use crate::http::body::copy_body;
 use crate::http::request::Request;
-use crate::ledger::{End, Purpose, Unreached};
+use crate::http::response::Response;
+use crate::ledger::{End, Purpose, Ticket, Unreached};
 use crate::tls::Caller;
 
+use super::dial::{self, Tried};
 use super::facts::{Facts, find_table, headers_for_worker};
-use super::{Guest, Outcome, Upgraded, answer_to, dial};
+use super::{Guest, Outcome, Upgraded, answer_to};
 
 /// How long a worker may take to answer an upgrade.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes that a caller may send ahead of the 101. One that sends more is heard again behind it, and
+/// until then we do not notice whether it hangs up.
+const EARLY_BYTES_MAX: usize = 16 * 1024;
+
+/// A worker's answer: its connection, its head, and what came behind that.
+type Answered = (TcpStream, Response, Vec<u8>);
+
+/// Why there is none, and what the caller is told.
+type Failed = (Unreached, Answer);
 
 impl Guest {
     /// `early` are bytes that came behind the head; they are held until the worker said yes.
@@ -24,39 +37,36 @@ impl Guest {
         caller: &mut Caller,
         request: &Request,
         key: &str,
-        early: Vec<u8>,
+        mut early: Vec<u8>,
     ) -> Outcome {
         let front = &self.front;
         let table = find_table(&front.ledger, request)?;
         let facts = Facts::read(&table, request, None)?;
         let asking = facts.asking(&table, Purpose::Call);
-        let up = |worker: &_| front.health.up(worker);
+        let up = |worker: &_, addr| front.health.up(worker, addr);
         let begun = front.ledger.begin(asking, &up, clock::now());
         let mut ticket = begun.map_err(answer_to)?;
 
-        let Some(mut worker) = dial::dial(front, &mut ticket).await else {
-            ticket.finish(End::Unreached(Unreached::Dial), clock::now());
-            let answer = Answer::new(503, "no worker of the release could be reached");
-            return Err(Some(answer.with("Retry-After", "1")));
-        };
         let ours = headers_for_worker(ticket.identity(), request, self.peer, caller.scheme());
         let ours: Vec<(&str, &str)> = ours.iter().map(|(n, v)| (*n, v.as_str())).collect();
-        // If this fails, so does reading the answer.
-        let _ = worker.write_all(&request.to_worker(&ours, None)).await;
-        let (response, behind) = match dial::read_response(&mut worker, UPGRADE_TIMEOUT).await {
-            Ok(read) => read,
+        let head = request.to_worker(&ours, None);
+        let answered = tokio::select! {
+            answered = self.ask(&mut ticket, &head, key) => answered,
+            () = hung_up(caller, &mut early) => {
+                ticket.finish(End::Unreached(Unreached::CallerLeft), clock::now());
+                return Err(None);
+            }
+        };
+        let (mut worker, response, behind) = match answered {
+            Ok(answered) => answered,
             Err((why, answer)) => {
                 ticket.finish(End::Unreached(why), clock::now());
                 return Err(Some(answer));
             }
         };
-        if !response.accepts(key) {
-            let status = response.status;
-            if status == 101 {
-                ticket.finish(End::Unreached(Unreached::BadAnswer), clock::now());
-                return Err(Some(Answer::new(502, "the worker's 101 is not valid")));
-            }
-            ticket.finish(End::Unreached(Unreached::Status(status)), clock::now());
+        if response.status != 101 {
+            let why = Unreached::Status(response.status);
+            ticket.finish(End::Unreached(why), clock::now());
             let relayed = async {
                 caller.write_all(&response.to_caller(&[])).await?;
                 copy_body(&mut worker, caller, response.body_end(false), behind).await
@@ -86,4 +96,54 @@ impl Guest {
             early_down: behind,
         }))
     }
+
+    /// Asks for the upgrade until a worker gives a valid 101 or refuses; what else it answers is
+    /// its fault, and another one is asked. Nothing but a head was sent, so asking again is safe.
+    async fn ask(&self, ticket: &mut Ticket, head: &[u8], key: &str) -> Result<Answered, Failed> {
+        let mut tried = Tried::default();
+        loop {
+            let Some(mut worker) = dial::dial(&self.front, ticket, &mut tried).await else {
+                let answer = Answer::new(503, "no worker of the release could be reached");
+                return Err((Unreached::Dial, answer.with("Retry-After", "1")));
+            };
+            // If this fails, so does reading the answer.
+            let _ = worker.write_all(head).await;
+            let read = dial::read_response(&mut worker, UPGRADE_TIMEOUT).await;
+            let answered = match read {
+                Ok((response, _)) if response.status == 101 && !response.accepts(key) => Err((
+                    Unreached::BadAnswer,
+                    Answer::new(502, "the worker's 101 is not valid"),
+                )),
+                Ok((response, behind)) => Ok((worker, response, behind)),
+                Err(failed) => Err(failed),
+            };
+            let why = match &answered {
+                Ok((_, response, _)) if response.status >= 500 => {
+                    Unreached::Status(response.status)
+                }
+                Ok(_) => {
+                    let (worker, addr) = (ticket.worker(), ticket.addr());
+                    self.front.health.answered(worker, addr, true);
+                    return answered;
+                }
+                Err((why, _)) => *why,
+            };
+            let worker = ticket.worker();
+            tracing::warn!(%worker, why = why.why(), "a worker failed an upgrade");
+            if !tried.next(&self.front, ticket) {
+                return answered;
+            }
+        }
+    }
+}
+
+/// Ends when the caller does, and keeps what it says until then.
+async fn hung_up(caller: &mut Caller, early: &mut Vec<u8>) {
+    while early.len() < EARLY_BYTES_MAX {
+        early.reserve(1_024);
+        if !matches!(caller.read_buf(early).await, Ok(1..)) {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
 }

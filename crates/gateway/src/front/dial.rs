@@ -11,6 +11,7 @@ use crate::http::Answer;
 use crate::http::head::{ReadHeadError, read_head};
 use crate::http::response::Response;
 use crate::ledger::{Ticket, Unreached};
+use crate::relay::keep_alive;
 
 use super::Front;
 
@@ -23,25 +24,41 @@ const TRIES_MAX: usize = 3;
 /// Interim responses (`100`, `103`) skipped before the real one.
 const INTERIMS_MAX: usize = 4;
 
+/// The workers that failed one connection.
+#[derive(Debug, Default)]
+pub(super) struct Tried(Vec<WorkerId>);
+
+impl Tried {
+    /// The ticket's worker failed: says so to those who choose workers, and moves the ticket to
+    /// another one of its release. False: there is none, or enough were tried.
+    pub(super) fn next(&mut self, front: &Front, ticket: &mut Ticket) -> bool {
+        let (worker, addr) = (ticket.worker().clone(), ticket.addr());
+        front.health.answered(&worker, addr, false);
+        self.0.push(worker);
+        let up = |worker: &WorkerId, addr| front.health.up(worker, addr);
+        self.0.len() < TRIES_MAX && ticket.retry(&self.0, &up, clock::now()).is_ok()
+    }
+}
+
 /// Connects to the ticket's worker, or to others of its release if it cannot be reached.
-pub(super) async fn dial(front: &Front, ticket: &mut Ticket) -> Option<TcpStream> {
-    let up = |worker: &WorkerId| front.health.up(worker);
-    let mut tried = Vec::new();
+pub(super) async fn dial(
+    front: &Front,
+    ticket: &mut Ticket,
+    tried: &mut Tried,
+) -> Option<TcpStream> {
     loop {
         let connect = TcpStream::connect(ticket.addr());
-        let connected = timeout(DIAL_TIMEOUT, connect).await;
-        let worker = ticket.worker().clone();
-        front
-            .health
-            .dialled(&worker, matches!(connected, Ok(Ok(_))));
-        if let Ok(Ok(stream)) = connected {
+        if let Ok(Ok(stream)) = timeout(DIAL_TIMEOUT, connect).await {
             // Small frames would wait for acknowledgements without it.
             let _ = stream.set_nodelay(true);
+            if let Err(error) = keep_alive(&stream) {
+                tracing::debug!(%error, "no keepalive to a worker");
+            }
             return Some(stream);
         }
+        let worker = ticket.worker();
         tracing::warn!(%worker, addr = %ticket.addr(), "a worker could not be reached");
-        tried.push(worker);
-        if tried.len() >= TRIES_MAX || ticket.retry(&tried, &up, clock::now()).is_err() {
+        if !tried.next(front, ticket) {
             return None;
         }
     }

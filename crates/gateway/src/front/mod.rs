@@ -190,6 +190,9 @@ impl Guest {
         let deadline = Instant::now() + self.front.limits.head_timeout;
         // Without it small frames wait for acknowledgements; nothing else depends on it.
         let _ = socket.set_nodelay(true);
+        if let Err(error) = relay::keep_alive(&socket) {
+            tracing::debug!(%error, "no keepalive to a caller");
+        }
         let mut caller = match &self.front.tls {
             None => Caller::Plain(socket),
             Some(tls) => match timeout_at(deadline, tls.accept(socket)).await {

@@ -16,8 +16,9 @@ use crate::http::request::Request;
 use crate::ledger::{End, Purpose, Unreached};
 use crate::tls::Caller;
 
+use super::dial::{self, Tried};
 use super::facts::{Facts, find_table, headers_for_worker};
-use super::{Guest, Outcome, answer_to, dial};
+use super::{Guest, Outcome, answer_to};
 
 /// How long a caller may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,12 +52,13 @@ impl Guest {
         } else {
             Purpose::Webhook
         };
-        let up = |worker: &_| front.health.up(worker);
+        let up = |worker: &_, addr| front.health.up(worker, addr);
         let asking = facts.asking(&table, purpose);
         let begun = front.ledger.begin(asking, &up, clock::now());
         let mut ticket = begun.map_err(answer_to)?;
 
-        let Some(mut worker) = dial::dial(front, &mut ticket).await else {
+        let tried = &mut Tried::default();
+        let Some(mut worker) = dial::dial(front, &mut ticket, tried).await else {
             ticket.finish(End::Unreached(Unreached::Dial), clock::now());
             let answer = Answer::new(503, "no worker of the release could be reached");
             return Err(Some(answer.with("Retry-After", "1")));
@@ -69,7 +71,14 @@ impl Guest {
         drop(body);
         // If this fails, so does reading the answer.
         let _ = timeout(ANSWER_TIMEOUT, worker.write_all(&message)).await;
-        let (response, behind) = match dial::read_response(&mut worker, ANSWER_TIMEOUT).await {
+        let read = dial::read_response(&mut worker, ANSWER_TIMEOUT).await;
+        // A 5xx is one request's; only of an upgrade does it tell how the worker is.
+        if !matches!(&read, Ok((response, _)) if response.status >= 500) {
+            let (worker, addr) = (ticket.worker(), ticket.addr());
+            front.health.answered(worker, addr, read.is_ok());
+        }
+        // Another worker is not asked: this one may have done what the request says.
+        let (response, behind) = match read {
             Ok((response, _)) if response.status == 101 => {
                 ticket.finish(End::Unreached(Unreached::BadAnswer), clock::now());
                 return Err(Some(Answer::new(502, "the worker upgraded unasked")));

@@ -13,6 +13,9 @@ use crate::journal::{Journal, Line};
 
 use super::{Asking, Book, Counters, Identity, Purpose, Record, Refused};
 
+/// Says whether a worker may be dialled.
+pub(super) type Up<'a> = dyn Fn(&WorkerId, SocketAddr) -> bool + 'a;
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) identity: Arc<Identity>,
@@ -63,11 +66,7 @@ impl Admission {
     }
 
     /// Decides and counts.
-    pub(super) fn begin(
-        &mut self,
-        asking: Asking<'_>,
-        up: &dyn Fn(&WorkerId) -> bool,
-    ) -> Result<Begun, Refused> {
+    pub(super) fn begin(&mut self, asking: Asking<'_>, up: &Up<'_>) -> Result<Begun, Refused> {
         let now = self.seen;
         if self.stopping {
             return Err(Refused::Stopping);
@@ -110,7 +109,8 @@ impl Admission {
                 if starts {
                     let totals = &mut book.counts_mut(decision.release).totals;
                     totals.started += 1;
-                    totals.errors += 1;
+                    // Callers can fill a release as they like; it is not to blame for that.
+                    totals.errors += u64::from(refusal != Refusal::Full);
                 }
                 return Err(Refused::Route(refusal));
             }
@@ -189,11 +189,13 @@ pub(super) fn choose(
     release: ReleaseId,
     pin: Option<&Pin>,
     call: &CallId,
-    up: &dyn Fn(&WorkerId) -> bool,
+    up: &Up<'_>,
 ) -> Result<WorkerId, Refusal> {
     let live = |worker: &WorkerId| book.at_worker(worker);
     let key = call.as_str();
-    match route::choose_worker(&book.table, release, pin, live, up, key) {
+    let workers = &book.table.workers;
+    let is_up = |worker: &WorkerId| up(worker, workers[worker].addr);
+    match route::choose_worker(&book.table, release, pin, live, is_up, key) {
         Err(Refusal::NoWorker) => {
             route::choose_worker(&book.table, release, pin, live, |_| true, key)
         }

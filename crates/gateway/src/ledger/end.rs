@@ -74,6 +74,17 @@ pub enum Unreached {
 }
 
 impl Unreached {
+    /// Whether its release is to blame, so that it counts as an error. What a stranger can bring
+    /// about is not: by asking for what is not there or not allowed, or by hanging up. Else anyone
+    /// could have a release rolled back.
+    pub fn is_fault(self) -> bool {
+        match self {
+            Self::Dial | Self::BadAnswer => true,
+            Self::Status(status) => status >= 500,
+            Self::CallerLeft => false,
+        }
+    }
+
     /// A phrase for logs.
     pub fn why(self) -> String {
         match self {

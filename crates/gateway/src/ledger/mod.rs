@@ -32,6 +32,7 @@ mod moved;
 mod ticket;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -105,7 +106,7 @@ impl Ledger {
     pub fn begin(
         self: &Arc<Self>,
         asking: Asking<'_>,
-        up: &dyn Fn(&WorkerId) -> bool,
+        up: &dyn Fn(&WorkerId, SocketAddr) -> bool,
         now: Timestamp,
     ) -> Result<Ticket, Refused> {
         let mut admission = self.lock(now);

@@ -86,7 +86,7 @@ fn begin_by(
         facts,
         purpose,
     };
-    ledger.begin(asking, &|_| true, Timestamp(now))
+    ledger.begin(asking, &|_, _| true, Timestamp(now))
 }
 
 fn counts(ledger: &Ledger, release: ReleaseId, now: u64) -> (u64, u64) {
@@ -205,7 +205,15 @@ fn a_call_that_never_got_through_is_an_error_and_leaves_no_pin() {
     assert_eq!(totals(&ledger, old()), (1, 0, 0, 1));
     let left = begin(&ledger, "a", Purpose::Call, 3).unwrap();
     left.finish(End::Unreached(Unreached::CallerLeft), Timestamp(4));
-    assert_eq!(totals(&ledger, old()), (2, 0, 0, 1));
+    for status in [200, 401, 403, 404, 429] {
+        let refused = begin(&ledger, "a", Purpose::Call, 4).unwrap();
+        refused.finish(End::Unreached(Unreached::Status(status)), Timestamp(4));
+    }
+    assert_eq!(
+        totals(&ledger, old()),
+        (7, 0, 0, 1),
+        "callers can ask for those"
+    );
     assert_eq!(counts(&ledger, old(), 4), (0, 0));
 }
 
@@ -214,14 +222,14 @@ fn a_retry_moves_the_count_within_the_release() {
     let ledger = ledger();
     let mut call = begin(&ledger, "a", Purpose::Call, 1).unwrap();
     let first = call.worker().clone();
-    call.retry(std::slice::from_ref(&first), &|_| true, Timestamp(2))
+    call.retry(std::slice::from_ref(&first), &|_, _| true, Timestamp(2))
         .unwrap();
     let second = call.worker().clone();
     assert_ne!(first, second);
     assert_eq!(call.identity().release, old());
     let workers = ledger.snapshot(Timestamp(2))[&desk()].workers.clone();
     assert_eq!(workers, BTreeMap::from([(second.clone(), 1)]));
-    let none_left = call.retry(&[first, second], &|_| true, Timestamp(3));
+    let none_left = call.retry(&[first, second], &|_, _| true, Timestamp(3));
     assert_eq!(none_left, Err(Refused::Route(Refusal::NoWorker)));
     assert_eq!(counts(&ledger, old(), 3), (1, 0));
 }
@@ -234,7 +242,7 @@ fn capacity_and_overrides() {
         .collect();
     let full = begin(&ledger, "x", Purpose::Call, 1).unwrap_err();
     assert_eq!(full, Refused::Route(Refusal::Full));
-    assert_eq!(totals(&ledger, old()), (5, 0, 0, 1));
+    assert_eq!(totals(&ledger, old()), (5, 0, 0, 0), "nobody's fault");
     assert_eq!(ledger.refusals()["full"], 1);
 
     let smoke = begin_by(&ledger, "s", Purpose::Call, Some("v2"), 1).unwrap();

@@ -69,7 +69,7 @@ impl Ticket {
     pub fn retry(
         &mut self,
         tried: &[WorkerId],
-        up: &dyn Fn(&WorkerId) -> bool,
+        up: &dyn Fn(&WorkerId, SocketAddr) -> bool,
         now: Timestamp,
     ) -> Result<(), Refused> {
         let mut admission = self.ledger.lock(now);
@@ -81,12 +81,14 @@ impl Ticket {
         let book = books.get_mut(&self.identity.agent).ok_or(gone)?;
         let (release, call) = (self.identity.release, &self.identity.call);
         let untried = |worker: &WorkerId| !tried.contains(worker);
-        let worker = choose(book, release, None, call, &|w| untried(w) && up(w))?;
+        let worker = choose(book, release, None, call, &|w, addr| {
+            untried(w) && up(w, addr)
+        })?;
         let worker = if untried(&worker) {
             worker
         } else {
             // Nothing untried is up, so one that is not up but untried.
-            choose(book, release, None, call, &untried)?
+            choose(book, release, None, call, &|w, _| untried(w))?
         };
         let addr = match book.table.workers.get(&worker) {
             Some(route) if untried(&worker) => route.addr,
@@ -252,8 +254,8 @@ impl Admission {
                 code: None,
             },
             (End::Unreached(Unreached::CallerLeft) | End::Abandoned | End::Answered, _) => return,
-            (End::Unreached(_), _) => {
-                totals.errors += 1;
+            (End::Unreached(why), _) => {
+                totals.errors += u64::from(why.is_fault());
                 return;
             }
         };

@@ -5,6 +5,7 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -24,6 +25,16 @@ const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 
 const KEEPALIVE_PROBES: u32 = 8;
+
+/// Has the kernel notice a peer that vanished. Every socket of the front gets it at once: waiting
+/// callers, TLS calls and streamed answers may be silent for as long as any call.
+pub(crate) fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_AFTER)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+    Ok(())
+}
 
 /// One of the two ends of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,10 +126,6 @@ impl LiveCall {
         for socket in [&caller, &worker] {
             socket.set_nonblocking(true)?;
             socket.set_nodelay(true)?;
-            sockopt::set_socket_keepalive(socket, true)?;
-            sockopt::set_tcp_keepidle(socket, KEEPALIVE_AFTER)?;
-            sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY)?;
-            sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
         }
         let mut call = Self {
             ticket,

@@ -18,8 +18,8 @@ use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-pub(crate) use self::call::MovedCall;
 pub use self::call::{Flow, LiveCall, Sink};
+pub(crate) use self::call::{MovedCall, keep_alive};
 use self::shard::{Command, Shard};
 
 /// Most shards: more threads than this never helped a relay that is bound by system calls.

@@ -1,8 +1,11 @@
 //! Calls from the 101 to the end.
 
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
 use crate::support::agent::Manner;
 use crate::support::rig::Rig;
-use crate::support::table::release;
+use crate::support::table::{release, table};
 use crate::support::ws::{ACCEPT, BINARY, call, exchange, upgrade};
 use crate::support::{soon, until};
 
@@ -55,7 +58,9 @@ async fn only_a_valid_101_opens_a_call() {
             );
         }
         let counts = rig.counts(release("v1"), |counts| counts.live == 0).await;
-        assert_eq!((counts.pinned, counts.totals.errors), (0, 1), "{why}");
+        // Anyone can ask for what is no WebSocket.
+        let errors = u64::from(status >= 500);
+        assert_eq!((counts.pinned, counts.totals.errors), (0, errors), "{why}");
         assert_eq!(rig.v1.heads().len(), 1);
         assert!(rig.v1.seen.lock().unwrap().bodies.is_empty());
     }
@@ -144,4 +149,21 @@ async fn a_gateway_told_to_end_waits_for_its_last_call() {
         1,
         "the last line is written before the end"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_hangs_up_before_the_101_is_no_error() {
+    // It takes connections and never answers.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut rig = Rig::start(Manner::Echo, Manner::Echo).await;
+    let workers = [("mute", "v1", mute.local_addr().unwrap())];
+    rig.controller.install(table(2, "v1", &workers)).await;
+    let mut caller = TcpStream::connect(rig.gateway.addr).await.unwrap();
+    let request = upgrade("/ws/a", "");
+    caller.write_all(request.as_bytes()).await.unwrap();
+    rig.counts(release("v1"), |counts| counts.live == 1).await;
+    drop(caller);
+    let counts = rig.counts(release("v1"), |counts| counts.live == 0).await;
+    assert_eq!((counts.totals.started, counts.totals.errors), (1, 0));
+    assert_eq!((counts.pinned, counts.totals.ended), (0, 0));
 }

@@ -65,7 +65,7 @@ fn begin(ledger: &Arc<Ledger>, call: &str) -> Ticket {
         facts,
         purpose: Purpose::Call,
     };
-    ledger.begin(asking, &|_| true, Timestamp(1)).unwrap()
+    ledger.begin(asking, &|_, _| true, Timestamp(1)).unwrap()
 }
 
 impl Race {

@@ -7,7 +7,7 @@ use crate::support::agent::{Agent, Manner};
 use crate::support::rig::Rig;
 use crate::support::soon;
 use crate::support::table::{TOKEN, release, table};
-use crate::support::ws::{Ws, call, call_head, exchange, upgrade};
+use crate::support::ws::{ACCEPT, Ws, call, call_head, exchange, upgrade};
 
 /// The release that took the last call, as its worker was told.
 fn told(head: &str, name: &str) -> Option<String> {
@@ -202,4 +202,52 @@ async fn agents_are_found_by_host_and_longest_path() {
     let same = b"GET http://DESK.example:8080/ HTTP/1.1\r\nHost: desk.EXAMPLE:8080\r\n\r\n";
     let answer = exchange(rig.gateway.addr, same).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_fails_fast_gets_no_calls_while_another_one_answers() {
+    let good = format!(
+        "HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+    );
+    for answer in [
+        "HTTP/1.1 500 Oh\r\n\r\n".to_owned(),
+        good.replace("s3pP", "xxxx"),
+        "nonsense\r\n\r\n".to_owned(),
+        String::new(),
+    ] {
+        let mut rig = Rig::start(Manner::Echo, Manner::Echo).await;
+        let bad = Agent::start(Manner::Answer(answer.clone())).await;
+        // "a" sorts first, and holds the fewest calls for ever.
+        let workers = [("a", "v1", bad.addr), ("b", "v1", rig.v1.addr)];
+        rig.controller.install(table(2, "v1", &workers)).await;
+        let mut calls = Vec::new();
+        for number in 0..10 {
+            calls.push(rig.release_of(&format!("/ws/{number}"), "").await);
+        }
+        let counts = rig.counts(release("v1"), |counts| counts.live == 10).await;
+        assert_eq!((counts.totals.started, counts.totals.errors), (10, 0));
+        let asked = bad.heads().len();
+        assert!((1..10).contains(&asked), "{answer:?}: asked {asked} times");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_refuses_is_refused_once() {
+    let answer = "HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n";
+    let mut rig = Rig::start(Manner::Echo, Manner::Echo).await;
+    let strict = Agent::start(Manner::Answer(answer.to_owned())).await;
+    let workers = [("a", "v1", strict.addr), ("b", "v1", rig.v1.addr)];
+    rig.controller.install(table(2, "v1", &workers)).await;
+    for number in 1..=5 {
+        let request = upgrade(&format!("/ws/{number}"), "");
+        let answer = exchange(rig.gateway.addr, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert_eq!(strict.heads().len(), number);
+    }
+    assert_eq!(rig.v1.heads().len(), 0);
+    let counts = rig
+        .counts(release("v1"), |counts| counts.totals.started == 5)
+        .await;
+    assert_eq!((counts.live, counts.totals.errors), (0, 0), "no fault");
 }
