@@ -80,7 +80,7 @@ impl Config {
         self.state_dir.join("run").join("handoff.sock")
     }
 
-    /// Holds the bound address once calls are taken.
+    /// Holds the bound address while calls are taken.
     pub fn addr_file(&self) -> PathBuf {
         self.state_dir.join("run").join("gateway.addr")
     }

@@ -21,7 +21,8 @@ use crate::link::Link;
 use crate::relay::{LiveCall, Relay};
 use crate::report::{Life, Reporter};
 use crate::setup::{
-    Doorplate, bind, make_directories, raise_descriptor_limit, recover, state_error, take_over,
+    Doorplate, bind, make_directories, raise_descriptor_limit, recover, state_error, take_down,
+    take_over,
 };
 use crate::stop::Stoppable;
 use crate::tables::TableFile;
@@ -76,7 +77,7 @@ pub enum RunError {
 /// Runs a gateway until `shutdown` is ready and every call has ended, or until another gateway has
 /// taken everything over.
 ///
-/// Once calls are taken, the bound address is in `run/gateway.addr` below the state directory.
+/// While calls are taken, the bound address is in `run/gateway.addr` below the state directory.
 /// SIGHUP reads the TLS identity again.
 ///
 /// # Errors
@@ -318,6 +319,9 @@ impl Gateway {
         if !given {
             // They connected while we still listened.
             self.front.accept_waiting(&self.listener);
+        }
+        if !given {
+            take_down(&self.config, &self.listener);
         }
         // Who calls now is refused at once and may find another gateway. If this listener was
         // given, the other process holds it open.

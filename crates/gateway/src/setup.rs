@@ -61,6 +61,20 @@ impl Drop for Doorplate {
     }
 }
 
+/// Removes our address, so that nobody looks for us there. While we hold the listener the address
+/// is ours alone, so the file is ours exactly if it names it.
+pub(crate) fn take_down(config: &Config, listener: &TcpListener) {
+    let file = config.addr_file();
+    let Ok(addr) = listener.local_addr() else {
+        return;
+    };
+    if std::fs::read_to_string(&file).is_ok_and(|named| named.trim() == addr.to_string())
+        && let Err(error) = std::fs::remove_file(&file)
+    {
+        tracing::warn!(%error, "the address cannot be removed");
+    }
+}
+
 /// Takes everything from the gateway at `path`. Blocks.
 pub(crate) fn take_over(
     path: &Path,

@@ -4,6 +4,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::support::agent::Manner;
+use crate::support::gateway::config;
 use crate::support::rig::Rig;
 use crate::support::table::{release, table};
 use crate::support::ws::{ACCEPT, BINARY, call, exchange, upgrade};
@@ -132,6 +133,10 @@ async fn a_gateway_told_to_end_waits_for_its_last_call() {
     let mut ws = call(addr, "/ws/a", "").await;
     let ended = rig.gateway.stop();
     until("a closed port", || std::net::TcpStream::connect(addr).err()).await;
+    assert!(
+        !config(rig.dir.path()).addr_file().exists(),
+        "nobody is sent there"
+    );
     ws.send(BINARY, b"still here").await.unwrap();
     let back = soon("an echo", ws.next()).await.unwrap();
     assert_eq!(back, Some((BINARY, b"still here".to_vec())));

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 
 use crate::support::agent::Manner;
 use crate::support::rig::Rig;
-use crate::support::soon;
 use crate::support::ws::{call, exchange};
+use crate::support::{keeps_alive, soon, until};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -77,4 +77,12 @@ async fn a_port_in_use_is_named() {
         error.to_string(),
         format!("cannot listen on {}", rig.gateway.addr)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_says_nothing_is_asked_for_a_sign_of_life() {
+    let rig = Rig::start(Manner::Echo, Manner::Echo).await;
+    let silent = TcpStream::connect(rig.gateway.addr).await.unwrap();
+    let caller = silent.local_addr().unwrap();
+    until("keepalives", || keeps_alive(caller).then_some(())).await;
 }

@@ -16,7 +16,7 @@ use crate::support::agent::Manner;
 use crate::support::rig::Rig;
 use crate::support::table::release;
 use crate::support::ws::{BINARY, Ws, read_head, upgrade};
-use crate::support::{Dir, soon};
+use crate::support::{Dir, keeps_alive, soon, until};
 
 /// Writes an identity; answers its certificate.
 pub(crate) fn identity(dir: &Path) -> (TlsFiles, CertificateDer<'static>) {
@@ -73,6 +73,11 @@ async fn a_tls_call_is_relayed_and_counted_like_any_other() {
     })
     .await;
     let (head, mut ws) = call(rig.gateway.addr, &trusted, "/talk").await;
+    let caller = ws.stream.get_ref().0.local_addr().unwrap();
+    until("keepalives both ways", || {
+        (keeps_alive(caller) && keeps_alive(rig.v1.addr)).then_some(())
+    })
+    .await;
     assert!(head.contains("; Secure\r\n"), "{head}");
     assert!(rig.v1.heads()[0].contains("X-Forwarded-Proto: https\r\n"));
     rig.counts(release("v1"), |counts| counts.live == 1).await;

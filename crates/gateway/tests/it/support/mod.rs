@@ -7,6 +7,7 @@ pub(crate) mod rig;
 pub(crate) mod table;
 pub(crate) mod ws;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -55,4 +56,19 @@ impl Drop for Dir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Whether the kernel sends keepalives on each connection of this process to `remote`: the only
+/// trace they leave is a running timer. There must be one.
+pub(crate) fn keeps_alive(remote: SocketAddr) -> bool {
+    const ESTABLISHED: &str = "01";
+    const KEEPALIVE_TIMER: &str = "02:";
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let remote = format!(":{:04X}", remote.port());
+    let mut timers = sockets.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields[2].ends_with(&remote) && fields[3] == ESTABLISHED)
+            .then(|| fields[5].starts_with(KEEPALIVE_TIMER))
+    });
+    timers.next() == Some(true) && timers.all(|runs| runs)
 }
