@@ -122,7 +122,12 @@ impl Driver {
         let gone = agent.workers.iter().filter_map(|(worker, record)| {
             let status = by_id.get(worker);
             let runs = status.is_some_and(|status| {
-                let runs = matches!(status.state, WorkerState::Starting | WorkerState::Ready);
+                let runs = match status.state {
+                    WorkerState::Ready => true,
+                    // One that was started again is not ready yet, also where it was before.
+                    WorkerState::Starting => status.adopted,
+                    WorkerState::BackingOff | WorkerState::Gone => false,
+                };
                 // On another port it is another process.
                 runs && status.addr == record.addr
             });

@@ -42,12 +42,16 @@ pub struct WorkerStatus {
     pub health_path: Option<String>,
     /// Its process.
     pub pid: Option<u32>,
+    /// Whether it was found running. It was ready then as far as anybody knows.
+    pub adopted: bool,
     /// How often it was started again.
     pub restarts: u32,
     /// Its output.
     pub log: PathBuf,
-    /// Why it is not running, if it is not.
+    /// Why it is not running, if it is not; or what is odd about it.
     pub why: String,
+    /// How it ended the last time, if it did.
+    pub ended: Option<String>,
 }
 
 /// How far a worker is.

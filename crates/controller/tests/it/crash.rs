@@ -71,12 +71,14 @@ async fn a_killed_controller_is_taken_over_in_the_middle_of_a_rollout() {
     rustix::process::kill_process(dead, rustix::process::Signal::KILL).unwrap();
     let running = Running::start(&directory, spec).await;
     let client = running.client.clone();
-    client
+    let port = release(&after, "v1").unwrap().workers[0].port;
+    let after = client
         .until("the dead one to be replaced", |view| {
             let is = release(view, "v1").unwrap();
             is.workers_ready == 2 && !pids(view, "v1").contains(&workers[0])
         })
         .await;
+    assert_eq!(release(&after, "v1").unwrap().workers[0].port, port);
     // What the gateways hold is known only once they have reported again.
     let promoted = eventually("promotion", async || {
         let answer = client.post("promote", json!({})).await;

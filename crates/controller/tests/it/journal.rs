@@ -57,9 +57,16 @@ async fn while_the_journal_is_locked_the_old_state_serves() {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     let during = client
         .until("the worker to be back", |view| {
-            release(view, "v1").unwrap().workers[0].restarts == 1
+            let is = &release(view, "v1").unwrap().workers[0];
+            is.restarts == 1 && is.state == "ready"
         })
         .await;
+    let was = release(&before, "v1").unwrap().workers[0].port;
+    assert_eq!(
+        release(&during, "v1").unwrap().workers[0].port,
+        was,
+        "that table still finds it"
+    );
     assert_eq!(
         (during.revision, during.epoch),
         (before.revision, before.epoch)

@@ -33,6 +33,7 @@ async fn a_worker_that_dies_is_started_again() {
         assert_eq!(again.id, worker.id, "its name is its own");
         assert_ne!(again.pid, Some(pid));
         let port = again.port;
+        assert_eq!(port, worker.port, "an old table finds it too");
         gateway
             .until("its new address", |table| {
                 table

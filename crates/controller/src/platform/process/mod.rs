@@ -44,10 +44,14 @@ pub struct ProcessPlatform {
     inner: Mutex<Inner>,
 }
 
+/// Agent, release and number.
+type Key = (AgentName, ReleaseId, u32);
+
 #[derive(Debug, Default)]
 struct Inner {
-    /// By agent, release and number.
-    cells: BTreeMap<(AgentName, ReleaseId, u32), Cell>,
+    cells: BTreeMap<Key, Cell>,
+    /// Ports of those that had ended before this controller began.
+    former: BTreeMap<Key, u16>,
     /// Ended with the platform; the processes are not.
     tasks: JoinSet<()>,
 }
@@ -97,9 +101,15 @@ impl ProcessPlatform {
         known: &dyn Fn(&AgentName, ReleaseId) -> Option<Release>,
     ) -> io::Result<()> {
         for path in records(&self.state.workers())? {
+            let dead = Record::read(&path)
+                .ok()
+                .and_then(|record| Note::of(&record));
             let process = match Handle::adopt(&path) {
                 Ok(Some(process)) => process,
                 Ok(None) => {
+                    if let Some(note) = dead {
+                        self.remember(note);
+                    }
                     fs::remove_file(&path)?;
                     continue;
                 }
@@ -109,8 +119,7 @@ impl ProcessPlatform {
                 }
                 Err(error) => return Err(error),
             };
-            let note: Option<Note> = serde_json::from_value(process.record().note.clone()).ok();
-            let known = note.and_then(|note| {
+            let known = Note::of(process.record()).and_then(|note| {
                 let release = known(&note.agent, note.release)?;
                 Some((note, release))
             });
@@ -124,6 +133,13 @@ impl ProcessPlatform {
             self.add(&mut inner, &release, note, Some(process));
         }
         Ok(())
+    }
+
+    /// A worker that ended while nobody looked comes back where it was, and nobody else does.
+    fn remember(&self, note: Note) {
+        self.ports.keep_apart(note.port, note.release);
+        let key = (note.agent, note.release, note.index);
+        self.lock().former.insert(key, note.port);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -145,7 +161,8 @@ impl ProcessPlatform {
             status.addr.set_port(note.port);
             status.pid = Some(process.pid());
             status.log.clone_from(&process.record().log);
-            let port = self.ports.adopt(note.port);
+            status.adopted = true;
+            let port = self.ports.adopt(note.port, release.id);
             Started {
                 process,
                 port,
@@ -160,6 +177,7 @@ impl ProcessPlatform {
             index: note.index,
             state: self.state.clone(),
             copies: self.copies.clone(),
+            former: Some(note.port).filter(|port| *port != 0),
             status: Arc::clone(&status),
             mode: wanted,
             ports: self.ports.clone(),
@@ -181,6 +199,11 @@ impl ProcessPlatform {
             {
                 continue;
             }
+            let before = inner.cells.get(&key).map(Cell::status);
+            let (port, restarts) = match before {
+                Some(status) => (status.addr.port(), status.restarts),
+                None => (inner.former.remove(&key).unwrap_or(0), 0),
+            };
             let digits = &release.id.short()[..DIGITS];
             let name = format!("{}-{digits}-{index}", short_label(&release.label));
             let worker: WorkerId = name.parse().expect("a label with a suffix is a name");
@@ -189,12 +212,9 @@ impl ProcessPlatform {
                 release: release.id,
                 worker,
                 index,
-                port: 0,
+                port,
                 copied: false,
-                restarts: inner
-                    .cells
-                    .get(&key)
-                    .map_or(0, |cell| cell.status().restarts),
+                restarts,
             };
             self.add(inner, release, note, None);
         }

@@ -1,33 +1,75 @@
-//! Free ports of loopback.
+//! Free ports of loopback, and whose they were.
+//!
+//! A gateway may act by an older table for a while: it reads slowly, or the journal cannot be
+//! written. So a worker comes back on the port it had, where that table still finds it; and a port
+//! that was told to gateways is not given to a worker of another release for a while, where that
+//! table would send it the calls of the first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// Tries to find a port that none of ours has. The kernel draws from some 28 000.
-const TRIES_MAX: usize = 64;
+use segue_core::names::ReleaseId;
+use tokio::time::Instant;
 
-/// Ports that were given to workers which may not have bound them yet.
+/// Tries to find a port that may be given. The kernel draws from some 28 000.
+const TRIES_MAX: usize = 256;
+
+/// How long a port stays with its release. An operator who mends a full disk needs minutes.
+const APART: Duration = Duration::from_mins(10);
+
+/// Ports that were given to workers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ports(Arc<Mutex<BTreeSet<u16>>>);
+pub(super) struct Ports(Arc<Mutex<Given>>);
+
+#[derive(Debug, Default)]
+struct Given {
+    /// Some may not have been bound yet.
+    held: BTreeSet<u16>,
+    /// Those that were told to gateways: whose, and until when.
+    past: BTreeMap<u16, (ReleaseId, Instant)>,
+}
 
 /// A port that is given to one worker until it is dropped.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) number: u16,
+    /// Whether it was told to gateways. One that never was can confuse nobody.
+    pub(super) told: bool,
+    release: ReleaseId,
     ports: Ports,
 }
 
+impl Given {
+    fn take(&mut self, number: u16, release: ReleaseId, now: Instant) -> bool {
+        let others = |(of, until): &(ReleaseId, Instant)| *of != release && now < *until;
+        !self.past.get(&number).is_some_and(others) && self.held.insert(number)
+    }
+
+    fn keep_apart(&mut self, number: u16, release: ReleaseId, now: Instant) {
+        self.past.retain(|_, (_, until)| now < *until);
+        self.past.insert(number, (release, now + APART));
+    }
+}
+
 impl Ports {
-    /// Finds a free one. Somebody else may take it before the worker does: then the worker ends,
-    /// and is started again with another.
-    pub(super) fn pick(&self) -> io::Result<Port> {
+    /// Finds a free one: the former one, if it is. Somebody else may take it before the worker
+    /// does: then the worker ends, and is started again with another.
+    pub(super) fn pick(&self, release: ReleaseId, former: Option<u16>) -> io::Result<Port> {
+        let take = |number| self.change(|given| given.take(number, release, Instant::now()));
+        let may_bind = |number: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *number)).is_ok();
+        if let Some(number) = former.filter(may_bind)
+            && take(number)
+        {
+            return Ok(self.hold(number, release, false));
+        }
         for _ in 0..TRIES_MAX {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             let number = listener.local_addr()?.port();
-            if self.change(|ports| ports.insert(number)) {
-                return Ok(self.hold(number));
+            if take(number) {
+                return Ok(self.hold(number, release, false));
             }
         }
         Err(io::Error::new(
@@ -37,24 +79,76 @@ impl Ports {
     }
 
     /// Notes one that an adopted worker has.
-    pub(super) fn adopt(&self, number: u16) -> Port {
-        self.change(|ports| ports.insert(number));
-        self.hold(number)
+    pub(super) fn adopt(&self, number: u16, release: ReleaseId) -> Port {
+        self.change(|given| given.held.insert(number));
+        self.hold(number, release, true)
     }
 
-    fn hold(&self, number: u16) -> Port {
+    /// Notes one of a worker that ended while nobody looked.
+    pub(super) fn keep_apart(&self, number: u16, release: ReleaseId) {
+        self.change(|given| given.keep_apart(number, release, Instant::now()));
+    }
+
+    fn hold(&self, number: u16, release: ReleaseId, told: bool) -> Port {
         let ports = self.clone();
-        Port { number, ports }
+        Port {
+            number,
+            told,
+            release,
+            ports,
+        }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut BTreeSet<u16>) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Given) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Drop for Port {
     fn drop(&mut self) {
-        let number = self.number;
-        self.ports.change(|ports| ports.remove(&number));
+        let (number, release) = (self.number, self.release);
+        self.ports.change(|given| {
+            given.held.remove(&number);
+            if self.told {
+                given.keep_apart(number, release, Instant::now());
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_stays_with_its_release_once_it_was_told() {
+        let ports = Ports::default();
+        let (ours, theirs) = (ReleaseId::of(b"ours"), ReleaseId::of(b"theirs"));
+        let mut port = ports.pick(ours, None).unwrap();
+        let number = port.number;
+        assert_ne!(ports.pick(ours, Some(number)).unwrap().number, number);
+        port.told = true;
+        drop(port);
+        assert_ne!(ports.pick(theirs, Some(number)).unwrap().number, number);
+        let again = ports.pick(ours, Some(number)).unwrap();
+        assert_eq!(again.number, number);
+        drop(again);
+        let (now, mut given) = (Instant::now(), Given::default());
+        given.keep_apart(7, ours, now);
+        assert!(!given.take(7, theirs, now + APART - Duration::from_millis(1)));
+        assert!(given.take(7, theirs, now + APART));
+    }
+
+    #[test]
+    fn a_port_that_nobody_heard_of_may_go_to_anybody() {
+        let ports = Ports::default();
+        let (ours, theirs) = (ReleaseId::of(b"ours"), ReleaseId::of(b"theirs"));
+        let number = ports.pick(ours, None).unwrap().number;
+        let again = ports.pick(theirs, Some(number)).unwrap();
+        assert_eq!(again.number, number);
+        // One that somebody else has bound is not given.
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken = taken.local_addr().map(|addr| (addr.port(), taken)).unwrap();
+        assert_ne!(ports.pick(ours, Some(taken.0)).unwrap().number, taken.0);
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::port::{Port, Ports};
 use super::ready::ready;
-use super::{Exit, Handle, Spawn};
+use super::{Exit, Handle, Record, Spawn};
 use crate::copies::Copies;
 use crate::platform::{WorkerState, WorkerStatus, health_path};
 use crate::state::StateDir;
@@ -68,6 +68,13 @@ pub(super) struct Note {
     pub(super) copied: bool,
 }
 
+impl Note {
+    /// What a record says, if it is of a worker.
+    pub(super) fn of(record: &Record) -> Option<Self> {
+        serde_json::from_value(record.note.clone()).ok()
+    }
+}
+
 /// One that was started, or found running.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -84,6 +91,8 @@ pub(super) struct Worker {
     pub(super) index: u32,
     pub(super) state: StateDir,
     pub(super) copies: Copies,
+    /// The port on which it was last ready. Where it did not get ready, it does not try again.
+    pub(super) former: Option<u16>,
     pub(super) status: Arc<Mutex<WorkerStatus>>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) ports: Ports,
@@ -102,9 +111,11 @@ impl Worker {
             capacity: release.capacity,
             health_path: health_path(release),
             pid: None,
+            adopted: false,
             restarts: 0,
             log,
             why: String::new(),
+            ended: None,
         }
     }
 
@@ -148,6 +159,8 @@ impl Worker {
             self.set(|status| {
                 status.state = next;
                 status.pid = None;
+                status.adopted = false;
+                status.ended = Some(why.clone());
                 status.why = why;
             });
             if !self.still_wanted_after(backoff).await {
@@ -176,7 +189,7 @@ impl Worker {
         if copied {
             tracing::warn!(agent = %self.agent, worker = %status.worker, "{COPIED}");
         }
-        let port = self.ports.pick()?;
+        let port = self.ports.pick(self.release.id, self.former)?;
         let note = Note {
             agent: self.agent.clone(),
             release: self.release.id,
@@ -242,7 +255,7 @@ impl Worker {
     async fn attend(&mut self, started: Started) -> String {
         let Started {
             process,
-            port,
+            mut port,
             copied,
         } = started;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number));
@@ -259,6 +272,8 @@ impl Worker {
             () = self.announce_when_ready(addr, health_path.as_deref()) => Exit::Unknown,
             () = until(&mut mode, |mode| mode == Mode::Stop) => process.stop(STOP_GRACE).await,
         };
+        port.told |= self.get().state == WorkerState::Ready;
+        self.former = port.told.then_some(port.number);
         if let Err(error) = process.forget() {
             tracing::warn!(%error, "the record of a worker could not be removed");
         }
