@@ -44,7 +44,8 @@ pub struct JournalView {
     pub entries: u64,
     /// Digest of the last one.
     pub head: String,
-    /// Why it cannot be written, if it cannot. Calls go on; decisions wait.
+    /// Why it cannot be written, or must not be because a gateway knows of later decisions, and
+    /// what to do. Calls go on; decisions wait.
     pub error: Option<String>,
 }
 
@@ -59,7 +60,8 @@ pub struct AgentView {
     pub epoch: Epoch,
     /// The phase of its rollout in one word; `none` before the first.
     pub phase: String,
-    /// Why the rollout does not move on, in words.
+    /// Why the rollout does not move on, and in any phase which gateways do not act by this epoch;
+    /// in words.
     pub holds: Vec<String>,
     /// The last rollout.
     pub rollout: Option<RolloutView>,
@@ -153,7 +155,7 @@ pub struct WorkerView {
     pub restarts: u32,
     /// Its log file.
     pub log: String,
-    /// Why it is not running, if it is not.
+    /// Why it is not running, if it is not; or that it runs copies of its files.
     #[serde(default)]
     pub why: Option<String>,
 }

@@ -213,6 +213,7 @@ impl Driver {
         // From now on only a new greeting or report makes it known again.
         self.met.remove(&gateway);
         self.reports.remove(&gateway);
+        self.note_behind();
         for name in &names {
             let event = Event::ForgetGateway {
                 gateway: gateway.clone(),

@@ -16,6 +16,10 @@ use crate::store::{Head, Journal, StoreError};
 /// writing must be stopped by a person.
 const CONFLICTS_MAX: usize = 3;
 
+/// What to do when gateways know of decisions that the journal does not.
+const WAYS_OUT: &str = "put the right journal.db back; or stop everything with `segue stop`, \
+    remove gateway/tables.json from the state directory and start again";
+
 impl Driver {
     /// Takes one event in. Answers what was decided; nothing, when nothing followed.
     pub(super) async fn decide(
@@ -67,10 +71,19 @@ impl Driver {
             (theirs > ours).then(|| {
                 format!(
                     "{gateway} acts by table {theirs}, and the journal ends at {ours}: an older \
-                     journal was put in its place"
+                     journal was put in its place; {WAYS_OUT}"
                 )
             })
         })
+    }
+
+    /// Looks whether any gateway does. People must hear of it before they need a decision.
+    pub(super) fn note_behind(&mut self) {
+        let behind = self.agents.values().find_map(|of| self.is_behind(of));
+        if let Some(why) = behind.as_ref().filter(|_| self.behind.is_none()) {
+            tracing::error!(why, "nothing can be decided; calls go on");
+        }
+        self.behind = behind;
     }
 
     async fn append(
@@ -130,6 +143,7 @@ impl Driver {
         }
         self.head = head;
         self.note_agents();
+        self.note_behind();
         Ok(())
     }
 

@@ -11,6 +11,8 @@ mod ack;
 mod ask;
 mod carry;
 mod decide;
+mod lag;
+mod trouble;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +39,7 @@ use self::ack::Waiting;
 pub(crate) use self::ask::{Ask, Message, Refused, Wanted};
 use self::decide::replay;
 pub(crate) use self::decide::{blocking, describe, verify};
+use self::trouble::Trouble;
 
 /// Messages of operators that wait; more are refused.
 pub(crate) const ASKS_MAX: usize = 64;
@@ -64,6 +67,10 @@ struct Holding {
     dirty: bool,
     /// Since when smoke calls wait for a gateway.
     smoke_waits: Option<Instant>,
+    /// What is wrong with the workers of the last rollout.
+    trouble: Option<Trouble>,
+    /// Since when gateways have been behind.
+    lag: BTreeMap<GatewayId, Instant>,
 }
 
 impl Holding {
@@ -73,6 +80,8 @@ impl Holding {
             seen: Seen::new(clock::now()),
             dirty: true,
             smoke_waits: None,
+            trouble: None,
+            lag: BTreeMap::new(),
         }
     }
 }
@@ -100,6 +109,8 @@ pub(crate) struct Driver {
     reports: BTreeMap<GatewayId, Presence>,
     waiting: Vec<Waiting>,
     journal_error: Option<String>,
+    /// A gateway knows of decisions that the journal does not.
+    behind: Option<String>,
     journal_retry: Option<Instant>,
     carried: Instant,
 }
@@ -119,6 +130,7 @@ impl Driver {
             reports: BTreeMap::new(),
             waiting: Vec::new(),
             journal_error: None,
+            behind: None,
             journal_retry: None,
             carried: Instant::now(),
         };
@@ -221,6 +233,7 @@ impl Driver {
             }
         }
         self.reports.insert(presence.gateway.clone(), presence);
+        self.note_behind();
     }
 
     /// Everything that follows from what is known now, for every agent.
@@ -238,6 +251,7 @@ impl Driver {
         }
         for name in &names {
             self.carry_out(name);
+            self.note_trouble(name);
             if self.journal_rests() {
                 continue;
             }
@@ -245,6 +259,9 @@ impl Driver {
                 self.journal_retry = Some(Instant::now() + JOURNAL_RETRY);
             }
             self.carry_out(name);
+        }
+        for name in &names {
+            self.note_lag(name);
         }
         self.answer_acknowledged();
     }

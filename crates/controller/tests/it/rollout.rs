@@ -162,7 +162,16 @@ async fn what_does_not_get_ready_is_not_brought_in() {
         .until("it to fail", |view| view.phase == "failed")
         .await;
     let reason = view.rollout.unwrap().reason.unwrap();
-    assert_eq!(reason, "0 of 1 workers ready after 1s");
+    let (count, trouble) = reason.split_once("; ").unwrap();
+    assert_eq!(count, "0 of 1 workers ready after 1s");
+    assert!(trouble.starts_with("v1-"), "{trouble}");
+    for told in [
+        "-1: it ended with status 3, ",
+        " restart",
+        "; see `segue logs v1`",
+    ] {
+        assert!(trouble.contains(told), "{trouble}");
+    }
     let again = client.post("promote", json!({})).await;
     assert_eq!(
         (again.status, again.json()["type"].as_str()),

@@ -77,6 +77,19 @@ async fn what_cannot_be_started_backs_off_and_says_so() {
             worker.why.as_deref() == Some("it ended with status 3")
         })
         .await;
+    let waits = client.agent().await.holds;
+    assert!(
+        waits[0].starts_with("0 of 1 workers ready; v1-"),
+        "{waits:?}"
+    );
+    assert!(
+        waits[0].contains("-1: it ended with status 3, "),
+        "{waits:?}"
+    );
+    assert!(
+        waits[0].ends_with(" restarts; see `segue logs v1`"),
+        "{waits:?}"
+    );
     client.act("abort", json!({})).await;
     client
         .until("it to be given up", |view| {
