@@ -5,12 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use segue_core::names::AgentName;
 use segue_core::rollout::Agent;
 use segue_core::spec::AgentSpec;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::api::{self, Api};
 use crate::copies::Copies;
@@ -22,6 +24,11 @@ use crate::secret;
 use crate::smoke::{Door, Smoker};
 use crate::state::StateDir;
 use crate::store::{Journal, SqliteJournal, StoreError};
+
+/// How long a decision that is being made may take to finish when the controller is to end. More
+/// than one that waits for a locked journal takes; who supervises us is less patient than a disk
+/// that is stuck.
+const FINISH_MAX: Duration = Duration::from_secs(5);
 
 /// How a controller runs.
 #[derive(Debug, Clone)]
@@ -166,11 +173,27 @@ pub async fn run(
         link: link.clone(),
         journal,
     }));
+    let (stop, stopped) = oneshot::channel();
+    let mut driving = Box::pin(driver.run(to_driver, from_gateways, stopped));
+    let mut serving = Box::pin(link.serve(control, heard));
     tokio::select! {
         () = shutdown => {}
-        () = Box::pin(driver.run(to_driver, from_gateways)) => return Err(RunError::Ended("driver")),
-        () = link.serve(control, heard) => return Err(RunError::Ended("link")),
+        () = &mut driving => return Err(RunError::Ended("driver")),
+        () = &mut serving => return Err(RunError::Ended("link")),
         _ = axum::serve(listener, router) => return Err(RunError::Ended("API")),
+    }
+    drop(stop);
+    // Gateways hear of the last decision too.
+    let finished = async {
+        tokio::select! {
+            () = driving => {}
+            () = serving => {}
+        }
+    };
+    if timeout(FINISH_MAX, finished).await.is_err() {
+        tracing::warn!(
+            "a decision was still being written down; the next controller finds out whether it was"
+        );
     }
     tracing::info!("the controller ends; gateways and workers go on");
     Ok(())

@@ -25,7 +25,7 @@ use segue_core::rollout::{Agent, Event, Input, Seen};
 use segue_core::spec::AgentSpec;
 use segue_core::table::{Epoch, RoutingTable};
 use segue_core::time::Timestamp;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use crate::clock;
@@ -162,11 +162,13 @@ impl Driver {
             .set_agents(self.agents.keys().cloned().collect());
     }
 
-    /// Drives until the senders are gone.
+    /// Drives until it is told to stop, or the senders are gone. What was begun then is finished: a
+    /// decision that is being written down is written, applied and published.
     pub(crate) async fn run(
         mut self,
         mut asks: mpsc::Receiver<Message>,
         mut heard: mpsc::Receiver<Heard>,
+        mut stop: oneshot::Receiver<()>,
     ) {
         let bell = Arc::clone(&self.parts.bell);
         self.collect_copies();
@@ -174,6 +176,7 @@ impl Driver {
         loop {
             let wait = self.until_next();
             tokio::select! {
+                _ = &mut stop => return,
                 message = asks.recv() => match message {
                     Some(message) => self.take(message).await,
                     None => return,
@@ -334,5 +337,109 @@ impl Driver {
             override_digest,
             ..agent.table()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as blocking_mpsc;
+    use std::sync::{Mutex, PoisonError};
+
+    use segue_core::audit::Entry;
+    use segue_core::release::Release;
+    use segue_core::rollout::Want;
+    use segue_core::spec::{Ingress, Plan, Policy, WorkerSpec};
+
+    use super::*;
+    use crate::platform::WorkerStatus;
+    use crate::smoke::Door;
+    use crate::state::StateDir;
+
+    #[derive(Debug)]
+    struct NoWorkers;
+
+    impl Platform for NoWorkers {
+        fn reconcile(&self, _: &AgentName, _: &Release, _: Want) {}
+
+        fn workers(&self, _: &AgentName) -> Vec<WorkerStatus> {
+            Vec::new()
+        }
+    }
+
+    /// Says when it is written to, and writes when it is let.
+    struct SlowJournal {
+        began: mpsc::UnboundedSender<()>,
+        go: Mutex<blocking_mpsc::Receiver<()>>,
+        entries: Mutex<Vec<Entry>>,
+    }
+
+    impl Journal for SlowJournal {
+        fn append(&self, _: u64, entries: &[Entry]) -> Result<(), StoreError> {
+            self.began.send(()).unwrap();
+            let go = self.go.lock().unwrap_or_else(PoisonError::into_inner);
+            go.recv().unwrap();
+            self.entries.lock().unwrap().extend_from_slice(entries);
+            Ok(())
+        }
+
+        fn read(&self, _: u64, _: usize, _: Option<&AgentName>) -> Result<Vec<Entry>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        fn head(&self) -> Result<Head, StoreError> {
+            Ok(Head::default())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn told_to_stop_it_finishes_what_it_writes_down() {
+        let state = std::env::temp_dir().join(format!("segue-driver-{}", std::process::id()));
+        let state = StateDir::new(state);
+        state.create().unwrap();
+        let (began, mut begins) = mpsc::unbounded_channel();
+        let (let_go, go) = blocking_mpsc::channel();
+        let journal = Arc::new(SlowJournal {
+            began,
+            go: Mutex::new(go),
+            entries: Mutex::default(),
+        });
+        let bell = Arc::new(Notify::new());
+        let name: AgentName = "desk".parse().unwrap();
+        let spec = AgentSpec {
+            worker: WorkerSpec::default(),
+            ingress: Ingress::default(),
+            policy: Policy::default(),
+            plan: Plan::default(),
+        };
+        let door = Door {
+            state: state.clone(),
+            token: String::new(),
+            certificate: None,
+        };
+        let link = Link::default();
+        let parts = Parts {
+            specs: Arc::new(BTreeMap::from([(name, spec)])),
+            journal: Arc::clone(&journal) as Arc<dyn Journal>,
+            link,
+            platform: Arc::new(NoWorkers),
+            smoker: Smoker::new(door, Arc::clone(&bell)),
+            copies: Copies::new(&state),
+            bell,
+            override_digest: String::new(),
+        };
+        let driver = Driver::load(parts).await.unwrap();
+        let (_asks, to_driver) = mpsc::channel(1);
+        let (_heard, from_gateways) = mpsc::channel(1);
+        let (stop, stopped) = oneshot::channel();
+        let driving = tokio::spawn(driver.run(to_driver, from_gateways, stopped));
+        begins.recv().await.unwrap();
+        stop.send(()).unwrap();
+        assert!(journal.entries.lock().unwrap().is_empty() && !driving.is_finished());
+        let_go.send(()).unwrap();
+        driving.await.unwrap();
+        let written = journal.entries.lock().unwrap().clone();
+        assert_eq!(written.len(), 1);
+        assert_eq!(written[0].fact["fact"], "configured");
+        std::fs::remove_dir_all(state.path()).unwrap();
     }
 }
