@@ -20,8 +20,11 @@
 //! can neither leak a count nor lose one. Several connections of one call count as one call.
 //!
 //! Started, ended, dropped and errors are totals of *calls*: a reconnect within the stickiness
-//! window starts none, and a call that connects, drops and reconnects ends twice. Calls brought in
-//! by an override and plain requests are live while they last, and outside of the totals.
+//! window starts none, and a call that connects, drops and reconnects ends twice. Errors are what
+//! the release did wrong and nothing that callers can bring about, because errors roll releases
+//! back. Lost calls are those of a process that died, found in its [journal](crate::journal). Calls
+//! brought in by an override and plain requests are live while they last, and outside of the
+//! totals.
 
 mod admission;
 mod book;
