@@ -263,12 +263,15 @@ pub(crate) struct AuditArgs {
     /// Only of this agent
     #[arg(long, short)]
     pub(crate) agent: Option<String>,
-    /// Only entries after this one
-    #[arg(long, default_value_t = 0, value_name = "SEQ")]
-    pub(crate) after: u64,
+    /// The entries that follow this one, instead of the newest
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) after: Option<u64>,
     /// At most this many
     #[arg(long, default_value_t = 200)]
     pub(crate) limit: usize,
+    /// Every entry there is
+    #[arg(long, conflicts_with_all = ["after", "limit"])]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

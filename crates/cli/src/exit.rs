@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     RolledBack,
     /// It does not fit the state the rollout is in.
     Refused,
+    /// It waits for an operator, and nobody planned that it should.
+    Waiting,
     /// Stopped watching; what was asked goes on.
     Interrupted,
 }
@@ -36,6 +38,7 @@ Exit codes:
   5  published, but a gateway has not acknowledged (UNACKED)
   6  the rollout failed or was rolled back; the release before serves
   7  refused: it does not fit the state of the rollout
+  8  the rollout waits for an operator (inconclusive gates, or paused by somebody)
   130  stopped watching; what was asked goes on
 
 Environment:
@@ -53,6 +56,7 @@ impl From<Exit> for ExitCode {
             Exit::Unacked => 5,
             Exit::RolledBack => 6,
             Exit::Refused => 7,
+            Exit::Waiting => 8,
             Exit::Interrupted => 130,
         })
     }

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use segue_core::time::Timestamp;
 use serde::Serialize;
 
 use crate::args::Format;
@@ -141,4 +142,55 @@ pub(crate) fn age(ms: u64) -> String {
 /// Basis points as a percentage.
 pub(crate) fn percent(basis_points: u16) -> String {
     segue_core::split::Share(basis_points).to_string()
+}
+
+/// A moment as RFC 3339 says it, in UTC: `2026-01-31T09:05:00.250Z`.
+pub(crate) fn utc(at: Timestamp) -> String {
+    const DAY_MS: u64 = 86_400_000;
+    let (year, month, day) = civil(at.0 / DAY_MS);
+    let ms = at.0 % DAY_MS;
+    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
+    let ms = ms % 1_000;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+}
+
+/// Year, month and day of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`). Years are
+/// counted from March, so that a leap day is the last of its year, in eras of 400 years, which
+/// are all of one length.
+fn civil(days: u64) -> (u64, u64, u64) {
+    const ERA_DAYS: u64 = 146_097;
+    // From 0000-03-01.
+    let days = days + 719_468;
+    let (era, day) = (days / ERA_DAYS, days % ERA_DAYS);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    (era * 400 + year + next, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(ms: u64, expected: &str) {
+        assert_eq!(utc(Timestamp(ms)), expected);
+    }
+
+    #[test]
+    fn moments_are_written_as_people_and_machines_read_them() {
+        check(0, "1970-01-01T00:00:00.000Z");
+        check(951_782_400_000, "2000-02-29T00:00:00.000Z");
+        check(1_709_251_199_999, "2024-02-29T23:59:59.999Z");
+        check(1_709_251_200_000, "2024-03-01T00:00:00.000Z");
+        check(1_769_850_300_250, "2026-01-31T09:05:00.250Z");
+        check(4_102_444_800_000, "2100-01-01T00:00:00.000Z");
+        check(4_107_542_400_000, "2100-03-01T00:00:00.000Z");
+        check(253_402_300_799_999, "9999-12-31T23:59:59.999Z");
+    }
 }

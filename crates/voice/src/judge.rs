@@ -364,10 +364,9 @@ impl Facts {
             verdict.problem(format!("{call}: was never dialled"));
             return;
         };
-        let switch = self.switches.iter().rev().find(|switch| switch.t < dialled);
-        if let Some(Switch { t, from, to }) = switch
-            && from != to
-            && releases.contains(from.as_str())
+        let left = self.left_by(dialled);
+        if let Some((from, Switch { t, to, .. })) =
+            left.into_iter().find(|(from, _)| releases.contains(from))
         {
             verdict.wrong_release_after_cutover += 1;
             verdict.problem(format!(
@@ -375,6 +374,17 @@ impl Facts {
                 dialled - t
             ));
         }
+    }
+
+    /// Every release that was switched away from before this moment and not back to since, with
+    /// the switch that left it: it takes no new calls, however many releases came after it.
+    fn left_by(&self, moment: u64) -> BTreeMap<&str, &Switch> {
+        let mut left = BTreeMap::new();
+        for switch in self.switches.iter().filter(|switch| switch.t < moment) {
+            left.insert(switch.from.as_str(), switch);
+            left.remove(switch.to.as_str());
+        }
+        left
     }
 }
 

@@ -2,7 +2,7 @@
 //! `retire`, and `forget`.
 
 use segue_controller::api::wire::{ActionView, AgentView, Ask, VerbBody};
-use segue_core::names::GatewayId;
+use segue_core::names::{GatewayId, Label};
 
 use crate::args::{ForgetArgs, Format, PromoteArgs, ReleaseArgs, VerbArgs};
 use crate::client::Client;
@@ -106,10 +106,20 @@ pub(crate) fn operator() -> String {
 
 /// What was done, for people.
 fn sentence(verb: &str, view: &ActionView) -> String {
-    let mut text = if view.facts.is_empty() {
-        format!("{verb}: nothing left to do")
+    let mut told: Vec<String> = Vec::new();
+    for text in view
+        .facts
+        .iter()
+        .filter_map(|fact| clause(fact, &view.agent))
+    {
+        if !told.contains(&text) {
+            told.push(text);
+        }
+    }
+    let mut text = if told.is_empty() {
+        format!("{verb}: nothing left to do: {}", standing(&view.agent))
     } else {
-        format!("{verb}: {}", view.facts.join(", ").replace('_', " "))
+        format!("{verb}: {}", told.join("; "))
     };
     if let Some(ack) = &view.ack {
         if ack.unacked.is_empty() {
@@ -129,6 +139,68 @@ fn sentence(verb: &str, view: &ActionView) -> String {
         }
     }
     format!("{text}\n{}", shares(&view.agent))
+}
+
+/// What a decision means for calls. `None`: nothing beyond the one it follows.
+fn clause(fact: &str, agent: &AgentView) -> Option<String> {
+    let rollout = agent.rollout.as_ref();
+    let incoming = rollout.map_or("the release", |rollout| rollout.incoming.as_str());
+    let current = label_in(agent, "current");
+    let share = agent
+        .releases
+        .iter()
+        .find(|release| rollout.is_some_and(|rollout| rollout.incoming_id == release.id))
+        .map_or(0, |release| release.share_bp);
+    let share = output::percent(share);
+    // Whoever had calls and is not the one that takes them now.
+    let before = rollout
+        .and_then(|rollout| {
+            let sides = [Some(&rollout.incoming), rollout.outgoing.as_ref()];
+            let mut sides = sides.into_iter().flatten().map(Label::as_str);
+            sides.find(|label| Some(*label) != current)
+        })
+        .unwrap_or("the other");
+    Some(match fact {
+        "failed" => match current {
+            Some(current) => format!("{incoming} is withdrawn; {current} keeps all new calls"),
+            None => format!("{incoming} is withdrawn"),
+        },
+        "rollback_started" => format!(
+            "every new call goes to {} again; {before}'s calls end by themselves",
+            current.unwrap_or("the release before")
+        ),
+        "cut_over" => match rollout.and_then(|rollout| rollout.outgoing.as_ref()) {
+            Some(outgoing) => {
+                format!("every new call goes to {incoming}; {outgoing}'s calls end by themselves")
+            }
+            None => format!("every new call goes to {incoming}"),
+        },
+        "step_started" => format!("{incoming} takes {share} of new calls"),
+        "gates_skipped" => format!("the gates of {incoming} are skipped, for the reason given"),
+        "paused" => format!("the rollout waits, {incoming} at {share} of new calls"),
+        "resumed" => "the rollout goes on".to_owned(),
+        "drain_started" => "new calls are turned away; live ones end by themselves".to_owned(),
+        "retiring" => "it is withdrawn; its workers stop once every gateway confirms".to_owned(),
+        "retired" => "its workers stop".to_owned(),
+        // What follows from the others, and what the machine noticed on the way.
+        "landed" | "rolled_back" | "emptied" | "refilled" | "gateway_joined" => return None,
+        other => other.replace('_', " "),
+    })
+}
+
+/// Who takes new calls, for when nothing was decided.
+fn standing(agent: &AgentView) -> String {
+    match label_in(agent, "current") {
+        Some(current) if label_in(agent, "ramping").is_none() => {
+            format!("{current} takes all new calls")
+        }
+        _ => format!("the rollout is {}", agent.phase),
+    }
+}
+
+fn label_in<'a>(agent: &'a AgentView, state: &str) -> Option<&'a str> {
+    let of = agent.releases.iter().find(|release| release.state == state);
+    of.map(|release| release.label.as_str())
 }
 
 /// Shares of new calls and of live calls, in one line.
@@ -153,5 +225,79 @@ pub(crate) fn exit_of(view: &ActionView) -> Exit {
     match &view.ack {
         Some(ack) if !ack.unacked.is_empty() => Exit::Unacked,
         _ => Exit::Ok,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// v1 and v2 in these states, v2 the one that a rollout brings or brought in.
+    fn check(verb: &str, facts: &[&str], (v1, v2): (&str, &str), expected: &str) {
+        let release = |label: &str, id: &str, state: &str, share: u16| {
+            json!({
+                "id": id.repeat(64), "label": label, "slot": null, "state": state,
+                "share_bp": share, "live_share_bp": 0, "live": 0, "pinned": 0, "unknown": [],
+                "workers_ready": 1, "workers_want": 1, "capacity": 1, "started": 0, "ended": 0,
+                "dropped": 0, "errors": 0, "closes": {}, "workers": [],
+            })
+        };
+        let view = json!({
+            "facts": facts, "ack": null,
+            "agent": {
+                "name": "desk", "revision": 1, "epoch": 1, "phase": "canary", "holds": [],
+                "live": 0,
+                "releases": [release("v1", "1", v1, 9_000), release("v2", "2", v2, 1_000)],
+                "rollout": {
+                    "id": 1, "incoming": "v2", "incoming_id": "2".repeat(64), "outgoing": "v1",
+                    "step": 0, "steps": [], "paused": false, "reason": null, "unacked": [],
+                    "started": 0,
+                },
+            },
+        });
+        let text = sentence(verb, &serde_json::from_value(view).unwrap());
+        assert_eq!(text.lines().next(), Some(expected));
+    }
+
+    #[test]
+    fn verbs_say_what_becomes_of_calls() {
+        check(
+            "abort",
+            &["failed"],
+            ("current", "inactive"),
+            "abort: v2 is withdrawn; v1 keeps all new calls",
+        );
+        check(
+            "rollback",
+            &["rollback_started", "rolled_back"],
+            ("current", "draining"),
+            "rollback: every new call goes to v1 again; v2's calls end by themselves",
+        );
+        check(
+            "promote",
+            &["cut_over", "landed"],
+            ("draining", "current"),
+            "promote: every new call goes to v2; v1's calls end by themselves",
+        );
+        check(
+            "promote",
+            &["resumed", "step_started"],
+            ("current", "ramping"),
+            "promote: the rollout goes on; v2 takes 10 % of new calls",
+        );
+        check(
+            "pause",
+            &["paused"],
+            ("current", "ramping"),
+            "pause: the rollout waits, v2 at 10 % of new calls",
+        );
+        check(
+            "rollback",
+            &[],
+            ("current", "draining"),
+            "rollback: nothing left to do: v1 takes all new calls",
+        );
     }
 }

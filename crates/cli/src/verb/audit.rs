@@ -1,12 +1,20 @@
 //! `segue audit`: each decision, with what was known when it was taken.
 
+use segue_controller::api::wire::AuditView;
 use segue_core::audit::Entry;
 
 use crate::args::{AuditArgs, Format};
 use crate::client::Client;
-use crate::exit::Exit;
+use crate::exit::{Exit, Trouble};
 use crate::home::Home;
 use crate::output;
+
+/// Entries asked for at once; the API gives no more.
+const PAGE: usize = 1_000;
+
+/// Hexadecimal digits of a digest, and how many of them people are shown, as elsewhere.
+const DIGEST_LEN: usize = 64;
+const DIGITS: usize = 12;
 
 pub(crate) fn run(home: &Home, format: Format, args: &AuditArgs) -> anyhow::Result<Exit> {
     let client = Client::find(home)?;
@@ -21,7 +29,9 @@ pub(crate) fn run(home: &Home, format: Format, args: &AuditArgs) -> anyhow::Resu
         });
         return Ok(if view.ok { Exit::Ok } else { Exit::Failed });
     }
-    let view = client.audit(args.after, args.limit, args.agent.as_deref())?;
+    let view = AuditView {
+        entries: entries(&client, args)?,
+    };
     match format {
         // JSON lines, one event each, as log pipelines take them in.
         Format::Json => {
@@ -31,13 +41,45 @@ pub(crate) fn run(home: &Home, format: Format, args: &AuditArgs) -> anyhow::Resu
         }
         Format::Yaml | Format::Table => output::data(format, &view, || {
             let rows: Vec<Vec<String>> = view.entries.iter().map(row).collect();
-            output::table(
-                &["SEQ", "AT (UNIX MS)", "AGENT", "BY", "DECISION", "PHASE"],
-                &rows,
-            )
+            output::table(&["SEQ", "AT", "AGENT", "BY", "DECISION", "PHASE"], &rows)
         }),
     }
     Ok(Exit::Ok)
+}
+
+/// The entries that are asked for, oldest first.
+fn entries(client: &Client, args: &AuditArgs) -> Result<Vec<Entry>, Trouble> {
+    let agent = args.agent.as_deref();
+    if !args.all && args.after.is_none() {
+        return newest(client, args.limit, agent);
+    }
+    let (mut after, mut found) = (args.after.unwrap_or(0), Vec::new());
+    let limit = if args.all { usize::MAX } else { args.limit };
+    while found.len() < limit {
+        let page = client.audit(after, PAGE.min(limit - found.len()), agent)?;
+        let Some(last) = page.entries.last() else {
+            break;
+        };
+        after = last.seq;
+        found.extend(page.entries);
+    }
+    Ok(found)
+}
+
+/// The last `limit` entries, by pages from the end: the API lists forward only.
+fn newest(client: &Client, limit: usize, agent: Option<&str>) -> Result<Vec<Entry>, Trouble> {
+    let mut before = client.status()?.journal.entries;
+    let mut found = Vec::new();
+    while before > 0 && found.len() < limit {
+        let after = before.saturating_sub(PAGE as u64);
+        let mut page = client.audit(after, PAGE, agent)?.entries;
+        // What is written meanwhile is on a page that was read already, or newer than all.
+        page.retain(|entry| entry.seq <= before);
+        page.append(&mut found);
+        found = page;
+        before = after;
+    }
+    Ok(found.split_off(found.len().saturating_sub(limit)))
 }
 
 fn row(entry: &Entry) -> Vec<String> {
@@ -46,27 +88,27 @@ fn row(entry: &Entry) -> Vec<String> {
         "release", "worker", "gateway", "share", "step", "reason", "why",
     ] {
         let text = match &entry.fact[key] {
-            serde_json::Value::String(text) => text.chars().take(60).collect(),
+            // A digest is known by its first digits.
+            serde_json::Value::String(text) if is_digest(text) => text[..DIGITS].to_owned(),
+            serde_json::Value::String(text) => text.clone(),
             serde_json::Value::Number(number) => number.to_string(),
             serde_json::Value::Object(object) => object["label"].as_str().unwrap_or("").to_owned(),
             _ => continue,
-        };
-        // A digest is known by its first digits.
-        let text = if text.len() >= 60 {
-            text[..12].to_owned()
-        } else {
-            text
         };
         decision.extend([" ", key, "=", &text]);
     }
     vec![
         entry.seq.to_string(),
-        entry.at.0.to_string(),
+        output::utc(entry.at),
         entry.agent.to_string(),
         entry.actor.clone(),
         decision,
         entry.inputs["phase"].as_str().unwrap_or("").to_owned(),
     ]
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == DIGEST_LEN && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The entry as a `CloudEvent` (`CloudEvents` 1.0, JSON format).
@@ -76,7 +118,7 @@ fn cloud_event(entry: &Entry) -> serde_json::Value {
         "id": entry.seq.to_string(),
         "source": format!("segue/{}", entry.agent),
         "type": format!("dev.segue.{}.v1", entry.fact["fact"].as_str().unwrap_or("unknown")),
-        "time_unix_ms": entry.at,
+        "time": output::utc(entry.at),
         "datacontenttype": "application/json",
         "data": entry,
     })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use segue_controller::api::wire::{AgentView, Ask, DeployBody};
+use segue_core::rollout::{Hold, Pause};
 
 use crate::args::{DeployArgs, Format, Wait};
 use crate::client::Client;
@@ -18,6 +19,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(200);
 
 /// How long the controller may be away before watching ends. It is restarted within a second.
 const AWAY_MAX: Duration = Duration::from_secs(20);
+
+/// How a hold begins that no gate could decide on.
+const INCONCLUSIVE: &str = "inconclusive";
 
 pub(crate) async fn run(home: &Home, format: Format, args: &DeployArgs) -> anyhow::Result<Exit> {
     let client = Client::find(home)?;
@@ -136,13 +140,75 @@ fn ended(view: &AgentView, rollout: u64, wait: Wait) -> Option<Exit> {
             output::say(&format!("{}: {reason}", view.phase));
             Some(Exit::RolledBack)
         }
-        _ if is.paused => {
-            output::say("the rollout waits for an operator");
-            output::say("hint: `segue promote` goes on, `segue abort` ends it");
-            Some(Exit::Ok)
-        }
+        _ if is.paused => Some(waits(view)),
         "draining" | "settling" if wait == Wait::Landed => Some(landed),
         "standby" | "complete" => Some(landed),
         _ => None,
+    }
+}
+
+/// A paused rollout, said with what goes on from there. A step that asks for an operator is a
+/// planned stop; everything else is one that somebody has to look at.
+fn waits(view: &AgentView) -> Exit {
+    let planned = Hold::Paused(Pause::Step).to_string();
+    let (exit, hint) = if view.holds.contains(&planned) {
+        (Exit::Ok, "`segue promote` goes on, `segue abort` ends it")
+    } else if view.holds.iter().any(|hold| hold.starts_with(INCONCLUSIVE)) {
+        let hint = "`segue resume` tries again; `segue promote --skip-gates --reason TEXT` lets \
+                    it through";
+        (Exit::Waiting, hint)
+    } else {
+        let hint = "`segue resume` goes on, `segue abort` ends it";
+        (Exit::Waiting, hint)
+    };
+    let why: Vec<&str> = view
+        .holds
+        .iter()
+        .map(String::as_str)
+        .filter(|hold| *hold != planned)
+        .collect();
+    let why = if exit == Exit::Ok {
+        String::new()
+    } else {
+        format!(": {}", why.join("; "))
+    };
+    output::say(&format!("the rollout waits for an operator{why}"));
+    output::say(&format!("hint: {hint}"));
+    exit
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(phase: &str, paused: bool, hold: &str, expected: Option<Exit>) {
+        let view = json!({
+            "name": "desk", "revision": 1, "epoch": 1, "phase": phase, "holds": [hold],
+            "releases": [], "live": 0,
+            "rollout": {
+                "id": 1, "incoming": "v2", "incoming_id": "0".repeat(64), "outgoing": "v1",
+                "step": null, "steps": [], "paused": paused, "reason": null, "unacked": [],
+                "started": 0,
+            },
+        });
+        let view = serde_json::from_value(view).unwrap();
+        assert_eq!(ended(&view, 1, Wait::Landed), expected, "{phase}: {hold}");
+    }
+
+    #[test]
+    fn a_planned_stop_is_done_and_any_other_waits() {
+        check(
+            "canary",
+            true,
+            "the step asks for an operator",
+            Some(Exit::Ok),
+        );
+        let inconclusive = "inconclusive: it hung up; but the current release fails too";
+        check("verifying", true, inconclusive, Some(Exit::Waiting));
+        check("canary", true, "paused: lunch", Some(Exit::Waiting));
+        check("verifying", false, "smoke calls are being made", None);
+        check("settling", false, "", Some(Exit::Ok));
     }
 }

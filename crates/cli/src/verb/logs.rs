@@ -20,6 +20,9 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// How far from its end a file is read at first: 200 lines of 5 KiB.
 const TAIL_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Longest part of a label in the name of a folder.
+const LABEL_BYTES_MAX: usize = 48;
+
 pub(crate) async fn run(home: &Home, args: &LogsArgs) -> anyhow::Result<Exit> {
     let files = files(home, args)?;
     let prefixed = files.len() > 1;
@@ -61,24 +64,36 @@ fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>>
     if of == Some("calls") {
         return Ok(vec![("calls".to_owned(), home.log().join("calls.jsonl"))]);
     }
-    let client = Client::find(home)?;
-    let agent = client.one_agent(args.agent.as_deref())?;
+    let asked = Client::find(home).and_then(|client| client.one_agent(args.agent.as_deref()));
+    let agent = match asked {
+        Ok(agent) => agent,
+        // The files are there whether somebody answers or not.
+        Err(error) if error.exit == Exit::Unreachable => {
+            let files = of.map(|name| written(home, args.agent.as_deref(), name, args));
+            return files
+                .filter(|files| !files.is_empty())
+                .ok_or_else(|| error.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let wanted = |release: &&segue_controller::api::wire::ReleaseView| match of {
         Some(name) => release.label.as_str() == name || String::from(release.id).starts_with(name),
         None => release.state == "current",
     };
-    let files: Vec<(String, PathBuf)> = agent
+    let mut files: Vec<(String, PathBuf)> = agent
         .releases
         .iter()
         .filter(wanted)
         .flat_map(|release| &release.workers)
-        .filter(|worker| {
-            args.worker
-                .as_ref()
-                .is_none_or(|id| worker.id.as_str() == id)
-        })
+        .filter(|worker| is_wanted(args, worker.id.as_str()))
         .map(|worker| (worker.id.to_string(), PathBuf::from(&worker.log)))
         .collect();
+    if files.is_empty()
+        && let Some(name) = of
+    {
+        // Its workers are gone; what they wrote is not.
+        files = written(home, Some(agent.name.as_str()), name, args);
+    }
     if files.is_empty() {
         let labels: Vec<String> = agent.releases.iter().map(|r| r.label.to_string()).collect();
         let hint = format!(
@@ -88,6 +103,49 @@ fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>>
         return Err(Trouble::new(Exit::Usage, "no worker matches", &hint).into());
     }
     Ok(files)
+}
+
+fn is_wanted(args: &LogsArgs, worker: &str) -> bool {
+    args.worker.as_ref().is_none_or(|id| worker == id)
+}
+
+/// Log files of the workers of a release, found by their folders, which are called
+/// `log/workers/AGENT/LABEL-DIGEST`.
+fn written(
+    home: &Home,
+    agent: Option<&str>,
+    release: &str,
+    args: &LogsArgs,
+) -> Vec<(String, PathBuf)> {
+    let mut found: Vec<(String, PathBuf)> = entries(&home.log().join("workers"))
+        .filter(|(name, _)| agent.is_none_or(|agent| name == agent))
+        .flat_map(|(_, agent)| entries(&agent))
+        .filter(|(name, _)| is_called(name, release))
+        .flat_map(|(_, release)| entries(&release))
+        .filter_map(|(name, path)| Some((name.strip_suffix(".log")?.to_owned(), path)))
+        .filter(|(worker, _)| is_wanted(args, worker))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Whether a folder is that of a release, by its label or the beginning of its digest. A long
+/// label is cut in the name of its folder.
+fn is_called(folder: &str, release: &str) -> bool {
+    folder.rsplit_once('-').is_some_and(|(label, digest)| {
+        let is_cut = label.len() >= LABEL_BYTES_MAX && release.starts_with(label);
+        label == release || is_cut || release.starts_with(digest) || digest.starts_with(release)
+    })
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = (String, PathBuf)> + use<> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| {
+        (
+            entry.file_name().to_string_lossy().into_owned(),
+            entry.path(),
+        )
+    })
 }
 
 /// A file, read up to somewhere.

@@ -46,6 +46,11 @@ fn text(view: &StatusView) -> String {
         .filter(|g| !g.leased)
         .map(|g| g.gateway.as_str())
         .collect();
+    if silent.len() == view.gateways.len() {
+        let words =
+            "warning: no gateway reports: new calls may be refused; see `segue logs gateway`";
+        blocks.push(words.to_owned());
+    }
     if !silent.is_empty() {
         blocks.push(format!(
             "warning: no report from {}: its calls are unknown, nothing is retired until it \
@@ -94,6 +99,7 @@ pub(crate) fn agent_text(agent: &AgentView) -> String {
         "WORKERS",
         "ENDED",
         "DROPPED",
+        "LOST",
         "ERRORS",
     ];
     format!("{head}\n{}", output::table(&columns, &rows))
@@ -116,6 +122,7 @@ fn row(release: &ReleaseView) -> Vec<String> {
         format!("{}/{}", release.workers_ready, release.workers_want),
         release.ended.to_string(),
         release.dropped.to_string(),
+        release.lost.to_string(),
         release.errors.to_string(),
     ]
 }

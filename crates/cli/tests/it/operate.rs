@@ -1,6 +1,8 @@
 //! Operators: who wins, what waits, what is refused, what is written down.
 
-use crate::site::{SETTINGS, Site, reports};
+use rustix::process::{Signal, kill_process};
+
+use crate::site::{AGENT, RAMP, SEGUE, SETTINGS, Site, reports};
 
 const PAUSING: &str = r#"
 [[agents.desk.steps]]
@@ -63,7 +65,11 @@ async fn verbs_move_a_rollout_step_by_step() {
     site.ok(&["promote"]);
     site.until("the second step pauses", || paused(&site)).await;
     assert_eq!(site.release("v2").unwrap()["share_bp"], 5_000);
-    site.ok(&["abort", "--reason", "second thoughts"]);
+    let abort = site.ok(&["abort", "--reason", "second thoughts"]);
+    assert!(
+        abort.contains("every new call goes to v1 again; v2's calls end by themselves"),
+        "{abort}"
+    );
     site.phase("rolled back").await;
     assert_eq!(site.release("v1").unwrap()["share_bp"], 10_000);
     reports(crowd).await;
@@ -228,4 +234,91 @@ async fn logs_follow_a_worker_without_a_controller_in_the_way() {
     .await;
     let (none, said) = code(&site, &["logs", "v9"]);
     assert_eq!(none, Some(2), "{said}");
+    // The files stay where they are, whoever answers.
+    site.ok(&["stop"]);
+    assert_eq!(site.ok(&["logs", "v1"]), log);
+    let (none, said) = code(&site, &["logs", "v9"]);
+    assert_eq!(none, Some(3), "{said}");
+}
+
+/// The current release got bad after it was proven: the next one's smoke call fails like its own,
+/// which proves nothing against the next one. Somebody has to look, and the exit code says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inconclusive_gate_waits_for_an_operator() {
+    let mut site = Site::prepare(SETTINGS, RAMP);
+    let file = site.dir.join("segue.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let begin = config.find("command = ").unwrap();
+    let end = begin + config[begin..].find('\n').unwrap();
+    let fault = site.dir.join("fault");
+    let script = format!(
+        "exec {SEGUE} sample-agent --port {{port}} --release {{release}} --fault $(cat {})",
+        fault.display()
+    );
+    let command = format!("command = [\"sh\", \"-c\", \"{script}\"]");
+    std::fs::write(
+        &file,
+        format!("{}{command}{}", &config[..begin], &config[end..]),
+    )
+    .unwrap();
+    std::fs::write(&fault, "none").unwrap();
+    site.serve().await;
+    site.deploy("v1");
+    std::fs::write(&fault, "wrong").unwrap();
+    let before = site.workers("v1");
+    for pid in &before {
+        kill_process(*pid, Signal::KILL).unwrap();
+    }
+    site.until("its workers are back", || {
+        let now = site.workers("v1");
+        now.len() == 2
+            && now.iter().all(|pid| !before.contains(pid))
+            && site
+                .release("v1")
+                .is_some_and(|v1| v1["workers_ready"] == 2)
+    })
+    .await;
+    let (waits, said) = code(&site, &["deploy", "v2"]);
+    assert_eq!(waits, Some(8), "{said}");
+    assert!(
+        said.contains("inconclusive") && said.contains("hint: `segue resume` tries again"),
+        "{said}"
+    );
+    let (paused, said) = code(&site, &["promote", "--full"]);
+    assert_eq!(paused, Some(7), "{said}");
+    site.ok(&[
+        "promote",
+        "--full",
+        "--skip-gates",
+        "--reason",
+        "v1 is bad too",
+    ]);
+    site.becomes("v2", "current").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_shows_the_newest_entries_and_times_people_can_read() {
+    let site = Site::open_with(SETTINGS, "").await;
+    site.deploy("v1");
+    let seqs = |args: &[&str]| -> Vec<u64> {
+        let text = site.ok(&[&["audit", "--output", "json"], args].concat());
+        let entries = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let mut seqs = Vec::new();
+        for entry in entries {
+            assert!(entry["time"].as_str().unwrap().ends_with('Z'), "{entry}");
+            seqs.push(entry["data"]["seq"].as_u64().unwrap());
+        }
+        seqs
+    };
+    let all = seqs(&["--all"]);
+    assert!(all.len() > 4 && all[0] == 1, "{all:?}");
+    assert_eq!(seqs(&["--limit", "3"]), all[all.len() - 3..]);
+    assert_eq!(
+        seqs(&["--limit", "2", "--agent", AGENT]),
+        all[all.len() - 2..]
+    );
+    assert_eq!(seqs(&["--after", "1", "--limit", "2"]), [2, 3]);
+    assert_eq!(code(&site, &["audit", "--all", "--after", "1"]).0, Some(2));
 }

@@ -158,3 +158,55 @@ async fn a_gateway_that_drains_is_left_alone_and_another_takes_new_calls() {
         "{gateways}"
     );
 }
+
+/// A port that somebody else has: said at once and once, with the reason, and mended by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_ends_says_why_and_does_not_repeat_it() {
+    let mut site = Site::prepare(SETTINGS, "");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let file = site.dir.join("segue.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replacen("127.0.0.1:0", &addr.to_string(), 1)).unwrap();
+    site.spawn_serve();
+    let words = format!("cannot listen on {addr}");
+    site.until("it says why", || site.said().contains(&words))
+        .await;
+    site.until("it has tried again", || {
+        let log = site.state("log/gateway.log").unwrap_or_default();
+        log.matches(&words).count() >= 3
+    })
+    .await;
+    assert_eq!(site.said().matches(&words).count(), 1, "{}", site.said());
+    site.until("the controller answers", || site.agent().is_some())
+        .await;
+    let status = site.ok(&["status"]);
+    assert!(status.contains("no gateway reports"), "{status}");
+    drop(taken);
+    site.until("calls are taken", || {
+        site.state("run/gateway.addr") == Some(addr.to_string())
+    })
+    .await;
+    site.until("the gateway reports", || {
+        !site.ok(&["status"]).contains("no gateway reports")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_configuration_is_not_in_use_until_everything_was_stopped() {
+    let mut site = Site::open_with(SETTINGS, "").await;
+    site.end_serve(Signal::TERM).await;
+    let file = site.dir.join("segue.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    site.serve().await;
+    site.end_serve(Signal::TERM).await;
+    let words = "the running controller was started with an older segue.toml";
+    assert!(!site.said().contains(words), "{}", site.said());
+    std::fs::write(&file, config.replace("workers = 2", "workers = 1")).unwrap();
+    site.serve().await;
+    assert!(site.said().contains(words), "{}", site.said());
+    site.ok(&["stop"]);
+    site.serve().await;
+    assert_eq!(site.said().matches(words).count(), 1, "{}", site.said());
+}

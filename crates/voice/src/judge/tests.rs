@@ -183,6 +183,33 @@ fn a_call_after_the_switch_belongs_to_the_new_release() {
 }
 
 #[test]
+fn a_release_stays_left_until_it_is_switched_back_to() {
+    let three = |logs: &mut Logs| {
+        logs.smoke
+            .push(r#"{"t":350,"event":"smoke.passed","release":"v3"}"#.into());
+        logs.operator.push(switch(400, "cutover", "v2", "v3"));
+        call(logs, "c3", 410, "v3");
+    };
+    let late = |logs: &mut Logs| {
+        three(logs);
+        call(logs, "c4", 450, "v1");
+    };
+    check(
+        late,
+        |v| v.wrong_release_after_cutover,
+        "c4: dialled 250 ms after the switch to v2, answered by v1",
+    );
+    let mut logs = clean();
+    three(&mut logs);
+    logs.operator.push(switch(500, "rollback", "v3", "v2"));
+    logs.operator.push(switch(600, "rollback", "v2", "v1"));
+    call(&mut logs, "c4", 550, "v2");
+    call(&mut logs, "c5", 650, "v1");
+    let verdict = judge(&logs);
+    assert!(verdict.is_clean(), "{verdict:?}");
+}
+
+#[test]
 fn a_call_must_not_reach_an_unproven_release() {
     let unproven = |v: &Verdict| v.reached_unproven;
     let words = "c3: reached v2 before it had passed its smoke test";
