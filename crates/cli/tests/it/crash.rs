@@ -100,6 +100,10 @@ async fn everything_is_killed_and_started_again() {
         workers,
         "workers outlive everything and are found again"
     );
+    site.until("Segue counts the lost calls, too", || {
+        site.release("v1").is_some_and(|v1| v1["lost"] == 5)
+    })
+    .await;
     let again = reports(site.crowd("b", 5, 2_000)).await;
     assert!(
         again.iter().all(|report| report.turns_heard() > 0),
