@@ -66,7 +66,8 @@ pub struct Totals {
     /// Of those, the ones ended abnormally from the worker's side (no close frame, or 1001, 1006,
     /// 1011, 1012).
     pub dropped: u64,
-    /// Calls that never got through: no worker, dial failed, or the upgrade was refused.
+    /// Calls that never got through, by the release's fault: no worker, a failed dial, no or no
+    /// valid answer, or a status of 500 and more. What callers can bring about is not counted.
     pub errors: u64,
     /// Calls lost with a gateway that died under them. Their release is not to blame, so they are
     /// neither ended nor dropped.

@@ -91,9 +91,14 @@ enum CallerLine {
     Refused { call: String, status: u16 },
     #[serde(rename = "call.ended")]
     Ended {
+        t: u64,
         call: String,
         by: String,
         code: Option<u16>,
+        #[serde(default)]
+        turns: u64,
+        #[serde(default)]
+        turns_heard: u64,
     },
     #[serde(rename = "smoke.passed")]
     SmokePassed { t: u64, release: String },
@@ -228,12 +233,7 @@ impl Facts {
         for line in parse("callers", &logs.callers, verdict) {
             facts.caller(line);
         }
-        for line in parse("smoke", &logs.smoke, verdict) {
-            if let CallerLine::SmokePassed { t, release } = line {
-                let first = facts.proven.entry(release).or_insert(t);
-                *first = t.min(*first);
-            }
-        }
+        let smoke = parse("smoke", &logs.smoke, verdict);
         for line in parse("workers", &logs.workers, verdict) {
             match line {
                 WorkerLine::Started { t, call, release } => {
@@ -250,6 +250,7 @@ impl Facts {
                 WorkerLine::Other => {}
             }
         }
+        facts.prove(&smoke, verdict);
         let mut agents = BTreeSet::new();
         for line in parse("operator", &logs.operator, verdict) {
             if let OperatorLine::Switched { t, agent, from, to } = line {
@@ -267,6 +268,45 @@ impl Facts {
         facts
     }
 
+    /// A release is proven from when it is said to have passed, if that is true: a smoke call must
+    /// have heard every answer by then, from a worker that says it is of that release.
+    fn prove(&mut self, smoke: &[CallerLine], verdict: &mut Verdict) {
+        let heard: Vec<(u64, &str)> = smoke
+            .iter()
+            .filter_map(|line| match line {
+                CallerLine::Ended {
+                    t,
+                    call,
+                    by,
+                    turns,
+                    turns_heard,
+                    ..
+                } => {
+                    let good = by == "caller" && *turns > 0 && turns == turns_heard;
+                    good.then_some((*t, call.as_str()))
+                }
+                _ => None,
+            })
+            .collect();
+        for line in smoke {
+            let CallerLine::SmokePassed { t, release } = line else {
+                continue;
+            };
+            let backed = heard.iter().any(|(end, call)| {
+                let answered = self.answered.get(*call);
+                let starts = answered.map_or(&[][..], |answered| &answered.starts);
+                end <= t && starts.iter().any(|(_, by)| by == release)
+            });
+            if backed {
+                let first = self.proven.entry(release.clone()).or_insert(*t);
+                *first = (*first).min(*t);
+            } else {
+                let text = format!("{release}: no smoke call heard what would prove it");
+                verdict.problem(text);
+            }
+        }
+    }
+
     fn caller(&mut self, line: CallerLine) {
         let calls = &mut self.placed;
         match line {
@@ -275,7 +315,7 @@ impl Facts {
             CallerLine::Refused { call, status } => {
                 calls.entry(call).or_default().refused = Some(status);
             }
-            CallerLine::Ended { call, by, code } => {
+            CallerLine::Ended { call, by, code, .. } => {
                 calls.entry(call).or_default().ends.push((by, code));
             }
             CallerLine::SmokePassed { .. } | CallerLine::Other => {}

@@ -4,13 +4,23 @@ use super::*;
 fn clean() -> Logs {
     let mut logs = Logs::default();
     for (t, release) in [(1, "v1"), (150, "v2")] {
-        let line = format!(r#"{{"t":{t},"event":"smoke.passed","release":"{release}"}}"#);
-        logs.smoke.push(line);
+        proven(&mut logs, t, release);
     }
     logs.operator.push(switch(200, "cutover", "v1", "v2"));
     call(&mut logs, "c1", 100, "v1");
     call(&mut logs, "c2", 300, "v2");
     logs
+}
+
+/// A smoke call that heard every answer, and what was concluded from it.
+fn proven(logs: &mut Logs, t: u64, release: &str) {
+    let id = format!("smoke-{release}");
+    logs.workers.push(started(&id, t, release));
+    logs.smoke.push(format!(
+        r#"{{"t":{t},"event":"call.ended","call":"{id}","by":"caller","code":1000,"turns":2,"turns_heard":2}}"#
+    ));
+    let passed = format!(r#"{{"t":{t},"event":"smoke.passed","release":"{release}"}}"#);
+    logs.smoke.push(passed);
 }
 
 fn switch(t: u64, what: &str, from: &str, to: &str) -> String {
@@ -185,8 +195,7 @@ fn a_call_after_the_switch_belongs_to_the_new_release() {
 #[test]
 fn a_release_stays_left_until_it_is_switched_back_to() {
     let three = |logs: &mut Logs| {
-        logs.smoke
-            .push(r#"{"t":350,"event":"smoke.passed","release":"v3"}"#.into());
+        proven(logs, 350, "v3");
         logs.operator.push(switch(400, "cutover", "v2", "v3"));
         call(logs, "c3", 410, "v3");
     };
@@ -216,6 +225,18 @@ fn a_call_must_not_reach_an_unproven_release() {
     check(|logs| call(logs, "c3", 140, "v2"), unproven, words);
     let never = |logs: &mut Logs| call(logs, "c3", 300, "v3");
     check(never, unproven, "c3: reached v3 before");
+}
+
+/// Whoever deploys may say that a release has passed; the calls must bear it out.
+#[test]
+fn a_claim_proves_nothing() {
+    let claimed = |logs: &mut Logs| {
+        logs.smoke
+            .push(r#"{"t":350,"event":"smoke.passed","release":"v3"}"#.into());
+        call(logs, "c3", 400, "v3");
+    };
+    let words = "v3: no smoke call heard what would prove it";
+    check(claimed, |v| v.reached_unproven, words);
 }
 
 #[test]
