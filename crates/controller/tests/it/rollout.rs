@@ -136,7 +136,6 @@ async fn a_ramp_waits_and_is_rolled_back_in_one_step() {
         (done.facts, ack.unacked),
         (vec!["rollback_started".to_owned()], Vec::new())
     );
-    assert!(ack.waited_ms < 900, "waited {} ms", ack.waited_ms);
     assert_eq!(done.agent.phase, "rolled back");
     let reason = done.agent.rollout.unwrap().reason.unwrap();
     assert_eq!(reason, "rolled back by operator:ann: it mumbles");
