@@ -203,6 +203,12 @@ async fn a_drained_agent_turns_new_calls_away_and_comes_back() {
     let crowd = site.crowd("a", 2, 5_000);
     site.live(2).await;
     site.ok(&["drain", "--reason", "maintenance"]);
+    // It is decided and published; the next call may be faster than the table.
+    site.until("the gateway acts by it", || {
+        let status = site.json(&["status"]);
+        status["gateways"][0]["epochs"][AGENT] == status["agents"][0]["epoch"]
+    })
+    .await;
     let refused = reports(site.crowd("b", 1, 1_000)).await;
     let end = format!("{:?}", refused[0].end);
     assert!(end.contains("503"), "{end}");
