@@ -63,7 +63,7 @@ pub(super) fn find_by_env(name: &str, value: &str) -> io::Result<Option<Stat>> {
             continue;
         };
         // Processes of others cannot be read, and are none of ours.
-        let Ok(environ) = fs::read(format!("/proc/{pid}/environ")) else {
+        let Ok(environ) = environ(pid) else {
             continue;
         };
         if environ
@@ -76,6 +76,25 @@ pub(super) fn find_by_env(name: &str, value: &str) -> io::Result<Option<Stat>> {
     Ok(found
         .into_iter()
         .min_by_key(|stat| (stat.group != stat.pid, stat.start_time, stat.pid)))
+}
+
+/// How often an empty environment is looked at again. An `exec` takes microseconds; a process that
+/// really has none is told from one in the middle of it by nothing else.
+const EMPTY_READS_MAX: usize = 500;
+
+/// The environment of a process. In the middle of an `exec` it is empty for a moment, and taking
+/// that for the truth would start a second process beside one that runs.
+fn environ(pid: u32) -> io::Result<Vec<u8>> {
+    let has_program = fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    let reads = if has_program { EMPTY_READS_MAX } else { 1 };
+    for _ in 0..reads {
+        let environ = fs::read(format!("/proc/{pid}/environ"))?;
+        if !environ.is_empty() {
+            return Ok(environ);
+        }
+        std::thread::yield_now();
+    }
+    Ok(Vec::new())
 }
 
 #[cfg(test)]
