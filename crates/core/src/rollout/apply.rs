@@ -61,6 +61,13 @@ impl Agent {
             }
             Fact::GatewayJoined { gateway } => {
                 self.gateways.insert(gateway.clone());
+                // It may have held calls until a moment ago, and nobody counted them: what was
+                // empty without it is empty from now on at the earliest.
+                for record in self.releases.values_mut() {
+                    if let ReleaseState::Draining { empty_since, .. } = &mut record.state {
+                        *empty_since = None;
+                    }
+                }
             }
             Fact::GatewayForgotten { gateway, .. } => {
                 self.gateways.remove(gateway);
