@@ -69,7 +69,7 @@ pub(crate) async fn play(stage: &mut Stage, args: &DemoArgs) -> anyhow::Result<T
         mislead(stage, args.seed).await?;
     }
     third_release(stage, &mut told).await?;
-    roll_back(stage, &mut told, &operator)?;
+    roll_back(stage, &mut told, &operator).await?;
     stage.linger(AFTER_ROLLBACK).await?;
 
     let left = Duration::from_secs(u64::from(args.seconds)).saturating_sub(began.elapsed());
@@ -93,7 +93,7 @@ async fn second_release(
                 view.phase == "verifying"
             })
             .await?;
-        cut_over(stage, told, operator, true)?;
+        cut_over(stage, told, operator, true).await?;
         told.rollouts.push(ended(stage, "v2", begun).await?);
         return drain(stage, told).await;
     }
@@ -117,12 +117,12 @@ async fn second_release(
         .watch("the end of the 50 % step", DEPLOY_MAX, paused)
         .await?;
     stage.say("v2 held 50 % of new calls well; the operator promotes it");
-    cut_over(stage, told, operator, false)?;
+    cut_over(stage, told, operator, false).await?;
     told.rollouts.push(ended(stage, "v2", begun).await?);
     drain(stage, told).await
 }
 
-fn cut_over(
+async fn cut_over(
     stage: &mut Stage,
     told: &mut Told,
     operator: &OperatorLog,
@@ -133,13 +133,10 @@ fn cut_over(
         skip_gates,
         ..VerbBody::default()
     };
-    let (view, ms) = ask(stage, "promote", body)?;
+    let begun = Instant::now();
+    let view = ask(stage, "promote", body)?;
+    let ms = acknowledged(stage, &view, begun).await?;
     operator.acked(Switch::Cutover, AGENT, "v1", "v2");
-    let ack = view.ack.context("the promotion was not acknowledged")?;
-    anyhow::ensure!(
-        ack.unacked.is_empty(),
-        "a gateway did not acknowledge the cutover"
-    );
     told.cutover_ack_ms = Some(ms);
     stage.say(&format!(
         "every new call goes to v2, acknowledged in {ms} ms; v1 drains"
@@ -174,15 +171,15 @@ async fn third_release(stage: &mut Stage, told: &mut Told) -> anyhow::Result<()>
     Ok(())
 }
 
-fn roll_back(stage: &mut Stage, told: &mut Told, operator: &OperatorLog) -> anyhow::Result<()> {
+async fn roll_back(
+    stage: &mut Stage,
+    told: &mut Told,
+    operator: &OperatorLog,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let (view, ms) = ask(stage, "rollback", VerbBody::default())?;
+    let view = ask(stage, "rollback", VerbBody::default())?;
+    let ms = acknowledged(stage, &view, begun).await?;
     operator.acked(Switch::Rollback, AGENT, "v2", "v1");
-    let ack = view.ack.context("the rollback was not acknowledged")?;
-    anyhow::ensure!(
-        ack.unacked.is_empty(),
-        "a gateway did not acknowledge the rollback"
-    );
     told.rollback_ack_ms = Some(ms);
     told.rollouts.push(Ended {
         release: "v1".to_owned(),
@@ -194,6 +191,16 @@ fn roll_back(stage: &mut Stage, told: &mut Told, operator: &OperatorLog) -> anyh
         "rollback: every new call goes to v1 again, acknowledged in {ms} ms"
     ));
     Ok(())
+}
+
+/// Waits until the gateway acts by the table of a switch; answers the milliseconds since it was
+/// asked for. A rollback returns after a second with the rest named: a slow disk is no refusal.
+async fn acknowledged(stage: &mut Stage, view: &ActionView, begun: Instant) -> anyhow::Result<u64> {
+    let ack = view.ack.as_ref().context("the switch took no effect")?;
+    if !ack.unacked.is_empty() {
+        stage.acted_by(ack.epoch).await?;
+    }
+    Ok(u64::try_from(begun.elapsed().as_millis())?)
 }
 
 /// Makes the gateway misroute callers: a version override sends them to v1 after the cutover, and
@@ -291,15 +298,13 @@ fn seconds(begun: Instant) -> f64 {
     (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0
 }
 
-fn ask(stage: &Stage, verb: &str, body: VerbBody) -> anyhow::Result<(ActionView, u64)> {
-    let began = Instant::now();
+fn ask(stage: &Stage, verb: &str, body: VerbBody) -> anyhow::Result<ActionView> {
     let ask = Ask {
         actor: Some("demo".to_owned()),
         reason: Some("the demo shows it".to_owned()),
         revision: None,
     };
-    let view = stage
+    Ok(stage
         .client()?
-        .verb(AGENT, verb, &VerbBody { ask, ..body })?;
-    Ok((view, u64::try_from(began.elapsed().as_millis())?))
+        .verb(AGENT, verb, &VerbBody { ask, ..body })?)
 }

@@ -1,5 +1,6 @@
 //! Where the demo plays: a folder, a configuration, and a `segue serve` of its own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use segue_controller::api::wire::AgentView;
+use segue_core::names::AgentName;
+use segue_core::table::Epoch;
 
 use crate::args::DemoArgs;
 use crate::client::Client;
@@ -27,6 +30,9 @@ const START_MAX: Duration = Duration::from_secs(20);
 
 /// How long it may take to end once the callers are gone.
 const END_MAX: Duration = Duration::from_secs(20);
+
+/// How long a gateway may take to act by a table.
+const ACK_MAX: Duration = Duration::from_secs(10);
 
 /// How often the rollout is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -163,6 +169,23 @@ impl Stage {
         anyhow::bail!(
             "{what} did not come within {} s; last seen: {was}",
             within.as_secs()
+        )
+    }
+
+    /// Waits until every gateway acts by an epoch.
+    pub(crate) async fn acted_by(&mut self, epoch: Epoch) -> anyhow::Result<()> {
+        let deadline = Instant::now() + ACK_MAX;
+        while Instant::now() < deadline {
+            let status = self.client()?.status()?;
+            let acts = |epochs: &BTreeMap<AgentName, Epoch>| epochs.values().all(|is| *is >= epoch);
+            if status.gateways.iter().all(|gateway| acts(&gateway.epochs)) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        anyhow::bail!(
+            "a gateway did not acknowledge within {} s",
+            ACK_MAX.as_secs()
         )
     }
 

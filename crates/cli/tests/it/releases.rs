@@ -21,12 +21,7 @@ async fn a_release_is_replaced_under_live_calls_and_brought_back() {
     // Warm, and back at once.
     let workers = site.workers("v1");
     assert_eq!(workers.len(), 2);
-    let view = site.rollback("v2", "v1");
-    assert_eq!(
-        view["ack"]["unacked"].as_array().unwrap().len(),
-        0,
-        "{view}"
-    );
+    site.rollback("v2", "v1").await;
     let third = site.crowd("c", 6, 3_000);
     reports(third).await;
     assert_eq!(site.workers("v1"), workers, "the standby was started anew");

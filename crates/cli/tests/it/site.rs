@@ -258,11 +258,22 @@ env = {{ SAMPLE_CALL_LOG = "{}" }}
         view
     }
 
-    /// Rolls back, and writes down when that was acknowledged.
-    pub(crate) fn rollback(&self, from: &str, to: &str) -> Value {
-        let view = self.json(&["rollback"]);
+    /// Rolls back, and writes down when that was acknowledged: at once, or on a machine whose disk
+    /// is busy for longer than a rollback waits, a little later.
+    pub(crate) async fn rollback(&self, from: &str, to: &str) {
+        let output = self.run(&["rollback", "--output", "json"]);
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 5)), "{code:?}: {output:?}");
+        let view: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let epoch = view["ack"]["epoch"].as_u64().unwrap();
+        self.until("every gateway acts by the rollback", || {
+            let status = self.try_json(&["status"]).unwrap_or_default();
+            let gateways = status["gateways"].as_array().cloned().unwrap_or_default();
+            let acts = |gateway: &Value| gateway["epochs"][AGENT].as_u64() >= Some(epoch);
+            !gateways.is_empty() && gateways.iter().all(acts)
+        })
+        .await;
         self.operator.acked(Switch::Rollback, AGENT, from, to);
-        view
     }
 
     /// The process of a record in the state folder.
