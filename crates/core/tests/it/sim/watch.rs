@@ -113,7 +113,8 @@ impl World {
             self.i7_there_is_room(incoming, share);
         }
         let ramps = matches!(self.truth.phase(), Some(Phase::Canary { .. }));
-        if ramps && input.actor == "segue" {
+        // One that wakes finishes writing what it decided on fresh reports, before it froze.
+        if ramps && input.actor == "segue" && !self.woken {
             self.i10_no_data_no_verdict(incoming);
         }
     }
