@@ -206,6 +206,7 @@ pub fn make(
         env,
         directory: directory.to_string_lossy().into_owned(),
         files,
+        ..Content::default()
     };
     let release = Release::new(agent, label, content, workers, capacity);
     Ok((release, kept))

@@ -30,6 +30,7 @@ fn table(workers: u16) -> RoutingTable {
         let route = ReleaseRoute {
             label: label.parse().unwrap(),
             takes_new_calls: true,
+            retiring: false,
         };
         table.releases.insert(release, route);
         for number in 0..workers {

@@ -7,6 +7,8 @@ pub mod time;
 
 pub mod names;
 
+pub mod compat;
+
 pub mod release;
 pub mod slot;
 pub mod split;

@@ -42,6 +42,16 @@ pub enum ToGateway {
         /// At most this many.
         limit: usize,
     },
+    /// Ends these calls: a close frame with 1001 to both sides where a frame boundary allows it,
+    /// then both sockets. Calls of another release than `release`, or not live, are left alone.
+    EndCalls {
+        /// Whose calls.
+        agent: AgentName,
+        /// Of which release.
+        release: ReleaseId,
+        /// Which.
+        calls: Vec<CallId>,
+    },
 }
 
 /// From a gateway.
@@ -67,6 +77,61 @@ pub enum ToController {
         /// Oldest first.
         calls: Vec<CallInfo>,
     },
+    /// Calls that ended or were refused since the last such message, in no order; a record that
+    /// finds the queue full is left out and counted.
+    Ended {
+        /// What became of each.
+        calls: Vec<CallRecord>,
+        /// How many were left out since the gateway started.
+        left_out: u64,
+    },
+}
+
+/// What became of one call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// The call.
+    pub call: CallId,
+    /// Its agent.
+    pub agent: AgentName,
+    /// Its release.
+    pub release: ReleaseId,
+    /// Its worker, if one was chosen.
+    pub worker: Option<WorkerId>,
+    /// When it was decided.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// Milliseconds from the decision to the answer that went to the caller, if one did.
+    pub setup_ms: Option<u64>,
+    /// How it ended.
+    pub outcome: CallOutcome,
+    /// `SIDE:CODE`, a status, or words: why.
+    pub cause: String,
+    /// Why it went to its release: `split`, `rule`, `override` or `pin`.
+    pub reason: String,
+    /// Bytes from the caller.
+    pub bytes_in: u64,
+    /// Bytes to the caller.
+    pub bytes_out: u64,
+    /// Trace context of the caller (`traceparent`), if one came along.
+    pub traceparent: Option<String>,
+}
+
+/// How a call ended, as the gateway saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallOutcome {
+    /// By caller or worker, in order.
+    Completed,
+    /// Abnormally from the worker's side.
+    Dropped,
+    /// It never got through.
+    Failed,
+    /// By the straggler policy `end`, or by an operator.
+    Policy,
+    /// With a gateway that died.
+    Lost,
 }
 
 /// One live or pinned call, for people.

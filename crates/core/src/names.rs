@@ -96,6 +96,10 @@ name! {
     Label, "release label", NAME_BYTES_MAX
 }
 name! {
+    /// One program of an agent, for example `engine`.
+    ComponentName, "component name", NAME_BYTES_MAX
+}
+name! {
     /// One running instance of the entry component.
     WorkerId, "worker id", NAME_BYTES_MAX
 }

@@ -73,6 +73,9 @@ pub struct Totals {
     /// neither ended nor dropped.
     #[serde(default)]
     pub lost: u64,
+    /// Calls ended by policy: by the straggler policy `end`. Neither ended nor dropped.
+    #[serde(default)]
+    pub policy: u64,
     /// Ends by side and close code, as `worker:1000` or `caller:none`.
     pub closes: BTreeMap<String, u64>,
 }
@@ -85,6 +88,7 @@ impl Totals {
         self.dropped += other.dropped;
         self.errors += other.errors;
         self.lost += other.lost;
+        self.policy += other.policy;
         for (code, count) in &other.closes {
             *self.closes.entry(code.clone()).or_default() += count;
         }

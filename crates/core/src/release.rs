@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{AgentName, Label, ReleaseId};
+use crate::compat::Requirement;
+use crate::names::{AgentName, ComponentName, Label, ReleaseId};
 use crate::split::Share;
 use crate::table::Epoch;
 use crate::time::Timestamp;
 
 /// What a release is made of. Two releases with the same content are the same release, whatever
 /// their labels say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Content {
     /// Program and arguments of a worker; `{port}`, `{release}`, `{worker}` and `{agent}` are
     /// filled in when it starts.
@@ -23,6 +24,77 @@ pub struct Content {
     /// SHA-256 in hexadecimal of each file the command names, so that the same path with other
     /// bytes is another release.
     pub files: BTreeMap<String, String>,
+    /// Prompt, model and configuration.
+    #[serde(default, skip_serializing_if = "Parts::is_empty")]
+    pub parts: Parts,
+    /// Its other programs, one process each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<ComponentName, Component>,
+    /// Components that must be ready before a worker is started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<ComponentName>,
+    /// Its version, as far as others require one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What it requires of its components.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<Requirement>,
+}
+
+/// What a worker is given beside its program. A release that differs from another in one of these
+/// only runs the same program.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Parts {
+    /// The prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PartFile>,
+    /// The model's name, or the path of a file that is in [`Content::files`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The worker's own configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PartFile>,
+}
+
+impl Parts {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A file of which a copy is kept and given to the workers. Where it came from is no part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartFile {
+    /// Its name without a path: its ending tells a worker what it is.
+    pub name: String,
+    /// SHA-256 of its bytes in hexadecimal.
+    pub digest: String,
+}
+
+/// One of the other programs of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Component {
+    /// Program and arguments; `{port}`, `{release}`, `{agent}` and `{NAME.url}` are filled in.
+    pub command: Vec<String>,
+    /// Environment, beside what it inherits.
+    pub env: BTreeMap<String, String>,
+    /// Working directory, absolute.
+    pub directory: String,
+    /// SHA-256 in hexadecimal of each file the command names.
+    pub files: BTreeMap<String, String>,
+    /// Path that answers 200 once it is ready; `None`: a TCP connect is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_path: Option<String>,
+    /// Components that must be ready before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<ComponentName>,
+    /// Its version, for what others require of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What it requires of other components.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<Requirement>,
 }
 
 /// An immutable version of an agent.
@@ -38,9 +110,18 @@ pub struct Release {
     pub workers: u32,
     /// How many calls one worker may hold.
     pub capacity: u32,
+    /// The content as it was written, before `{release}` and `{agent}` were filled in: from it the
+    /// next release is made, and two are compared. `None`: nothing was filled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Box<Content>>,
 }
 
 impl Release {
+    /// The content before anything was filled in.
+    pub fn template(&self) -> &Content {
+        self.template.as_deref().unwrap_or(&self.content)
+    }
+
     /// Makes a release; its identity follows from its agent and content.
     pub fn new(
         agent: &AgentName,
@@ -57,6 +138,7 @@ impl Release {
             content,
             workers,
             capacity,
+            template: None,
         }
     }
 }
@@ -136,6 +218,7 @@ mod tests {
             env: BTreeMap::new(),
             directory: "/srv".to_owned(),
             files: BTreeMap::from([("bot".to_owned(), digest.to_owned())]),
+            ..Content::default()
         };
         Release::new(
             &"desk".parse().unwrap(),

@@ -56,6 +56,10 @@ pub struct RoutingTable {
     pub on_rollback: OnRollback,
     /// Releases that were rolled back: with [`OnRollback::Move`] their calls reconnect elsewhere.
     pub rolled_back: BTreeSet<ReleaseId>,
+    /// Draining releases past their ceiling under the policy `hand-off`: their calls reconnect
+    /// elsewhere.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub handed_off: BTreeSet<ReleaseId>,
     /// SHA-256 in hexadecimal of the token that permits a version override. `None`: no overrides.
     pub override_digest: Option<String>,
 }
@@ -68,6 +72,9 @@ pub struct ReleaseRoute {
     /// Whether targeting rules may send new calls to it. Drained, draining and unproven releases
     /// say no; only an override reaches them.
     pub takes_new_calls: bool,
+    /// Whether it winds down: whoever speaks to its workers is told so (`X-Segue-Retiring`).
+    #[serde(default)]
+    pub retiring: bool,
 }
 
 /// One worker as a gateway sees it.

@@ -148,6 +148,7 @@ impl Link {
                 self.send_report(writer).await?;
                 kept.map_err(LinkError::Unwritten)
             }
+            ToGateway::EndCalls { .. } => Ok(()),
             ToGateway::ListCalls {
                 request,
                 agent,

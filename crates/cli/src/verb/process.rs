@@ -77,7 +77,7 @@ pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result
     let folder = folder(&args.config)?;
     let config = segue_controller::ControllerConfig {
         state_dir: home.path().to_path_buf(),
-        api: spec.api,
+        api: spec.api.listen,
         agents: spec.agents,
         gateway_tls: spec.gateway.tls.map(|tls| folder.join(tls.cert)),
         config_dir: folder,

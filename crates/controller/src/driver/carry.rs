@@ -47,7 +47,11 @@ impl Driver {
                     smoke: how,
                 } => smoke = Some(((rollout, attempt), release, how)),
                 // The table is published above, with what is not decided in it.
-                Effect::Publish(_) | Effect::Workers { .. } => {}
+                Effect::Publish(_)
+                | Effect::Workers { .. }
+                | Effect::Webhook { .. }
+                | Effect::Hook { .. }
+                | Effect::Stragglers { .. } => {}
             }
         }
         if let Some((of, release, how)) = smoke {

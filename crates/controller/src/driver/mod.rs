@@ -348,7 +348,6 @@ mod tests {
     use segue_core::audit::Entry;
     use segue_core::release::Release;
     use segue_core::rollout::Want;
-    use segue_core::spec::{Ingress, Plan, Policy, WorkerSpec};
 
     use super::*;
     use crate::platform::WorkerStatus;
@@ -405,12 +404,7 @@ mod tests {
         });
         let bell = Arc::new(Notify::new());
         let name: AgentName = "desk".parse().unwrap();
-        let spec = AgentSpec {
-            worker: WorkerSpec::default(),
-            ingress: Ingress::default(),
-            policy: Policy::default(),
-            plan: Plan::default(),
-        };
+        let spec = AgentSpec::default();
         let door = Door {
             state: state.clone(),
             token: String::new(),

@@ -81,6 +81,8 @@ async fn listen(
                 }
             }
             ToController::Calls { request, calls } => link.answer(number, request, calls),
+            // Records are for metrics and traces; nobody keeps them yet.
+            ToController::Ended { .. } => {}
             ToController::Presence(presence) => {
                 return Err(bad(format!("it reports as {}", presence.gateway)));
             }

@@ -101,6 +101,7 @@ fn spec() -> AgentSpec {
             ready_timeout: Millis(20_000),
             ..Plan::default()
         },
+        ..AgentSpec::default()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::release::{Release, ReleaseState};
 #[cfg(feature = "mutants")]
 use crate::rollout::guard::Guard;
 use crate::slot::Slot;
-use crate::spec::{Ingress, Plan, Policy};
+use crate::spec::{Hook, Ingress, Plan, Policy, StragglerPolicy};
 use crate::split::Split;
 use crate::table::Epoch;
 use crate::time::{Millis, Timestamp};
@@ -45,6 +45,8 @@ pub struct Agent {
     pub history: Vec<ReleaseId>,
     /// Releases that were rolled back from and took no new call since.
     pub rolled_back: BTreeSet<ReleaseId>,
+    /// Contract hooks that are due once every older release is gone, and how far they are.
+    pub contracts: BTreeMap<ReleaseId, Contract>,
     #[cfg(feature = "mutants")]
     pub(super) without: Option<Guard>,
 }
@@ -62,16 +64,60 @@ pub struct ReleaseRecord {
     pub passed: BTreeSet<Gate>,
     /// Whether an operator let it through without them.
     pub skipped: bool,
+    /// Number of the rollout that brought it in last: of two releases the smaller is the older.
+    pub rollout: u64,
+    /// Whether it ever was current and was not rolled back from: then it may come back fast.
+    pub served_well: bool,
+    /// When its drain reached the ceiling, and what happens since.
+    pub ceiling: Option<(Timestamp, StragglerPolicy)>,
+}
+
+/// The contract half of a migration: it takes away what only older releases need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contract {
+    /// Of which rollout: every release that came before must be gone.
+    pub rollout: u64,
+    /// What is run.
+    pub hook: Hook,
+    /// How far it is.
+    pub state: ContractState,
+}
+
+/// How far a contract hook is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContractState {
+    /// Older releases still have processes.
+    Waiting,
+    /// It runs.
+    Running {
+        /// Counts up from 1.
+        attempt: u32,
+    },
+    /// It failed; an operator may run it again.
+    Failed {
+        /// Of how many attempts.
+        attempt: u32,
+        /// Why.
+        reason: String,
+    },
+    /// It ran.
+    Done,
 }
 
 /// A condition that must hold before a rollout moves on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Gate {
     /// Every worker answers its health check.
     Readiness,
     /// Synthetic calls were understood and answered.
     Smoke,
+    /// The hook `before_deploy` ran.
+    BeforeDeploy,
+    /// A webhook, by name, agreed.
+    Webhook(String),
+    /// A person with the role approver agreed.
+    Approval,
 }
 
 /// A worker that is up.
@@ -106,6 +152,21 @@ pub struct Rollout {
     pub ramp_base: Baseline,
     /// When it began.
     pub started: Timestamp,
+    /// Whether its release was current before, so that it skips the ramp.
+    pub fast_track: bool,
+    /// The bake window, from the landing to its end.
+    pub bake: Option<Bake>,
+}
+
+/// The time after a cutover in which the release may still be rolled back by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bake {
+    /// When it ends.
+    pub until: Timestamp,
+    /// The round of smoke calls, counting up from 1.
+    pub attempt: u32,
+    /// When that round begins.
+    pub due: Timestamp,
 }
 
 /// How far a rollout is. What comes after the cutover (draining, settling, standby, complete) is
@@ -233,6 +294,7 @@ impl Mark {
             dropped: totals.dropped.saturating_sub(self.dropped),
             errors: totals.errors.saturating_sub(self.errors),
             lost: 0,
+            policy: 0,
             closes: BTreeMap::new(),
         }
     }
@@ -255,6 +317,7 @@ impl Agent {
             rollouts: 0,
             history: Vec::new(),
             rolled_back: BTreeSet::new(),
+            contracts: BTreeMap::new(),
             #[cfg(feature = "mutants")]
             without: None,
         }
@@ -297,6 +360,17 @@ impl Agent {
         self.releases
             .iter()
             .filter(move |(_, record)| pred(&record.state))
+            .map(|(id, _)| *id)
+    }
+
+    /// Releases whose calls are handed off: past the ceiling of that policy and not current again.
+    pub(super) fn handed_off(&self) -> impl Iterator<Item = ReleaseId> {
+        self.releases
+            .iter()
+            .filter(|(_, record)| {
+                matches!(record.ceiling, Some((_, StragglerPolicy::HandOff)))
+                    && !record.state.takes_new_calls()
+            })
             .map(|(id, _)| *id)
     }
 

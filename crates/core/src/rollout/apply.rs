@@ -38,6 +38,7 @@ impl Agent {
                 slot,
                 displaced,
                 at,
+                ..
             } => {
                 self.begin(*rollout, release, plan, *slot, *displaced, *at);
             }
@@ -72,7 +73,7 @@ impl Agent {
             Fact::GatewayForgotten { gateway, .. } => {
                 self.gateways.remove(gateway);
             }
-            Fact::GatePassed { release, gate, .. } => self.pass(*release, *gate),
+            Fact::GatePassed { release, gate, .. } => self.pass(*release, gate.clone()),
             Fact::GatesSkipped { release, .. } => {
                 if let Some(record) = self.releases.get_mut(release) {
                     record.skipped = true;
@@ -101,6 +102,13 @@ impl Agent {
             | Fact::Drained { .. }
             | Fact::Retiring { .. }
             | Fact::Retired { .. } => self.live_on(fact),
+            Fact::ProvisionStarted { .. }
+            | Fact::BakeSmoked { .. }
+            | Fact::Baked { .. }
+            | Fact::CeilingReached { .. }
+            | Fact::CallsEnding { .. }
+            | Fact::ContractStarted { .. }
+            | Fact::ContractFinished { .. } => {}
         }
     }
 
@@ -232,6 +240,8 @@ impl Agent {
             paused: None,
             ramp_base: Baseline::default(),
             started: at,
+            fast_track: false,
+            bake: None,
         });
         self.releases.insert(
             release.id,
@@ -241,6 +251,9 @@ impl Agent {
                 slot: Some(slot),
                 passed: BTreeSet::new(),
                 skipped: false,
+                rollout: id,
+                served_well: false,
+                ceiling: None,
             },
         );
     }
@@ -297,6 +310,8 @@ impl Agent {
                 paused: None,
                 ramp_base: Baseline::default(),
                 started: at,
+                fast_track: false,
+                bake: None,
             });
         }
         self.split = Split::all(to);

@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::names::ReleaseId;
 use crate::release::{Release, ReleaseState};
 use crate::rollout::agent::{Agent, Gate, Phase};
 use crate::rollout::guard::Guard;
-use crate::spec::Smoke;
+use crate::spec::{Hook, Smoke, Stragglers, Webhook};
 use crate::table::{ReleaseRoute, RoutingTable, WorkerRoute};
+use crate::time::Timestamp;
 
 /// Something the world should look like.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +37,53 @@ pub enum Effect {
         /// How.
         smoke: Smoke,
     },
+    /// Somebody else is asked, and the verdict comes back as
+    /// [`Event::GateFinished`](super::Event::GateFinished) with [`Gate::Webhook`].
+    Webhook {
+        /// Of which rollout.
+        rollout: u64,
+        /// Of which attempt.
+        attempt: u32,
+        /// What is asked about.
+        release: ReleaseId,
+        /// Who is asked.
+        webhook: Webhook,
+    },
+    /// A hook runs, once per attempt. Before a deploy its verdict comes back as
+    /// [`Event::GateFinished`](super::Event::GateFinished) with [`Gate::BeforeDeploy`]; after a
+    /// retirement as [`Event::ContractFinished`](super::Event::ContractFinished).
+    Hook {
+        /// Which.
+        kind: HookKind,
+        /// Of which rollout (before a deploy).
+        rollout: u64,
+        /// Of which attempt.
+        attempt: u32,
+        /// Whose.
+        release: Box<Release>,
+        /// What is run.
+        hook: Hook,
+    },
+    /// The ceiling of a draining release is reached: each of its calls has its turn, at a moment
+    /// of its own.
+    Stragglers {
+        /// Which release.
+        release: ReleaseId,
+        /// Since when.
+        since: Timestamp,
+        /// What happens.
+        stragglers: Stragglers,
+    },
+}
+
+/// Which hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookKind {
+    /// Expand: before the first worker.
+    BeforeDeploy,
+    /// Contract: after the last process of an older release.
+    AfterRetire,
 }
 
 /// How many workers a release should have.
@@ -122,6 +172,10 @@ impl Agent {
                 let route = ReleaseRoute {
                     label: record.release.label.clone(),
                     takes_new_calls: record.state.takes_new_calls(),
+                    retiring: matches!(
+                        record.state,
+                        ReleaseState::Draining { .. } | ReleaseState::Drained { .. }
+                    ),
                 };
                 (*id, route)
             })
@@ -153,6 +207,7 @@ impl Agent {
             stickiness: self.policy.stickiness,
             on_rollback: self.policy.on_rollback,
             rolled_back,
+            handed_off: self.handed_off().collect(),
             override_digest: None,
         }
     }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::names::{GatewayId, ReleaseId, WorkerId};
 use crate::release::Release;
+use crate::rollout::agent::Gate;
 use crate::spec::{Ingress, Plan, Policy};
 
 /// An event, and on whose word.
@@ -105,6 +106,44 @@ pub enum Event {
         /// What was measured.
         report: Value,
     },
+    /// A webhook or the hook before the deploy answered.
+    GateFinished {
+        /// Of which rollout; another one's is late and ignored.
+        rollout: u64,
+        /// Of which attempt; another one's is late and ignored.
+        attempt: u32,
+        /// Which gate.
+        gate: Gate,
+        /// What came out.
+        verdict: Verdict,
+        /// What was said.
+        report: Value,
+    },
+    /// A contract hook ended.
+    ContractFinished {
+        /// Whose.
+        release: ReleaseId,
+        /// Of which attempt; another one's is late and ignored.
+        attempt: u32,
+        /// Why it failed, if it did.
+        failed: Option<String>,
+        /// What it said.
+        report: Value,
+    },
+    /// A person with the role approver agrees to the rollout.
+    Approve,
+    /// An operator wants a contract hook that failed, or has not run, to run now.
+    Contract {
+        /// Whose.
+        release: ReleaseId,
+    },
+    /// The turn of these calls has come, under the policy `end`.
+    EndCalls {
+        /// Of which release.
+        release: ReleaseId,
+        /// Keyed hashes of their ids.
+        calls: Vec<String>,
+    },
     /// An operator asks to wait.
     Pause,
     /// An operator asks to go on.
@@ -153,6 +192,11 @@ impl Event {
             Self::WorkerGone { .. } => "worker_gone",
             Self::GatewayJoined { .. } => "gateway_joined",
             Self::SmokeFinished { .. } => "smoke_finished",
+            Self::GateFinished { .. } => "gate_finished",
+            Self::ContractFinished { .. } => "contract_finished",
+            Self::Approve => "approve",
+            Self::Contract { .. } => "contract",
+            Self::EndCalls { .. } => "end_calls",
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Promote { .. } => "promote",

@@ -9,7 +9,7 @@ use crate::names::{GatewayId, ReleaseId, WorkerId};
 use crate::release::Release;
 use crate::rollout::agent::{Baseline, Gate, Pause};
 use crate::slot::Slot;
-use crate::spec::{Ingress, Plan, Policy};
+use crate::spec::{Ingress, Plan, Policy, StragglerPolicy};
 use crate::split::Share;
 use crate::table::Epoch;
 use crate::time::Timestamp;
@@ -42,6 +42,16 @@ pub enum Fact {
         displaced: Option<ReleaseId>,
         /// When.
         at: Timestamp,
+        /// Whether it was current before and skips the ramp and the approval.
+        #[serde(default)]
+        fast_track: bool,
+    },
+    /// The hook before the deploy has run, and workers are started.
+    ProvisionStarted {
+        /// When.
+        at: Timestamp,
+        /// When it counts as failed.
+        deadline: Timestamp,
     },
     /// A worker is up.
     WorkerReady {
@@ -135,6 +145,22 @@ pub enum Fact {
         /// Known gateways that could not acknowledge: their lease has run out.
         unacked: Vec<GatewayId>,
     },
+    /// A round of smoke calls in the bake window did not fail.
+    BakeSmoked {
+        /// Which round.
+        attempt: u32,
+        /// When.
+        at: Timestamp,
+        /// When the next one begins.
+        next: Timestamp,
+        /// What it measured.
+        report: Value,
+    },
+    /// The bake window is over.
+    Baked {
+        /// When.
+        at: Timestamp,
+    },
     /// `to` takes all new calls from now on, and `from` drains.
     RollbackStarted {
         /// Number of the rollout it belongs to; a new one if none is under way.
@@ -183,6 +209,48 @@ pub enum Fact {
         /// Why.
         why: String,
     },
+    /// It still has calls at its ceiling: the straggler policy acts from now on.
+    CeilingReached {
+        /// Which.
+        release: ReleaseId,
+        /// What happens to them.
+        policy: StragglerPolicy,
+        /// When.
+        at: Timestamp,
+    },
+    /// These calls are ended by policy.
+    CallsEnding {
+        /// Of which release.
+        release: ReleaseId,
+        /// Keyed hashes of their ids: the log names no call.
+        calls: Vec<String>,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// No process of an older release is left: the contract hook of this one runs.
+    ContractStarted {
+        /// Whose.
+        release: ReleaseId,
+        /// Counts up from 1.
+        attempt: u32,
+        /// When.
+        at: Timestamp,
+    },
+    /// It ran, or failed.
+    ContractFinished {
+        /// Whose.
+        release: ReleaseId,
+        /// Of which attempt.
+        attempt: u32,
+        /// Why it failed, if it did.
+        failed: Option<String>,
+        /// What it said.
+        report: Value,
+        /// When.
+        at: Timestamp,
+    },
     /// It was empty for the whole straggler buffer.
     Drained {
         /// Which.
@@ -223,6 +291,7 @@ impl Fact {
             | Self::RollbackStarted { .. }
             | Self::Failed { .. }
             | Self::DrainStarted { .. }
+            | Self::CeilingReached { .. }
             | Self::Retiring { .. } => true,
             Self::GatewayJoined { .. }
             | Self::GatewayForgotten { .. }
@@ -236,6 +305,12 @@ impl Fact {
             | Self::Emptied { .. }
             | Self::Refilled { .. }
             | Self::Drained { .. }
+            | Self::ProvisionStarted { .. }
+            | Self::BakeSmoked { .. }
+            | Self::Baked { .. }
+            | Self::CallsEnding { .. }
+            | Self::ContractStarted { .. }
+            | Self::ContractFinished { .. }
             | Self::Retired { .. } => false,
         }
     }
@@ -250,6 +325,8 @@ impl Fact {
                 | Self::GatewayJoined { .. }
                 | Self::Emptied { .. }
                 | Self::Refilled { .. }
+                | Self::BakeSmoked { .. }
+                | Self::CallsEnding { .. }
         )
     }
 

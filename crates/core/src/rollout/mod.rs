@@ -18,8 +18,11 @@ mod hold;
 mod illegal;
 mod step;
 
-pub use agent::{Agent, Baseline, Gate, Mark, Pause, Phase, ReleaseRecord, Rollout, WorkerRecord};
-pub use effect::{Effect, Want};
+pub use agent::{
+    Agent, Bake, Baseline, Contract, ContractState, Gate, Mark, Pause, Phase, ReleaseRecord,
+    Rollout, WorkerRecord,
+};
+pub use effect::{Effect, HookKind, Want};
 pub use event::{Event, Input, Verdict};
 pub use fact::{FACT_VERSION, Fact};
 pub use guard::Guard;

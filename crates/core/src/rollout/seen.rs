@@ -22,6 +22,11 @@ pub struct Seen {
     began: Timestamp,
     listened: Timestamp,
     reports: BTreeMap<GatewayId, Report>,
+    /// Permits of outbound calls: each counts as a call. The driver says before every step.
+    permits: BTreeMap<ReleaseId, u64>,
+    /// Releases of which the platform sees a process. The driver says before every step; `None`:
+    /// it has not looked yet, and that is unknown.
+    processes: Option<BTreeSet<ReleaseId>>,
 }
 
 #[derive(Debug, Clone)]
@@ -88,7 +93,31 @@ impl Seen {
             began: now,
             listened: now,
             reports: BTreeMap::new(),
+            permits: BTreeMap::new(),
+            processes: None,
         }
+    }
+
+    /// Says which permits of outbound calls are out, by release.
+    pub fn set_permits(&mut self, permits: BTreeMap<ReleaseId, u64>) {
+        self.permits = permits;
+    }
+
+    /// Says of which releases the platform sees a process.
+    pub fn set_processes(&mut self, processes: BTreeSet<ReleaseId>) {
+        self.processes = Some(processes);
+    }
+
+    /// Permits of a release that are out.
+    pub fn permits(&self, release: ReleaseId) -> u64 {
+        self.permits.get(&release).copied().unwrap_or_default()
+    }
+
+    /// Whether a release may have a process: yes, as long as nobody has looked.
+    pub fn has_process(&self, release: ReleaseId) -> bool {
+        self.processes
+            .as_ref()
+            .is_none_or(|processes| processes.contains(&release))
     }
 
     /// Says that the controller listens at this moment: the driver does before every step, and at
@@ -178,7 +207,7 @@ impl Seen {
         release: ReleaseId,
         from: Epoch,
     ) -> Count {
-        let (mut live, mut pinned, mut gateways) = (0, 0, Vec::new());
+        let (mut live, mut pinned, mut gateways) = (self.permits(release), 0, Vec::new());
         for gateway in known {
             match self
                 .fresh(now, gateway)

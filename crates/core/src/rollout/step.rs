@@ -60,6 +60,11 @@ impl Agent {
                 report,
             } => Ok(self.smoke((*rollout, *attempt), verdict, report, now)),
             Event::Deploy { release, plan } => self.deploy(now, seen, release, plan),
+            Event::GateFinished { .. }
+            | Event::ContractFinished { .. }
+            | Event::Approve
+            | Event::Contract { .. }
+            | Event::EndCalls { .. } => Ok(Vec::new()),
             Event::Pause => self.pause(now, input),
             Event::Resume => self.resume(now, seen),
             Event::Promote { full, skip_gates } => {
@@ -200,6 +205,7 @@ impl Agent {
             slot,
             displaced,
             at: now,
+            fast_track: false,
         });
         Ok(facts)
     }

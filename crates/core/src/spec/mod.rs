@@ -20,12 +20,13 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{AgentName, Label};
+use crate::compat::Requirement;
+use crate::names::{AgentName, ComponentName, Label};
 use crate::split::Share;
 use crate::time::Millis;
 
 pub use fault::Fault;
-pub use parse::{API_LISTEN, GATEWAY_LISTEN, parse};
+pub use parse::{API_LISTEN, API_RATE_LIMIT, GATEWAY_LISTEN, parse};
 
 /// What `segue init` writes: an agent that runs at once, and every key with its default.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -35,10 +36,73 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 pub struct Spec {
     /// Where calls come in.
     pub gateway: GatewaySpec,
-    /// Where the admin API listens.
-    pub api: SocketAddr,
+    /// The admin API.
+    pub api: ApiSpec,
+    /// Where traces go.
+    pub telemetry: TelemetrySpec,
+    /// Who is told of decisions.
+    pub notify: Vec<NotifySpec>,
     /// The agents.
     pub agents: BTreeMap<AgentName, AgentSpec>,
+}
+
+/// Settings of the admin API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiSpec {
+    /// Where it listens; beyond loopback only with TLS.
+    pub listen: SocketAddr,
+    /// Its identity; `None`: plain, on loopback only.
+    pub tls: Option<TlsSpec>,
+    /// Names by which it may be asked, beside its address and those of loopback.
+    pub names: Vec<String>,
+    /// Requests per second that one token may make; a rollback always gets through.
+    pub rate_limit: u32,
+}
+
+/// Where traces go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TelemetrySpec {
+    /// Base address of an OTLP/HTTP receiver, such as `http://127.0.0.1:4318`; `None`: nowhere.
+    pub otlp: Option<String>,
+}
+
+/// Somebody who is told of decisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotifySpec {
+    /// Its name, for logs and metrics.
+    pub name: String,
+    /// Where to.
+    pub to: Outbound,
+    /// In which form.
+    pub format: NotifyFormat,
+    /// Names of the facts it is told of; empty: those that a person wants to know of.
+    pub events: Vec<String>,
+    /// The text, with `{agent}`, `{event}`, `{release}`, `{actor}` and `{reason}`; `None`: ours.
+    pub template: Option<String>,
+}
+
+/// The form of a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotifyFormat {
+    /// The audit entry and the text, as JSON.
+    #[default]
+    Json,
+    /// `{"text": …}`, which Slack and its kin take.
+    Slack,
+    /// CDEvents in CloudEvents, structured JSON.
+    Cdevents,
+}
+
+/// An address that Segue calls by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outbound {
+    /// `http` or `https`.
+    pub url: String,
+    /// File with the secret that signs the body; `None`: it is not signed.
+    pub secret_file: Option<String>,
+    /// Addresses (`10.0.0.0/8`, `127.0.0.1`) that may be called although they are not public.
+    pub allow: Vec<String>,
 }
 
 /// Settings of the gateway process.
@@ -60,10 +124,14 @@ pub struct TlsSpec {
 }
 
 /// One agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AgentSpec {
     /// How its workers are started.
     pub worker: WorkerSpec,
+    /// What its workers are given beside their program.
+    pub parts: PartsSpec,
+    /// Programs that every release of it runs beside its workers.
+    pub components: BTreeMap<ComponentName, ComponentSpec>,
     /// How its calls are recognised and read.
     pub ingress: Ingress,
     /// How long things are kept.
@@ -88,6 +156,46 @@ pub struct WorkerSpec {
     pub capacity: u32,
     /// Path that answers 200 once a worker is ready; `None`: a TCP connect is enough.
     pub health_path: Option<String>,
+    /// Path to which a worker is told that its release retires, and which calls to wind up;
+    /// `None`: it is not told.
+    pub notify_path: Option<String>,
+    /// Its version, for what others require of it; `None`: nobody may require one.
+    pub version: Option<String>,
+    /// Components that must be ready before a worker is started.
+    pub depends_on: Vec<ComponentName>,
+    /// What it requires of components.
+    pub requires: Vec<Requirement>,
+}
+
+/// Files and names that make a release of their own when they change, with the same program.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PartsSpec {
+    /// File with the prompt: `{prompt}`, `$SEGUE_PROMPT`.
+    pub prompt: Option<String>,
+    /// Name of the model, or a file: `{model}`, `$SEGUE_MODEL`.
+    pub model: Option<String>,
+    /// File with the worker's own configuration: `{config}`, `$SEGUE_CONFIG`.
+    pub config: Option<String>,
+}
+
+/// A program that every release runs once, beside its workers: an engine, a licence proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ComponentSpec {
+    /// Program and arguments, with `{port}`, `{release}`, `{agent}` and `{NAME.url}` of the
+    /// components it depends on.
+    pub command: Vec<String>,
+    /// Environment, beside what it inherits.
+    pub env: BTreeMap<String, String>,
+    /// Working directory; `None`: that of the configuration file.
+    pub directory: Option<String>,
+    /// Path that answers 200 once it is ready; `None`: a TCP connect is enough.
+    pub health_path: Option<String>,
+    /// Its version, for what others require of it.
+    pub version: Option<String>,
+    /// Components that must be ready before it is started.
+    pub depends_on: Vec<ComponentName>,
+    /// What it requires of other components.
+    pub requires: Vec<Requirement>,
 }
 
 /// How requests are recognised as an agent's and read.
@@ -180,6 +288,49 @@ pub struct Policy {
     pub standby: Millis,
     /// How many releases without a slot may drain or stand by at once.
     pub max_tails: u32,
+    /// What becomes of calls that a draining release still holds after a while.
+    #[serde(default)]
+    pub stragglers: Stragglers,
+}
+
+/// What becomes of calls that a draining release still holds after a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stragglers {
+    /// What happens at the ceiling.
+    pub policy: StragglerPolicy,
+    /// How long after its drain began; `None`: never.
+    pub ceiling: Option<Millis>,
+    /// Each call's turn comes at a moment of its own within this time.
+    pub jitter: Millis,
+    /// At most this many calls a second.
+    pub per_second: u32,
+}
+
+/// What happens to a straggler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StragglerPolicy {
+    /// Nothing: it ends by itself.
+    #[default]
+    Wait,
+    /// Its worker is asked to wind up.
+    Announce,
+    /// Its worker is asked to hand it off, and when it comes back it goes by the split.
+    HandOff,
+    /// It is ended, and counted as ended by policy.
+    End,
+}
+
+impl StragglerPolicy {
+    /// One word for people, as it is written in `segue.toml`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::Announce => "announce",
+            Self::HandOff => "hand-off",
+            Self::End => "end",
+        }
+    }
 }
 
 /// How a new release is brought in.
@@ -193,6 +344,69 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// When a release is rolled back by itself.
     pub limits: Limits,
+    /// Others who must agree before it takes a call.
+    #[serde(default)]
+    pub webhooks: Vec<Webhook>,
+    /// Whether a person must agree, and when.
+    #[serde(default)]
+    pub approval: Option<Approval>,
+    /// Programs that run before it and after the releases before it.
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// How long after the cutover drops, errors and smoke calls still roll it back.
+    #[serde(default)]
+    pub bake: Millis,
+    /// Whether a release that was current before skips the ramp and the approval.
+    #[serde(default)]
+    pub fast_track: bool,
+}
+
+/// A gate that somebody else decides, asked by HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// Its name; each is a gate of its own.
+    pub name: String,
+    /// Who is asked.
+    pub to: Outbound,
+    /// How long each try may take.
+    pub timeout: Millis,
+    /// How often it is asked again when no answer came.
+    pub retries: u32,
+}
+
+/// A gate that a person decides, with the role approver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// What waits for it.
+    pub before: Before,
+}
+
+/// What an approval is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Before {
+    /// The first call by the split.
+    Ramp,
+    /// All new calls.
+    Cutover,
+}
+
+/// Programs around the life of a release: expand and contract of a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Hooks {
+    /// Runs before its first worker is started; what it changes must suit older releases too.
+    pub before_deploy: Option<Hook>,
+    /// Runs once no process of an older release is left.
+    pub after_retire: Option<Hook>,
+}
+
+/// A program that runs once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Program and arguments, with `{release}` and `{agent}`.
+    pub command: Vec<String>,
+    /// How long it may take; then it is ended and has failed.
+    pub timeout: Millis,
 }
 
 /// The smoke gate.
@@ -241,6 +455,29 @@ impl Default for Policy {
             straggler_buffer: Millis::from_secs(300),
             standby: Millis::from_secs(1_800),
             max_tails: 3,
+            stragglers: Stragglers::default(),
+        }
+    }
+}
+
+impl Default for Stragglers {
+    fn default() -> Self {
+        Self {
+            policy: StragglerPolicy::Wait,
+            ceiling: None,
+            jitter: Millis::from_secs(30),
+            per_second: 5,
+        }
+    }
+}
+
+impl Default for ApiSpec {
+    fn default() -> Self {
+        Self {
+            listen: API_LISTEN,
+            tls: None,
+            names: Vec::new(),
+            rate_limit: API_RATE_LIMIT,
         }
     }
 }
@@ -262,6 +499,11 @@ impl Default for Plan {
             smoke: None,
             steps: Vec::new(),
             limits: Limits::default(),
+            webhooks: Vec::new(),
+            approval: None,
+            hooks: Hooks::default(),
+            bake: Millis(0),
+            fast_track: true,
         }
     }
 }
@@ -275,6 +517,10 @@ impl Default for WorkerSpec {
             count: 1,
             capacity: 100,
             health_path: None,
+            notify_path: None,
+            version: None,
+            depends_on: Vec::new(),
+            requires: Vec::new(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::plan::read_plan;
 use super::reader::{Item, Section, quoted};
 use super::values::listen;
 use super::worker::{read_policy, read_worker};
-use super::{AgentSpec, GatewaySpec, Spec, TlsSpec, bounds};
+use super::{AgentSpec, ApiSpec, GatewaySpec, PartsSpec, Spec, TelemetrySpec, TlsSpec, bounds};
 use crate::names::{AgentName, BadName};
 
 /// Where calls come in, if the file does not say.
@@ -25,6 +25,10 @@ pub const GATEWAY_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 
 /// Where the admin API listens, if the file does not say.
 pub const API_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
+
+/// Requests per second that one token may make of the admin API, if the file does not say: `segue
+/// top` and a few scripts need ten.
+pub const API_RATE_LIMIT: u32 = 50;
 
 /// Start of the message of the TOML parser for a value without quotes.
 const UNQUOTED: &str = "string values must be quoted";
@@ -114,7 +118,12 @@ fn read_spec(top: &Section<'_>) -> Spec {
             listen: gateway_listen.unwrap_or(GATEWAY_LISTEN),
             tls: gateway.and_then(|gateway| gateway.read_option("tls", read_tls)),
         },
-        api: api_listen.unwrap_or(API_LISTEN),
+        api: ApiSpec {
+            listen: api_listen.unwrap_or(API_LISTEN),
+            ..ApiSpec::default()
+        },
+        telemetry: TelemetrySpec::default(),
+        notify: Vec::new(),
         agents: read_agents(top),
     }
 }
@@ -220,6 +229,8 @@ fn read_agent(entry: Item<'_>) -> Option<(AgentSpec, Vec<Claim>)> {
     let (ingress, claims) = read_ingress(&agent);
     let spec = AgentSpec {
         worker: read_worker(&agent),
+        parts: PartsSpec::default(),
+        components: BTreeMap::new(),
         ingress,
         policy: read_policy(&agent),
         plan: read_plan(&agent),

@@ -27,6 +27,11 @@ pub(super) fn read_plan(agent: &Section<'_>) -> Plan {
         smoke: agent.read_option("smoke", read_smoke),
         steps: agent.read("steps", default.steps, read_steps),
         limits: agent.read("limits", default.limits, read_limits),
+        webhooks: default.webhooks,
+        approval: default.approval,
+        hooks: default.hooks,
+        bake: default.bake,
+        fast_track: default.fast_track,
     }
 }
 

@@ -29,6 +29,10 @@ pub(super) fn read_worker(agent: &Section<'_>) -> WorkerSpec {
         health_path: agent.read_option("health", |item| {
             path(item, Query::Allowed).map(str::to_owned)
         }),
+        notify_path: default.notify_path,
+        version: default.version,
+        depends_on: default.depends_on,
+        requires: default.requires,
     }
 }
 
@@ -109,6 +113,7 @@ pub(super) fn read_policy(agent: &Section<'_>) -> Policy {
         max_tails: agent.read("max_tails", default.max_tails, |item| {
             whole(item, &bounds::TAILS)
         }),
+        stragglers: default.stragglers,
     }
 }
 

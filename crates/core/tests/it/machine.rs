@@ -58,6 +58,13 @@ fn number(fact: &Fact) -> usize {
         Fact::Refilled { .. } => 20,
         Fact::Drained { .. } => 21,
         Fact::Retiring { .. } => 22,
+        Fact::ProvisionStarted { .. } => 23,
+        Fact::BakeSmoked { .. } => 24,
+        Fact::Baked { .. } => 25,
+        Fact::CeilingReached { .. } => 26,
+        Fact::CallsEnding { .. } => 27,
+        Fact::ContractStarted { .. } => 28,
+        Fact::ContractFinished { .. } => 29,
         Fact::Retired { .. } => FACTS,
     }
 }
@@ -76,6 +83,7 @@ fn release(number: u32) -> Release {
         env: BTreeMap::new(),
         directory: "/srv".to_owned(),
         files: BTreeMap::new(),
+        ..Content::default()
     };
     let label = format!("v{number}").parse().unwrap();
     Release::new(&"desk".parse().unwrap(), label, content, 1, 10)

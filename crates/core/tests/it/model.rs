@@ -100,6 +100,7 @@ fn release(number: u32) -> Release {
         env: BTreeMap::new(),
         directory: "/srv".to_owned(),
         files: BTreeMap::new(),
+        ..Content::default()
     };
     let label = format!("v{number}").parse().expect("a good label");
     let name: AgentName = "desk".parse().expect("a good name");

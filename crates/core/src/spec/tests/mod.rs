@@ -109,11 +109,13 @@ fn every_key_is_read() {
             }),
         }
     );
-    assert_eq!(spec.api, "[::1]:7071".parse().unwrap());
+    assert_eq!(spec.api.listen, "[::1]:7071".parse().unwrap());
     assert_eq!(
         agent(&spec, "receptionist"),
         AgentSpec {
             worker: full_worker(),
+            parts: PartsSpec::default(),
+            components: BTreeMap::new(),
             ingress: full_ingress(),
             policy: Policy {
                 stickiness: Millis::from_secs(90),
@@ -121,6 +123,7 @@ fn every_key_is_read() {
                 straggler_buffer: Millis::from_secs(90),
                 standby: Millis(0),
                 max_tails: 0,
+                ..Policy::default()
             },
             plan: full_plan(),
         }
@@ -147,6 +150,7 @@ fn full_worker() -> WorkerSpec {
         count: 2,
         capacity: 50,
         health_path: Some("/healthz?full=1".to_owned()),
+        ..WorkerSpec::default()
     }
 }
 
@@ -211,6 +215,7 @@ fn full_plan() -> Plan {
             errors: Share::ALL,
             min_calls: 1,
         },
+        ..Plan::default()
     }
 }
 
@@ -230,11 +235,15 @@ fn an_agent_needs_only_its_name() {
             listen: GATEWAY_LISTEN,
             tls: None,
         },
-        api: API_LISTEN,
+        api: ApiSpec::default(),
+        telemetry: TelemetrySpec::default(),
+        notify: Vec::new(),
         agents: BTreeMap::from([(
             "a".parse().unwrap(),
             AgentSpec {
                 worker: WorkerSpec::default(),
+                parts: PartsSpec::default(),
+                components: BTreeMap::new(),
                 ingress: Ingress::default(),
                 policy: Policy::default(),
                 plan: Plan::default(),

@@ -17,7 +17,10 @@ use super::world::{Next, World};
 impl World {
     pub(crate) fn perform(&mut self, controller: &mut Controller, effect: &Effect) {
         match effect {
-            Effect::Publish(_) => {}
+            Effect::Publish(_)
+            | Effect::Webhook { .. }
+            | Effect::Hook { .. }
+            | Effect::Stragglers { .. } => {}
             Effect::Workers { release, want } => {
                 self.want_workers(controller.position, release, *want);
             }

@@ -81,6 +81,7 @@ fn release(rng: &mut Rng, name: &AgentName, number: u64) -> Release {
         env: BTreeMap::from([("N".to_owned(), number.to_string())]),
         directory: "/srv".to_owned(),
         files: BTreeMap::new(),
+        ..Content::default()
     };
     let workers = u32::try_from(rng.between(1, 3)).expect("small");
     let capacity = u32::try_from(rng.between(4, 40)).expect("small");
@@ -100,6 +101,7 @@ pub(crate) fn policy(rng: &mut Rng) -> Policy {
         straggler_buffer: Millis(rng.between(500, 8_000)),
         standby: Millis(rng.below(20_000)),
         max_tails: u32::try_from(rng.below(3)).expect("small"),
+        ..Policy::default()
     }
 }
 
@@ -149,5 +151,6 @@ pub(crate) fn plan(rng: &mut Rng) -> Plan {
             errors: Share(2_000),
             min_calls: rng.between(1, 10),
         },
+        ..Plan::default()
     }
 }

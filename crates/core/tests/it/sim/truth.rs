@@ -150,7 +150,7 @@ impl Truth {
             }
             Fact::GatePassed { release, gate, .. } => {
                 let gates = self.gates.entry(*release).or_default();
-                gates.insert(*gate);
+                gates.insert(gate.clone());
                 let plan = self.agent.rollout.as_ref().map(|r| &r.plan);
                 let needs_smoke = plan.is_some_and(|plan: &Plan| plan.smoke.is_some());
                 let smoke = !needs_smoke || gates.contains(&Gate::Smoke);
