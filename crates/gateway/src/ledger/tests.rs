@@ -34,6 +34,7 @@ fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
     let route = |label: &str, id| ReleaseRoute {
         label: label.parse().unwrap(),
         takes_new_calls: id == serving,
+        retiring: false,
     };
     RoutingTable {
         agent: desk(),
@@ -50,6 +51,7 @@ fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
         stickiness: STICKINESS,
         on_rollback: OnRollback::Stay,
         rolled_back: std::collections::BTreeSet::new(),
+        handed_off: std::collections::BTreeSet::new(),
         override_digest: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use segue_core::link::{LINK_VERSION, ToController, ToGateway};
+use segue_core::link::{CallRecord, LINK_VERSION, ToController, ToGateway};
 use segue_core::presence::{AgentPresence, Presence};
 use segue_core::table::RoutingTable;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -19,9 +19,18 @@ pub(crate) struct Controller {
     messages: broadcast::Sender<ToGateway>,
     heard: watch::Sender<Option<ToController>>,
     pub(crate) presence: watch::Receiver<Option<Presence>>,
+    /// Records of ended calls, from all links.
+    pub(crate) ended: watch::Receiver<Ended>,
     /// Links that were made, ever.
     pub(crate) links: watch::Receiver<usize>,
     task: JoinHandle<()>,
+}
+
+/// What was told of calls that ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    pub(crate) records: Vec<CallRecord>,
+    pub(crate) left_out: u64,
 }
 
 impl Controller {
@@ -35,6 +44,7 @@ impl Controller {
         let (reports, presence) = watch::channel(None);
         let (serve_tables, serve_messages) = (Arc::clone(&tables), messages.clone());
         let serve_heard = heard.clone();
+        let (ends, ended) = watch::channel(Ended::default());
         let (greeted, links) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut serving = tokio::task::JoinSet::new();
@@ -43,8 +53,9 @@ impl Controller {
                 let first = serve_tables.lock().unwrap().clone();
                 let reports = reports.clone();
                 let (messages, heard) = (serve_messages.subscribe(), serve_heard.clone());
+                let ends = ends.clone();
                 greeted.send_modify(|links| *links += 1);
-                serving.spawn(serve(stream, first, messages, reports, heard));
+                serving.spawn(serve(stream, first, messages, reports, heard, ends));
             }
         });
         Self {
@@ -52,6 +63,7 @@ impl Controller {
             messages,
             heard,
             presence,
+            ended,
             links,
             task,
         }
@@ -108,6 +120,7 @@ async fn serve(
     mut messages: broadcast::Receiver<ToGateway>,
     reports: watch::Sender<Option<Presence>>,
     heard: watch::Sender<Option<ToController>>,
+    ended: watch::Sender<Ended>,
 ) {
     let (reader, mut writer) = stream.into_split();
     let hello = ToGateway::Hello {
@@ -138,6 +151,12 @@ async fn serve(
                     ToController::Hello { version, .. } => assert_eq!(version, LINK_VERSION),
                     answer @ ToController::Calls { .. } => {
                         heard.send_replace(Some(answer));
+                    }
+                    ToController::Ended { calls, left_out } => {
+                        ended.send_modify(|ended| {
+                            ended.records.extend(calls);
+                            ended.left_out = left_out;
+                        });
                     }
                 }
             }

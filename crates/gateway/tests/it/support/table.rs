@@ -30,6 +30,7 @@ pub(crate) fn table(
     let route = |label: &str| ReleaseRoute {
         label: label.parse().unwrap(),
         takes_new_calls: label == serving,
+        retiring: false,
     };
     let worker = |(id, label, addr): &(&str, &str, SocketAddr)| {
         let route = WorkerRoute {
@@ -51,6 +52,7 @@ pub(crate) fn table(
         stickiness: Millis::from_secs(300),
         on_rollback: OnRollback::Stay,
         rolled_back: BTreeSet::new(),
+        handed_off: BTreeSet::new(),
         override_digest: Some(hex(&Sha256::digest(TOKEN))),
     }
 }
