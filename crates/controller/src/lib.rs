@@ -19,6 +19,8 @@ pub mod platform;
 mod smoke;
 mod trust;
 
+mod outbound;
+
 mod driver;
 
 pub mod api;
