@@ -82,6 +82,7 @@ fn main() {
                 tenant: None,
                 headers: &[],
                 pin: None,
+                connected: false,
                 version_override: None,
             };
             let decision = route(&table, &facts).unwrap();

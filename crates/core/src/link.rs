@@ -102,7 +102,7 @@ pub struct CallRecord {
     pub started: Timestamp,
     /// When it ended.
     pub ended: Timestamp,
-    /// Milliseconds from the decision to the answer that went to the caller, if one did.
+    /// Milliseconds from the decision until the `101` went to the caller, if one did.
     pub setup_ms: Option<u64>,
     /// How it ended.
     pub outcome: CallOutcome,

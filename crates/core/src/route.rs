@@ -29,6 +29,8 @@ pub struct CallFacts<'a> {
     pub headers: &'a [(String, String)],
     /// Its pin, if it has one that has not run out.
     pub pin: Option<Pin>,
+    /// Whether a connection of it stands or is being made, where its pin says.
+    pub connected: bool,
     /// The release that a permitted version override names.
     pub version_override: Option<&'a str>,
 }
@@ -98,14 +100,15 @@ pub enum Refusal {
 /// Decides where a call goes. The order: its pin, a permitted override, the rules, the split.
 ///
 /// A pin holds as long as one worker of its release is up, unless the agent moves reconnects and
-/// the release was rolled back.
+/// the release was rolled back, or the release was handed off and the call has no connection left:
+/// a further connection of a call goes where the call is.
 ///
 /// # Errors
 ///
 /// A [`Refusal`] when nothing can take it.
 pub fn route(table: &RoutingTable, facts: &CallFacts<'_>) -> Result<Decision, Refusal> {
     if let Some(pin) = &facts.pin
-        && pin_holds(table, pin)
+        && pin_holds(table, pin, facts.connected)
     {
         return Ok(Decision {
             release: pin.release,
@@ -133,9 +136,11 @@ pub fn route(table: &RoutingTable, facts: &CallFacts<'_>) -> Result<Decision, Re
     })
 }
 
-fn pin_holds(table: &RoutingTable, pin: &Pin) -> bool {
+fn pin_holds(table: &RoutingTable, pin: &Pin, connected: bool) -> bool {
     let moved = table.on_rollback == OnRollback::Move && table.rolled_back.contains(&pin.release);
+    let handed_off = table.handed_off.contains(&pin.release) && !connected;
     !moved
+        && !handed_off
         && table
             .workers
             .values()

@@ -255,6 +255,7 @@ impl World {
         };
         let id: CallId = format!("c{call}").parse().expect("a good id");
         let headers = [("x-vip".to_owned(), "yes".to_owned())];
+        let held = self.gateways[index].ledger.get(&call);
         let facts = CallFacts {
             call: &id,
             cohort: None,
@@ -262,6 +263,7 @@ impl World {
             tenant: None,
             headers: if vip { &headers } else { &[] },
             pin: pin.clone(),
+            connected: held.is_some_and(|held| held.live),
             version_override,
         };
         let decision = route(&table, &facts).map_err(Nowhere::Refused)?;
