@@ -1,7 +1,5 @@
 //! What time and reports bring: the rollout's own progress, and the life of releases that drain.
 
-use serde_json::Value;
-
 use crate::names::{GatewayId, ReleaseId};
 use crate::release::ReleaseState;
 use crate::rollout::agent::{Agent, Baseline, Gate, Pause, Phase, Rollout};
@@ -9,28 +7,12 @@ use crate::rollout::fact::Fact;
 use crate::rollout::guard::Guard;
 use crate::rollout::hold::{ROLLBACK_WAIT, SILENT_WAIT};
 use crate::rollout::seen::{Count, Seen};
-use crate::spec::{Plan, Step};
+use crate::spec::Step;
 use crate::split::Share;
 use crate::table::Epoch;
 use crate::time::{Millis, Timestamp};
 
-/// How long the gates have when the plan names no time: only readiness is left then.
-const VERIFY_TIMEOUT: Millis = Millis::from_secs(60);
-
 impl Rollout {
-    /// Starts a round of gates.
-    pub(super) fn verify_again(now: Timestamp, plan: &Plan, attempt: u32) -> Fact {
-        let timeout = plan
-            .smoke
-            .as_ref()
-            .map_or(VERIFY_TIMEOUT, |smoke| smoke.timeout);
-        Fact::VerifyStarted {
-            attempt,
-            at: now,
-            deadline: now + timeout,
-        }
-    }
-
     /// The step that comes after where the rollout is, if it ramps and there is one.
     fn next_step(&self) -> Option<(usize, &Step)> {
         let next = match self.phase {
@@ -56,7 +38,7 @@ impl Rollout {
                 at: now,
                 base,
             },
-            None => Fact::CutOver { at: now },
+            None => Fact::CutOver { at: now, base },
         }
     }
 }
@@ -74,6 +56,7 @@ impl Agent {
         self.releases
             .keys()
             .find_map(|release| self.wind_down(now, seen, *release))
+            .or_else(|| self.contract_due(now, seen))
             .into_iter()
             .collect()
     }
@@ -89,12 +72,17 @@ impl Agent {
             Phase::RollingBack { since, epoch, .. } => {
                 self.settle_rollback(now, seen, *since, *epoch)
             }
-            Phase::Landed { .. } | Phase::RolledBack { .. } | Phase::Failed { .. } => Vec::new(),
+            Phase::Landed { .. } => self.bake(now, seen, rollout),
+            Phase::RolledBack { .. } | Phase::Failed { .. } => Vec::new(),
         }
     }
 
     fn provision(&self, now: Timestamp, rollout: &Rollout, deadline: Timestamp) -> Vec<Fact> {
         let release = rollout.incoming;
+        // The hook has a time limit of its own, and whoever runs it keeps it.
+        if self.awaits_hook(rollout) && self.on(Guard::HookFirst) {
+            return Vec::new();
+        }
         if let Some(hold) = self.worker_hold(release) {
             let late = now >= deadline;
             let reason = format!("{hold} after {}", rollout.plan.ready_timeout);
@@ -131,11 +119,22 @@ impl Agent {
         if self.is_proven(rollout.incoming, &rollout.plan) || !self.on(Guard::GatesFirst) {
             return self.next(now, seen, rollout);
         }
-        let reason = "the smoke calls did not end in time".to_owned();
-        let late = now >= deadline;
-        late.then_some(Fact::Failed { at: now, reason })
-            .into_iter()
-            .collect()
+        // What is left may be a person's to decide, and a person is not late.
+        let tried = self
+            .missing_trials(rollout.incoming, &rollout.plan)
+            .is_empty();
+        if tried || now < deadline {
+            return Vec::new();
+        }
+        self.gates_late(now, rollout)
+    }
+
+    /// Why the incoming release must not have another call: it hurts callers.
+    pub(super) fn hurt(&self, seen: &Seen, rollout: &Rollout) -> Option<String> {
+        self.over_limit(seen, rollout).or_else(|| {
+            let (workers, _) = self.capacity(rollout.incoming);
+            (workers == 0).then(|| "it has no worker left".to_owned())
+        })
     }
 
     fn ramp(
@@ -146,11 +145,7 @@ impl Agent {
         (step, began, base): (usize, Timestamp, &Baseline),
     ) -> Vec<Fact> {
         // A release that hurts callers is taken back whether anybody paused it or not.
-        let hurt = self.over_limit(seen, rollout).or_else(|| {
-            let (workers, _) = self.capacity(rollout.incoming);
-            (workers == 0).then(|| "it has no worker left".to_owned())
-        });
-        if let (Some(why), Some(to)) = (hurt, rollout.outgoing) {
+        if let (Some(why), Some(to)) = (self.hurt(seen, rollout), rollout.outgoing) {
             let from = rollout.incoming;
             let reason = format!("{} at {}: {why}", self.label(from), self.share(from));
             return vec![Fact::RollbackStarted {
@@ -177,8 +172,11 @@ impl Agent {
         self.next(now, seen, rollout)
     }
 
-    /// The next step or the cutover, if there is room for it.
+    /// The next step or the cutover, if there is room for it and nobody else must agree.
     fn next(&self, now: Timestamp, seen: &Seen, rollout: &Rollout) -> Vec<Fact> {
+        if rollout.next_share() == Share::ALL && self.awaits_approval(rollout) {
+            return Vec::new();
+        }
         if self
             .room_hold(now, seen, rollout, rollout.next_share())
             .is_some()
@@ -236,12 +234,16 @@ impl Agent {
     fn wind_down(&self, now: Timestamp, seen: &Seen, release: ReleaseId) -> Option<Fact> {
         let state = self.releases.get(&release)?.state;
         let count = self.count(now, seen, release);
+        if let Some(reached) = self.ceiling_reached(now, release, &count) {
+            return Some(reached);
+        }
         match state {
             ReleaseState::Draining { empty_since, .. } => {
                 self.drain(now, release, empty_since, &count)
             }
             ReleaseState::Drained { keep_until, .. } => {
-                (now >= keep_until && count.is_zero() && !self.is_awaited(release))
+                let wanted = self.is_awaited(release) || self.is_baked_against(release);
+                (now >= keep_until && count.is_zero() && !wanted)
                     .then_some(Fact::Retiring { release, at: now })
             }
             ReleaseState::Retiring { from, .. } => {
@@ -325,81 +327,49 @@ impl Agent {
                 let (live, pinned) = seen.last_count(release);
                 Count::Known { live, pinned }
             }
+            Count::Known { live, pinned } if !self.on(Guard::PermitsCount) => Count::Known {
+                live: live.saturating_sub(seen.permits(release)),
+                pinned,
+            },
             count => count,
         }
-    }
-
-    /// What was known at the moment of a decision, for the audit log (I9).
-    pub fn inputs(&self, now: Timestamp, seen: &Seen) -> Value {
-        let releases: serde_json::Map<String, Value> = self
-            .releases
-            .iter()
-            .filter(|(_, record)| !matches!(record.state, ReleaseState::Retired { .. }))
-            .map(|(id, record)| {
-                let calls = match self.count(now, seen, *id) {
-                    Count::Known { live, pinned } => {
-                        serde_json::json!({ "live": live, "pinned": pinned })
-                    }
-                    Count::Unknown { gateways } => serde_json::json!({ "unknown": gateways }),
-                };
-                let totals = seen.totals(*id);
-                let value = serde_json::json!({
-                    "label": record.release.label,
-                    "state": record.state.word(),
-                    "share_bp": self.share(*id),
-                    "calls": calls,
-                    "ended": totals.ended,
-                    "dropped": totals.dropped,
-                    "errors": totals.errors,
-                    "capacity": self.capacity(*id).1,
-                });
-                (id.short(), value)
-            })
-            .collect();
-        let acked: serde_json::Map<String, Value> = self
-            .gateways
-            .iter()
-            .map(|gateway| (gateway.to_string(), serde_json::json!(seen.epoch(gateway))))
-            .collect();
-        serde_json::json!({
-            "epoch": self.epoch,
-            "revision": self.revision,
-            "phase": self.phase_word(),
-            "releases": releases,
-            "acknowledged": acked,
-        })
     }
 
     /// The only timer: when [`Event::Tick`](super::Event::Tick) is worth sending although nothing
     /// was reported. It may lie in the past while a condition other than time is not met; and a
     /// lease runs out without a word, so the driver ticks once a second in any case.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let rollout = self
-            .rollout
-            .as_ref()
-            .and_then(|rollout| match &rollout.phase {
-                Phase::Provisioning { deadline } | Phase::Verifying { deadline, .. } => {
-                    Some(*deadline)
-                }
-                Phase::Canary { step, since, .. } => rollout
-                    .plan
-                    .steps
-                    .get(*step)
-                    .map(|step| *since + step.min_duration),
-                Phase::Promoting { since, .. } => Some(*since + SILENT_WAIT),
-                Phase::RollingBack { since, .. } => Some(*since + ROLLBACK_WAIT),
-                Phase::Landed { .. } | Phase::RolledBack { .. } | Phase::Failed { .. } => None,
-            });
-        let releases = self
-            .releases
-            .values()
-            .filter_map(|record| match record.state {
+        let rollout = self.rollout.as_ref().and_then(|is| self.deadline(is));
+        let releases = self.releases.values().filter_map(|record| {
+            let ends = match record.state {
                 ReleaseState::Draining { empty_since, .. } => {
                     empty_since.map(|empty| empty + self.straggler_buffer())
                 }
                 ReleaseState::Drained { keep_until, .. } => Some(keep_until),
                 _ => None,
-            });
+            };
+            ends.into_iter().chain(self.ceiling_due(record)).min()
+        });
         rollout.into_iter().chain(releases).min()
+    }
+
+    fn deadline(&self, rollout: &Rollout) -> Option<Timestamp> {
+        match &rollout.phase {
+            Phase::Provisioning { .. } if self.awaits_hook(rollout) => None,
+            Phase::Provisioning { deadline } | Phase::Verifying { deadline, .. } => Some(*deadline),
+            Phase::Canary { step, since, .. } => rollout
+                .plan
+                .steps
+                .get(*step)
+                .map(|step| *since + step.min_duration),
+            Phase::Promoting { since, .. } => Some(*since + SILENT_WAIT),
+            Phase::RollingBack { since, .. } => Some(*since + ROLLBACK_WAIT),
+            Phase::Landed { .. } => rollout.baking().map(|bake| {
+                let idle = rollout.plan.smoke.is_some() && bake.smoking.is_none();
+                let ends = bake.smoking.unwrap_or_default().max(bake.until);
+                if idle { ends.min(bake.due) } else { ends }
+            }),
+            Phase::RolledBack { .. } | Phase::Failed { .. } => None,
+        }
     }
 }

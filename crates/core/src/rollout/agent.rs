@@ -66,6 +66,9 @@ pub struct ReleaseRecord {
     pub skipped: bool,
     /// Number of the rollout that brought it in last: of two releases the smaller is the older.
     pub rollout: u64,
+    /// Number of the rollout that brought it in first. One that is deployed again is not newer for
+    /// it: what it needs was there before what came between.
+    pub first: u64,
     /// Whether it ever was current and was not rolled back from: then it may come back fast.
     pub served_well: bool,
     /// When its drain reached the ceiling, and what happens since.
@@ -79,6 +82,8 @@ pub struct Contract {
     pub rollout: u64,
     /// What is run.
     pub hook: Hook,
+    /// How often it was started.
+    pub attempts: u32,
     /// How far it is.
     pub state: ContractState,
 }
@@ -167,6 +172,8 @@ pub struct Bake {
     pub attempt: u32,
     /// When that round begins.
     pub due: Timestamp,
+    /// Until when its verdict is waited for, once it has begun.
+    pub smoking: Option<Timestamp>,
 }
 
 /// How far a rollout is. What comes after the cutover (draining, settling, standby, complete) is
@@ -258,6 +265,13 @@ pub enum Pause {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Baseline(pub BTreeMap<GatewayId, Mark>);
+
+impl Baseline {
+    /// Whether no gateway had reported.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 /// Counters of one release on one gateway at a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -363,17 +377,6 @@ impl Agent {
             .map(|(id, _)| *id)
     }
 
-    /// Releases whose calls are handed off: past the ceiling of that policy and not current again.
-    pub(super) fn handed_off(&self) -> impl Iterator<Item = ReleaseId> {
-        self.releases
-            .iter()
-            .filter(|(_, record)| {
-                matches!(record.ceiling, Some((_, StragglerPolicy::HandOff)))
-                    && !record.state.takes_new_calls()
-            })
-            .map(|(id, _)| *id)
-    }
-
     /// Workers of a release that are up, and the calls they may hold together.
     pub fn capacity(&self, release: ReleaseId) -> (u32, u64) {
         self.workers
@@ -402,14 +405,6 @@ impl Agent {
                 | Phase::RollingBack { .. } => true,
                 Phase::Landed { .. } | Phase::RolledBack { .. } | Phase::Failed { .. } => false,
             })
-    }
-
-    /// Whether a release passed every gate its plan asks for, or was let through.
-    pub fn is_proven(&self, release: ReleaseId, plan: &Plan) -> bool {
-        self.releases.get(&release).is_some_and(|record| {
-            let smoke = plan.smoke.is_none() || record.passed.contains(&Gate::Smoke);
-            record.skipped || (record.passed.contains(&Gate::Readiness) && smoke)
-        })
     }
 
     /// The phase in one word, as DESIGN names it.

@@ -38,9 +38,16 @@ impl Agent {
                 slot,
                 displaced,
                 at,
-                ..
+                fast_track,
             } => {
-                self.begin(*rollout, release, plan, *slot, *displaced, *at);
+                self.begin(
+                    *rollout,
+                    release,
+                    plan,
+                    (*slot, *displaced),
+                    *at,
+                    *fast_track,
+                );
             }
             Fact::WorkerReady {
                 worker,
@@ -79,7 +86,7 @@ impl Agent {
                     record.skipped = true;
                 }
             }
-            Fact::CutOver { at } => self.cut_over(*at),
+            Fact::CutOver { at, base } => self.cut_over(*at, base),
             Fact::RollbackStarted {
                 rollout,
                 from,
@@ -90,11 +97,15 @@ impl Agent {
                 self.roll_back(*rollout, (*from, *to), reason, *at);
             }
             Fact::Failed { at, reason } => self.fail(*at, reason),
-            Fact::VerifyStarted { .. }
+            Fact::ProvisionStarted { .. }
+            | Fact::VerifyStarted { .. }
             | Fact::StepStarted { .. }
             | Fact::Paused { .. }
             | Fact::Resumed { .. }
             | Fact::Landed { .. }
+            | Fact::BakeSmokeStarted { .. }
+            | Fact::BakeSmoked { .. }
+            | Fact::Baked { .. }
             | Fact::RolledBack { .. } => self.move_on(fact),
             Fact::DrainStarted { .. }
             | Fact::Emptied { .. }
@@ -102,13 +113,20 @@ impl Agent {
             | Fact::Drained { .. }
             | Fact::Retiring { .. }
             | Fact::Retired { .. } => self.live_on(fact),
-            Fact::ProvisionStarted { .. }
-            | Fact::BakeSmoked { .. }
-            | Fact::Baked { .. }
-            | Fact::CeilingReached { .. }
-            | Fact::CallsEnding { .. }
-            | Fact::ContractStarted { .. }
-            | Fact::ContractFinished { .. } => {}
+            Fact::CeilingReached {
+                release,
+                policy,
+                at,
+            } => {
+                if let Some(record) = self.releases.get_mut(release) {
+                    record.ceiling = Some((*at, *policy));
+                }
+            }
+            Fact::ContractStarted { .. } | Fact::ContractFinished { .. } => {
+                self.contract_fact(fact);
+            }
+            // It is in the log, and the log is what it is for.
+            Fact::CallsEnding { .. } => {}
         }
     }
 
@@ -118,6 +136,11 @@ impl Agent {
             return;
         };
         match fact {
+            Fact::ProvisionStarted { deadline, .. } => {
+                rollout.phase = Phase::Provisioning {
+                    deadline: *deadline,
+                };
+            }
             Fact::VerifyStarted {
                 attempt, deadline, ..
             } => {
@@ -158,7 +181,28 @@ impl Agent {
                     at: *at,
                     unacked: unacked.clone(),
                 };
+                rollout.bake = rollout.begin_bake(*at);
+                let incoming = rollout.incoming;
+                if let Some(record) = self.releases.get_mut(&incoming) {
+                    record.served_well = true;
+                }
             }
+            Fact::BakeSmokeStarted {
+                attempt, deadline, ..
+            } => {
+                if let Some(bake) = &mut rollout.bake {
+                    bake.attempt = *attempt;
+                    bake.smoking = Some(*deadline);
+                }
+            }
+            Fact::BakeSmoked { attempt, next, .. } => {
+                if let Some(bake) = &mut rollout.bake {
+                    bake.attempt = attempt + 1;
+                    bake.due = *next;
+                    bake.smoking = None;
+                }
+            }
+            Fact::Baked { .. } => rollout.bake = None,
             Fact::RolledBack { at, unacked } => {
                 let Phase::RollingBack { reason, .. } = &rollout.phase else {
                     return;
@@ -205,6 +249,7 @@ impl Agent {
                 self.set_state(*release, ReleaseState::Retired { since: *at });
                 self.history.retain(|id| id != release);
                 self.rolled_back.remove(release);
+                self.drop_contract(*release);
                 // Its workers stop now. Were it deployed again before they are gone, they must not
                 // be taken for ready ones.
                 self.workers.retain(|_, worker| worker.release != *release);
@@ -221,9 +266,9 @@ impl Agent {
         id: u64,
         release: &Release,
         plan: &Plan,
-        slot: Slot,
-        displaced: Option<ReleaseId>,
+        (slot, displaced): (Slot, Option<ReleaseId>),
         at: Timestamp,
+        fast_track: bool,
     ) {
         if let Some(record) = displaced.and_then(|id| self.releases.get_mut(&id)) {
             record.slot = None;
@@ -240,9 +285,12 @@ impl Agent {
             paused: None,
             ramp_base: Baseline::default(),
             started: at,
-            fast_track: false,
+            fast_track,
             bake: None,
         });
+        // What it was before outlives its retirement.
+        let before = self.releases.get(&release.id);
+        let (first, served_well) = before.map_or((id, false), |is| (is.first, is.served_well));
         self.releases.insert(
             release.id,
             ReleaseRecord {
@@ -252,7 +300,8 @@ impl Agent {
                 passed: BTreeSet::new(),
                 skipped: false,
                 rollout: id,
-                served_well: false,
+                first,
+                served_well,
                 ceiling: None,
             },
         );
@@ -264,11 +313,14 @@ impl Agent {
         }
     }
 
-    fn cut_over(&mut self, at: Timestamp) {
+    fn cut_over(&mut self, at: Timestamp, base: &Baseline) {
         let epoch = self.epoch;
         let Some(rollout) = &mut self.rollout else {
             return;
         };
+        if !matches!(rollout.phase, Phase::Canary { .. }) {
+            rollout.ramp_base.clone_from(base);
+        }
         rollout.phase = Phase::Promoting { since: at, epoch };
         rollout.paused = None;
         let (incoming, outgoing) = (rollout.incoming, rollout.outgoing);
@@ -280,6 +332,7 @@ impl Agent {
             self.set_state(outgoing, self.draining(at));
             self.remember(outgoing);
         }
+        self.await_contract();
     }
 
     fn roll_back(
@@ -298,6 +351,7 @@ impl Agent {
             if let Some(rollout) = &mut self.rollout {
                 rollout.phase = phase;
                 rollout.paused = None;
+                rollout.bake = None;
             }
         } else {
             self.rollouts = id;
@@ -320,6 +374,13 @@ impl Agent {
         self.history.retain(|id| *id != to);
         self.rolled_back.insert(from);
         self.rolled_back.remove(&to);
+        // After `drain` a release comes back to itself, and has done no harm.
+        if from != to {
+            self.drop_contract(from);
+            if let Some(record) = self.releases.get_mut(&from) {
+                record.served_well = false;
+            }
+        }
         if self
             .releases
             .get(&to)
@@ -372,6 +433,10 @@ impl Agent {
     fn set_state(&mut self, release: ReleaseId, state: ReleaseState) {
         if let Some(record) = self.releases.get_mut(&release) {
             record.state = state;
+            // Each drain has a ceiling of its own.
+            if state.takes_new_calls() || matches!(state, ReleaseState::Draining { .. }) {
+                record.ceiling = None;
+            }
         }
     }
 

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::ReleaseId;
 use crate::release::{Release, ReleaseState};
-use crate::rollout::agent::{Agent, Gate, Phase};
+use crate::rollout::agent::{Agent, ContractState, Gate, Phase, ReleaseRecord};
+use crate::rollout::bake::BAKE_ATTEMPTS;
+use crate::rollout::gates::webhook_name;
 use crate::rollout::guard::Guard;
 use crate::spec::{Hook, Smoke, Stragglers, Webhook};
 use crate::table::{ReleaseRoute, RoutingTable, WorkerRoute};
@@ -26,7 +28,8 @@ pub enum Effect {
         want: Want,
     },
     /// Smoke calls of this attempt are made, and their verdict comes back as
-    /// [`Event::SmokeFinished`](super::Event::SmokeFinished).
+    /// [`Event::SmokeFinished`](super::Event::SmokeFinished). Attempts past [`BAKE_ATTEMPTS`] are
+    /// rounds of the bake window.
     Smoke {
         /// Of which rollout.
         rollout: u64,
@@ -102,17 +105,27 @@ impl Agent {
     pub fn effects(&self) -> Vec<Effect> {
         let workers = self.releases.iter().map(|(id, record)| Effect::Workers {
             release: Box::new(record.release.clone()),
-            want: self.want(*id, record.state, record.release.workers),
+            want: self.want(*id, record),
         });
         let publish = Effect::Publish(Box::new(self.table()));
         std::iter::once(publish)
             .chain(workers)
             .chain(self.smoke_effect())
+            .chain(self.webhook_effects())
+            .chain(self.hook_effects())
+            .chain(self.straggler_effects())
             .collect()
     }
 
-    fn want(&self, release: ReleaseId, state: ReleaseState, count: u32) -> Want {
-        match state {
+    fn want(&self, release: ReleaseId, record: &ReleaseRecord) -> Want {
+        let awaits_hook = self
+            .rollout
+            .as_ref()
+            .is_some_and(|is| is.incoming == release && self.awaits_hook(is));
+        if awaits_hook && self.on(Guard::HookFirst) {
+            return Want::Keep;
+        }
+        match record.state {
             // A draining release keeps its workers for reconnects, unless it never took a call:
             // one that failed is not started over and over until it is retired.
             ReleaseState::Draining { .. } | ReleaseState::Drained { .. }
@@ -125,7 +138,7 @@ impl Agent {
             | ReleaseState::Ramping { .. }
             | ReleaseState::Current
             | ReleaseState::Draining { .. }
-            | ReleaseState::Drained { .. } => Want::Run(count),
+            | ReleaseState::Drained { .. } => Want::Run(record.release.workers),
             ReleaseState::Retiring { .. } => Want::Keep,
             ReleaseState::Retired { .. } => Want::Stop,
         }
@@ -138,21 +151,71 @@ impl Agent {
 
     fn smoke_effect(&self) -> Option<Effect> {
         let rollout = self.rollout.as_ref()?;
-        let Phase::Verifying { attempt, .. } = rollout.phase else {
-            return None;
+        let attempt = match rollout.phase {
+            Phase::Verifying { attempt, .. } if rollout.paused.is_none() => {
+                (!self.passed(rollout.incoming, &Gate::Smoke)).then_some(attempt)?
+            }
+            Phase::Landed { .. } => {
+                let bake = rollout.baking().filter(|bake| bake.smoking.is_some())?;
+                BAKE_ATTEMPTS + bake.attempt
+            }
+            _ => return None,
         };
-        let record = self.releases.get(&rollout.incoming)?;
-        if rollout.paused.is_some() || record.passed.contains(&Gate::Smoke) {
-            return None;
-        }
-        let smoke = rollout.plan.smoke.clone()?;
-        let release = rollout.incoming;
         Some(Effect::Smoke {
             rollout: rollout.id,
             attempt,
-            release,
-            smoke,
+            release: rollout.incoming,
+            smoke: rollout.plan.smoke.clone()?,
         })
+    }
+
+    fn webhook_effects(&self) -> Vec<Effect> {
+        let Some(rollout) = self.rollout.as_ref().filter(|is| is.paused.is_none()) else {
+            return Vec::new();
+        };
+        let Phase::Verifying { attempt, .. } = rollout.phase else {
+            return Vec::new();
+        };
+        let missing = self.missing_trials(rollout.incoming, &rollout.plan);
+        let names: Vec<&str> = missing.iter().filter_map(webhook_name).collect();
+        let asked = rollout.plan.webhooks.iter();
+        asked
+            .filter(|webhook| names.contains(&webhook.name.as_str()))
+            .map(|webhook| Effect::Webhook {
+                rollout: rollout.id,
+                attempt,
+                release: rollout.incoming,
+                webhook: webhook.clone(),
+            })
+            .collect()
+    }
+
+    /// A pause does not break a hook off: it has begun.
+    fn hook_effects(&self) -> Vec<Effect> {
+        let expand = self.rollout.as_ref().and_then(|rollout| {
+            let hook = rollout.plan.hooks.before_deploy.clone();
+            let release = self.releases.get(&rollout.incoming)?.release.clone();
+            self.awaits_hook(rollout).then_some(Effect::Hook {
+                kind: HookKind::BeforeDeploy,
+                rollout: rollout.id,
+                attempt: 1,
+                release: Box::new(release),
+                hook: hook?,
+            })
+        });
+        let contracts = self.contracts.iter().filter_map(|(id, contract)| {
+            let ContractState::Running { attempt } = contract.state else {
+                return None;
+            };
+            Some(Effect::Hook {
+                kind: HookKind::AfterRetire,
+                rollout: contract.rollout,
+                attempt,
+                release: Box::new(self.releases.get(id)?.release.clone()),
+                hook: contract.hook.clone(),
+            })
+        });
+        expand.into_iter().chain(contracts).collect()
     }
 
     /// The routing table of this epoch. The driver adds what is not a decision: the digest of the

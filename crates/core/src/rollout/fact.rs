@@ -137,6 +137,9 @@ pub enum Fact {
     CutOver {
         /// When.
         at: Timestamp,
+        /// Counters of the incoming release at that moment, to judge one that did not ramp.
+        #[serde(default, skip_serializing_if = "Baseline::is_empty")]
+        base: Baseline,
     },
     /// The cutover is acknowledged.
     Landed {
@@ -144,6 +147,15 @@ pub enum Fact {
         at: Timestamp,
         /// Known gateways that could not acknowledge: their lease has run out.
         unacked: Vec<GatewayId>,
+    },
+    /// A round of smoke calls in the bake window began.
+    BakeSmokeStarted {
+        /// Which round, counting up from 1.
+        attempt: u32,
+        /// When.
+        at: Timestamp,
+        /// Until when its verdict is waited for.
+        deadline: Timestamp,
     },
     /// A round of smoke calls in the bake window did not fail.
     BakeSmoked {
@@ -306,6 +318,7 @@ impl Fact {
             | Self::Refilled { .. }
             | Self::Drained { .. }
             | Self::ProvisionStarted { .. }
+            | Self::BakeSmokeStarted { .. }
             | Self::BakeSmoked { .. }
             | Self::Baked { .. }
             | Self::CallsEnding { .. }
@@ -325,6 +338,7 @@ impl Fact {
                 | Self::GatewayJoined { .. }
                 | Self::Emptied { .. }
                 | Self::Refilled { .. }
+                | Self::BakeSmokeStarted { .. }
                 | Self::BakeSmoked { .. }
                 | Self::CallsEnding { .. }
         )

@@ -39,11 +39,23 @@ pub enum Guard {
     ColdStart,
     /// Too many drops or errors roll the release back.
     LimitsTrip,
+    /// No worker is started before the hook of the deploy has run.
+    HookFirst,
+    /// Where a person must agree, nothing goes on before (I3).
+    ApprovalFirst,
+    /// A contract hook runs only when no process of an older release is left.
+    ContractLast,
+    /// In the bake window a release that turns bad is rolled back.
+    BakeRollsBack,
+    /// Calls are ended only past the ceiling of that policy, and the log says so first (I1, I9).
+    PolicyAudited,
+    /// A permit of an outbound call counts as a call (I8).
+    PermitsCount,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 22] = [
         Self::StopOnlyRetired,
         Self::GatesFirst,
         Self::AckFirst,
@@ -60,5 +72,11 @@ impl Guard {
         Self::ThisAttempt,
         Self::ColdStart,
         Self::LimitsTrip,
+        Self::HookFirst,
+        Self::ApprovalFirst,
+        Self::ContractLast,
+        Self::BakeRollsBack,
+        Self::PolicyAudited,
+        Self::PermitsCount,
     ];
 }

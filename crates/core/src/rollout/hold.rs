@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::names::{GatewayId, ReleaseId};
-use crate::rollout::agent::{Agent, Baseline, Pause, Phase, Rollout};
+use crate::rollout::agent::{Agent, Baseline, Gate, Pause, Phase, Rollout};
+use crate::rollout::gates::webhook_name;
 use crate::rollout::guard::Guard;
 use crate::rollout::seen::{Count, Seen};
 use crate::spec::Limits;
@@ -21,8 +22,22 @@ pub enum Hold {
         /// How many there must be.
         need: u32,
     },
-    /// A gate is still being tried.
+    /// Its hook runs, before its first worker is started.
+    Hook,
+    /// Smoke calls are being made.
     Gate,
+    /// These webhooks have not agreed.
+    Webhooks {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A person must agree.
+    Approval,
+    /// It has landed, and may still be rolled back by itself. Nobody has to wait for it.
+    Baking {
+        /// Until when.
+        until: Timestamp,
+    },
     /// An operator, a step or a gate asks to wait.
     Paused(Pause),
     /// Too few calls ended in this step.
@@ -67,7 +82,11 @@ impl fmt::Display for Hold {
         };
         match self {
             Self::Workers { have, need } => write!(f, "{have} of {need} workers ready"),
+            Self::Hook => write!(f, "the hook before_deploy runs"),
             Self::Gate => write!(f, "smoke calls are being made"),
+            Self::Webhooks { names } => write!(f, "webhook {} has not agreed", names.join(", ")),
+            Self::Approval => write!(f, "it waits for an approval"),
+            Self::Baking { .. } => write!(f, "it bakes: it may still be rolled back by itself"),
             Self::Paused(Pause::Operator { reason }) => write!(f, "paused: {reason}"),
             Self::Paused(Pause::Step) => write!(f, "the step asks for an operator"),
             Self::Paused(Pause::Inconclusive { reason }) => write!(f, "inconclusive: {reason}"),
@@ -97,17 +116,18 @@ impl Agent {
             .into_iter()
             .collect();
         match &rollout.phase {
+            Phase::Provisioning { .. } if self.awaits_hook(rollout) => holds.push(Hold::Hook),
             Phase::Provisioning { .. } => holds.extend(self.worker_hold(rollout.incoming)),
             Phase::Verifying { .. } => {
-                if self.is_proven(rollout.incoming, &rollout.plan) {
-                    holds.extend(self.room_hold(now, seen, rollout, rollout.next_share()));
-                } else if rollout.paused.is_none() {
-                    holds.push(Hold::Gate);
+                let gates = self.gate_holds(rollout);
+                if gates.is_empty() {
+                    holds.extend(self.next_holds(now, seen, rollout));
                 }
+                holds.extend(gates);
             }
             Phase::Canary { step, since, base } => {
                 holds.extend(self.step_holds(now, seen, rollout, (*step, *since, base)));
-                holds.extend(self.room_hold(now, seen, rollout, rollout.next_share()));
+                holds.extend(self.next_holds(now, seen, rollout));
             }
             Phase::Promoting { epoch, .. } | Phase::RollingBack { epoch, .. } => {
                 let gateways = seen.unacked(now, &self.gateways, *epoch).names();
@@ -115,9 +135,43 @@ impl Agent {
                     holds.push(Hold::Unacked { gateways });
                 }
             }
-            Phase::Landed { .. } | Phase::RolledBack { .. } | Phase::Failed { .. } => {}
+            Phase::Landed { .. } => {
+                let baking = rollout.baking();
+                holds.extend(baking.map(|bake| Hold::Baking { until: bake.until }));
+            }
+            Phase::RolledBack { .. } | Phase::Failed { .. } => {}
         }
         holds
+    }
+
+    /// Gates that have not passed. Trials of a paused rollout are not going on.
+    fn gate_holds(&self, rollout: &Rollout) -> Vec<Hold> {
+        if self.is_proven(rollout.incoming, &rollout.plan) {
+            return Vec::new();
+        }
+        let missing = self.missing_gates(rollout.incoming, &rollout.plan);
+        let mut holds = Vec::new();
+        if rollout.paused.is_none() {
+            let names: Vec<String> = missing
+                .iter()
+                .filter_map(webhook_name)
+                .map(str::to_owned)
+                .collect();
+            let smoke = missing.contains(&Gate::Smoke);
+            holds.extend(smoke.then_some(Hold::Gate));
+            holds.extend((!names.is_empty()).then_some(Hold::Webhooks { names }));
+        }
+        holds.extend(missing.contains(&Gate::Approval).then_some(Hold::Approval));
+        holds
+    }
+
+    /// What the next step or the cutover waits for, beside the end of this one.
+    fn next_holds(&self, now: Timestamp, seen: &Seen, rollout: &Rollout) -> Vec<Hold> {
+        let share = rollout.next_share();
+        let approval = share == Share::ALL && self.awaits_approval(rollout);
+        let room = self.room_hold(now, seen, rollout, share);
+        let approval = approval.then_some(Hold::Approval);
+        approval.into_iter().chain(room).collect()
     }
 
     pub(super) fn worker_hold(&self, release: ReleaseId) -> Option<Hold> {

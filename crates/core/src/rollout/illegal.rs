@@ -63,6 +63,60 @@ pub enum Illegal {
         /// Which.
         label: String,
     },
+    /// A person must agree first.
+    #[error("{label} waits for an approval")]
+    Unapproved {
+        /// Which.
+        label: String,
+    },
+    /// Nobody has to agree.
+    #[error("the plan of {label} asks for no approval")]
+    NoApproval {
+        /// Which.
+        label: String,
+    },
+    /// A contract hook runs that takes away what it needs.
+    #[error("{label} cannot be started while the contract hook of {newer} runs")]
+    ContractRuns {
+        /// Which.
+        label: String,
+        /// Whose hook.
+        newer: String,
+    },
+    /// It has none.
+    #[error("{label} has no contract hook to run")]
+    NoContract {
+        /// Which.
+        label: String,
+    },
+    /// It ran.
+    #[error("the contract hook of {label} has run already")]
+    ContractDone {
+        /// Which.
+        label: String,
+    },
+    /// A contract would take away what these still use.
+    #[error("the contract hook of {label} waits: {} may still have a worker", .older.join(", "))]
+    OlderReleaseLives {
+        /// Whose hook.
+        label: String,
+        /// Labels of the older releases.
+        older: Vec<String>,
+    },
+    /// The bake window may still go back to it.
+    #[error("{label} is kept for {left}: the release after it is still baking")]
+    Baking {
+        /// Which.
+        label: String,
+        /// How much longer.
+        left: Millis,
+    },
+    /// No policy ends its calls.
+    #[error("no policy ends the calls of {label}")]
+    NotEnding {
+        /// Which.
+        label: String,
+    },
     /// None of its workers is up.
     #[error("{label} has no worker that is up")]
     NoWorkers {
@@ -147,6 +201,24 @@ impl Illegal {
             Self::Unproven { .. } => {
                 "wait for the smoke calls, or let it through with `segue promote --skip-gates --reason TEXT`"
             }
+            Self::Unapproved { .. } => {
+                "have somebody with the role approver say `segue approve`, or let it through with `segue promote --skip-gates --reason TEXT`"
+            }
+            Self::NoApproval { .. } => "nothing to do; see `segue status`",
+            Self::ContractRuns { .. } => "wait until it has ended; see `segue status`",
+            Self::NoContract { .. } => {
+                "a contract is `hooks.after_retire` of a release that was cut over to; see `segue status`"
+            }
+            Self::ContractDone { .. } => "nothing to do; deploy another release to migrate again",
+            Self::OlderReleaseLives { .. } => {
+                "it runs by itself once they are retired; `segue retire` ends the standby of a drained one"
+            }
+            Self::Baking { .. } => {
+                "wait for the end of the bake window, or deploy the next release"
+            }
+            Self::NotEnding { .. } => {
+                "set `stragglers = { policy = \"end\", ceiling = \"2h\" }`, and wait for the ceiling"
+            }
             Self::NoWorkers { .. } => "see why with `segue logs`",
             Self::NoRoom { .. } => {
                 "deploy with more `workers` or a larger `capacity`, or wait for calls to end"
@@ -171,6 +243,10 @@ impl Illegal {
             | Self::BeingRetired { .. }
             | Self::TooManyTails { .. }
             | Self::Unproven { .. }
+            | Self::Unapproved { .. }
+            | Self::ContractRuns { .. }
+            | Self::OlderReleaseLives { .. }
+            | Self::Baking { .. }
             | Self::NoWorkers { .. }
             | Self::NoRoom { .. }
             | Self::StillHolds { .. }
@@ -182,6 +258,10 @@ impl Illegal {
             | Self::NotNow { .. }
             | Self::AlreadyPaused
             | Self::NotPaused
+            | Self::NoApproval { .. }
+            | Self::NoContract { .. }
+            | Self::ContractDone { .. }
+            | Self::NotEnding { .. }
             | Self::NothingBefore
             | Self::NotCurrent { .. }
             | Self::NotDrained { .. }

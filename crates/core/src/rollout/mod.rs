@@ -13,18 +13,25 @@ mod seen;
 
 mod advance;
 mod apply;
+mod bake;
+mod contract;
 mod effect;
+mod gates;
 mod hold;
 mod illegal;
+mod inputs;
 mod step;
+mod straggle;
 
 pub use agent::{
     Agent, Bake, Baseline, Contract, ContractState, Gate, Mark, Pause, Phase, ReleaseRecord,
     Rollout, WorkerRecord,
 };
+pub use bake::BAKE_ATTEMPTS;
 pub use effect::{Effect, HookKind, Want};
 pub use event::{Event, Input, Verdict};
 pub use fact::{FACT_VERSION, Fact};
+pub use gates::WEBHOOK_PAUSE_MAX;
 pub use guard::Guard;
 pub use hold::{Hold, ROLLBACK_WAIT, SILENT_WAIT};
 pub use illegal::Illegal;

@@ -3,8 +3,9 @@
 use crate::names::{GatewayId, Label, ReleaseId};
 use crate::presence::LEASE;
 use crate::release::{Release, ReleaseState};
-use crate::rollout::agent::{Agent, Gate, Pause, Phase, Rollout};
-use crate::rollout::event::{Event, Input, Verdict};
+use crate::rollout::agent::{Agent, Pause, Phase, Rollout};
+use crate::rollout::bake::BAKE_ATTEMPTS;
+use crate::rollout::event::{Event, Input};
 use crate::rollout::fact::Fact;
 use crate::rollout::guard::Guard;
 use crate::rollout::hold::Hold;
@@ -58,13 +59,31 @@ impl Agent {
                 attempt,
                 verdict,
                 report,
-            } => Ok(self.smoke((*rollout, *attempt), verdict, report, now)),
+            } => {
+                let of = (*rollout, *attempt);
+                Ok(if *attempt > BAKE_ATTEMPTS {
+                    self.bake_smoked(of, verdict, report, now)
+                } else {
+                    self.smoke(of, verdict, report, now)
+                })
+            }
             Event::Deploy { release, plan } => self.deploy(now, seen, release, plan),
-            Event::GateFinished { .. }
-            | Event::ContractFinished { .. }
-            | Event::Approve
-            | Event::Contract { .. }
-            | Event::EndCalls { .. } => Ok(Vec::new()),
+            Event::GateFinished {
+                rollout,
+                attempt,
+                gate,
+                verdict,
+                report,
+            } => Ok(self.gate_finished(now, (*rollout, *attempt), gate, verdict, report)),
+            Event::ContractFinished {
+                release,
+                attempt,
+                failed,
+                report,
+            } => Ok(self.contract_finished(now, (*release, *attempt), failed.as_ref(), report)),
+            Event::Approve => self.approve(input),
+            Event::Contract { release } => self.contract(now, seen, *release),
+            Event::EndCalls { release, calls } => self.end_calls(now, *release, calls),
             Event::Pause => self.pause(now, input),
             Event::Resume => self.resume(now, seen),
             Event::Promote { full, skip_gates } => {
@@ -116,49 +135,6 @@ impl Agent {
         }
     }
 
-    fn smoke(
-        &self,
-        (rollout_id, of_attempt): (u64, u32),
-        verdict: &Verdict,
-        report: &serde_json::Value,
-        now: Timestamp,
-    ) -> Vec<Fact> {
-        let Some(rollout) = &self.rollout else {
-            return Vec::new();
-        };
-        let Phase::Verifying { attempt, .. } = rollout.phase else {
-            return Vec::new();
-        };
-        let current = rollout.id == rollout_id && attempt == of_attempt;
-        if !current && self.on(Guard::ThisAttempt) {
-            return Vec::new();
-        }
-        let passed = self
-            .releases
-            .get(&rollout.incoming)
-            .is_some_and(|record| record.passed.contains(&Gate::Smoke));
-        match verdict {
-            Verdict::Successful if passed => Vec::new(),
-            Verdict::Successful => vec![Fact::GatePassed {
-                release: rollout.incoming,
-                gate: Gate::Smoke,
-                report: report.clone(),
-            }],
-            Verdict::Failed(why) => {
-                vec![Fact::Failed {
-                    at: now,
-                    reason: format!("smoke failed: {why}"),
-                }]
-            }
-            Verdict::Inconclusive(why) => {
-                let pause = Pause::Inconclusive {
-                    reason: why.clone(),
-                };
-                vec![Fact::Paused { pause, at: now }]
-            }
-        }
-    }
-
     fn deploy(
         &self,
         now: Timestamp,
@@ -190,6 +166,13 @@ impl Agent {
             }
             _ => {}
         }
+        // It would start under the migration that takes away what it needs.
+        if let Some(newer) = self.contract_against(release.id)
+            && self.on(Guard::ContractLast)
+        {
+            let (label, newer) = (self.label(release.id), self.label(newer));
+            return Err(Illegal::ContractRuns { label, newer });
+        }
         let current = self.current();
         let slot = current
             .and_then(|id| self.releases[&id].slot)
@@ -197,15 +180,24 @@ impl Agent {
         let displaced = self
             .in_state(|state| !matches!(state, ReleaseState::Retired { .. }))
             .find(|id| *id != release.id && self.releases[id].slot == Some(slot));
-        let mut facts = self.make_room_for_tail(now, seen, release.id, displaced)?;
+        let mut facts: Vec<Fact> = self.end_bake(now).into_iter().collect();
+        facts.extend(self.make_room_for_tail(now, seen, release.id, displaced)?);
+        let before = self.releases.get(&release.id);
+        let fast_track = plan.fast_track && before.is_some_and(|before| before.served_well);
+        let mut plan = plan.clone();
+        // What is journaled is the plan that is carried out.
+        if fast_track {
+            plan.steps.clear();
+            plan.approval = None;
+        }
         facts.push(Fact::Deployed {
             rollout: self.rollouts + 1,
             release: release.clone(),
-            plan: plan.clone(),
+            plan,
             slot,
             displaced,
             at: now,
-            fast_track: false,
+            fast_track,
         });
         Ok(facts)
     }
@@ -285,7 +277,9 @@ impl Agent {
             (None, _) => Err(Illegal::NotPaused),
             // The step has ended: going on means going to the next one.
             (Some(Pause::Step), Phase::Canary { .. }) => {
-                self.room(now, seen, rollout, rollout.next_share())?;
+                let share = rollout.next_share();
+                self.approved(rollout, share)?;
+                self.room(now, seen, rollout, share)?;
                 Ok(vec![rollout.next_fact(now, seen)])
             }
             // A gate that could not tell is tried again.
@@ -294,7 +288,9 @@ impl Agent {
             }
             // Smoke calls may have run out of time meanwhile, so they are made again.
             (Some(Pause::Operator { .. }), Phase::Verifying { attempt, .. })
-                if !self.is_proven(rollout.incoming, &rollout.plan) =>
+                if !self
+                    .missing_trials(rollout.incoming, &rollout.plan)
+                    .is_empty() =>
             {
                 Ok(vec![Rollout::verify_again(now, &rollout.plan, attempt + 1)])
             }
@@ -318,11 +314,19 @@ impl Agent {
             Phase::Provisioning { .. } | Phase::Verifying { .. } | Phase::Canary { .. } => {}
             _ => return Err(self.not_now("promote")),
         }
-        if !self.is_proven(release, &rollout.plan) {
-            if !skip_gates && self.on(Guard::GatesFirst) {
-                return Err(Illegal::Unproven {
-                    label: self.label(release),
-                });
+        let share = if full {
+            Share::ALL
+        } else {
+            rollout.next_share()
+        };
+        let awaits_approval = share == Share::ALL && self.awaits_approval(rollout);
+        let proven = self.is_proven(release, &rollout.plan);
+        if !proven || awaits_approval {
+            if !skip_gates && !proven && self.on(Guard::GatesFirst) {
+                return Err(self.unproven(rollout));
+            }
+            if !skip_gates {
+                self.approved(rollout, share)?;
             }
             let reason = input.reason_text("gates skipped");
             facts.push(Fact::GatesSkipped { release, reason });
@@ -332,20 +336,36 @@ impl Agent {
                 label: self.label(release),
             });
         }
-        let share = if full {
-            Share::ALL
-        } else {
-            rollout.next_share()
-        };
         if !skip_gates {
             self.room(now, seen, rollout, share)?;
         }
         facts.push(if full {
-            Fact::CutOver { at: now }
+            let base = seen.baseline(release);
+            Fact::CutOver { at: now, base }
         } else {
             rollout.next_fact(now, seen)
         });
         Ok(facts)
+    }
+
+    /// Which of its gates is missing: a person's is for a person to give.
+    fn unproven(&self, rollout: &Rollout) -> Illegal {
+        let label = self.label(rollout.incoming);
+        let trials = self.missing_trials(rollout.incoming, &rollout.plan);
+        if trials.is_empty() {
+            Illegal::Unapproved { label }
+        } else {
+            Illegal::Unproven { label }
+        }
+    }
+
+    /// Where a person must agree to the cutover, they have.
+    fn approved(&self, rollout: &Rollout, share: Share) -> Result<(), Illegal> {
+        if share == Share::ALL && self.awaits_approval(rollout) {
+            let label = self.label(rollout.incoming);
+            return Err(Illegal::Unapproved { label });
+        }
+        Ok(())
     }
 
     /// Never cut over into too little room (I7).
@@ -470,7 +490,10 @@ impl Agent {
             return Err(self.not_now("drain"));
         }
         match self.releases.get(&release).map(|record| record.state) {
-            Some(ReleaseState::Current) => Ok(vec![Fact::DrainStarted { release, at: now }]),
+            Some(ReleaseState::Current) => {
+                let drain = Fact::DrainStarted { release, at: now };
+                Ok(self.end_bake(now).into_iter().chain([drain]).collect())
+            }
             Some(ReleaseState::Draining { .. } | ReleaseState::Drained { .. }) => Ok(Vec::new()),
             _ => Err(Illegal::NotCurrent {
                 label: self.label(release),
@@ -485,6 +508,11 @@ impl Agent {
         release: ReleaseId,
     ) -> Result<Vec<Fact>, Illegal> {
         let label = self.label(release);
+        let bake = self.rollout.as_ref().and_then(Rollout::baking);
+        if let Some(bake) = bake.filter(|_| self.is_baked_against(release)) {
+            let left = bake.until.since(now);
+            return Err(Illegal::Baking { label, left });
+        }
         match self.releases.get(&release).map(|record| record.state) {
             Some(ReleaseState::Drained { .. }) => match self.count(now, seen, release) {
                 Count::Known { live: 0, pinned: 0 } => {
@@ -544,14 +572,14 @@ impl Agent {
         }])
     }
 
-    fn under_way(&self, verb: &'static str) -> Result<&Rollout, Illegal> {
+    pub(super) fn under_way(&self, verb: &'static str) -> Result<&Rollout, Illegal> {
         self.rollout
             .as_ref()
             .filter(|_| self.is_rolling_out())
             .ok_or_else(|| self.not_now(verb))
     }
 
-    fn not_now(&self, verb: &'static str) -> Illegal {
+    pub(super) fn not_now(&self, verb: &'static str) -> Illegal {
         Illegal::NotNow {
             verb,
             phase: self.phase_word(),

@@ -65,6 +65,7 @@ fn number(fact: &Fact) -> usize {
         Fact::CallsEnding { .. } => 27,
         Fact::ContractStarted { .. } => 28,
         Fact::ContractFinished { .. } => 29,
+        Fact::BakeSmokeStarted { .. } => 30,
         Fact::Retired { .. } => FACTS,
     }
 }
