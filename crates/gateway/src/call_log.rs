@@ -112,11 +112,15 @@ impl Ending {
         };
         let by = |by: By| Closed { by, code: None };
         match end {
+            End::Closed(closed) if closed.by == By::Policy => {
+                of(closed, "ended by policy".to_owned())
+            }
             End::Closed(closed) if closed.code.is_some() => of(closed, "close frame".to_owned()),
             End::Closed(closed) => of(closed, "connection ended".to_owned()),
             End::Unreached(why) => Self {
                 by: match why {
                     crate::ledger::Unreached::CallerLeft => By::Caller,
+                    crate::ledger::Unreached::Retired => By::Policy,
                     _ => By::Worker,
                 },
                 code: None,

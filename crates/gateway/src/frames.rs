@@ -29,8 +29,15 @@ enum Step {
     },
     /// Skipping payload.
     Payload { left: u64 },
-    /// Collecting a close code.
-    Code { mask: [u8; 2], first: Option<u8> },
+    /// Collecting a close code; `left` bytes of a reason follow it.
+    Code {
+        mask: [u8; 2],
+        first: Option<u8>,
+        #[serde(default)]
+        left: u8,
+    },
+    /// Skipping the reason of a close frame.
+    Reason { left: u8 },
     /// A close frame went by, or this is no WebSocket: nothing more to see.
     Done,
 }
@@ -52,10 +59,42 @@ impl Observer {
 
     /// Looks at the next bytes of the stream. Answers the close code once, when a close frame's
     /// code went by ([`NO_STATUS`] for one without).
-    pub fn see(&mut self, mut bytes: &[u8]) -> Option<u16> {
+    pub fn see(&mut self, bytes: &[u8]) -> Option<u16> {
+        let (mut code, mut rest) = (None, bytes);
+        while !rest.is_empty() && self.step != Step::Done {
+            let (seen, closed) = self.see_frame(rest);
+            code = code.or(closed);
+            rest = &rest[seen..];
+        }
+        code
+    }
+
+    /// Whether all that was seen are whole frames, so that another one may follow.
+    pub fn is_between_frames(&self) -> bool {
+        matches!(self.step, Step::Header { have: 0, .. })
+    }
+
+    /// Whether nothing more will be seen: a whole close frame went by, or this is no WebSocket.
+    pub fn is_done(&self) -> bool {
+        self.step == Step::Done
+    }
+
+    /// As [`Observer::see`], but no further than to the end of the frame that the bytes begin in
+    /// or with; all of them once there are no more frames. Answers how many bytes that were, too.
+    pub fn see_frame(&mut self, bytes: &[u8]) -> (usize, Option<u16>) {
+        let all = bytes.len();
+        let (mut bytes, mut code) = (bytes, None);
         while let Some((&byte, rest)) = bytes.split_first() {
             match &mut self.step {
-                Step::Done => return None,
+                Step::Done => return (all, code),
+                Step::Reason { left } => {
+                    let skipped = usize::from(*left).min(bytes.len());
+                    *left -= u8::try_from(skipped).expect("at most what was left");
+                    bytes = &bytes[skipped..];
+                    if *left == 0 {
+                        self.step = Step::Done;
+                    }
+                }
                 Step::Payload { left } => {
                     let skipped = usize::try_from(*left)
                         .unwrap_or(usize::MAX)
@@ -76,27 +115,32 @@ impl Observer {
                     let header = &header[..usize::from(*have)];
                     if header.len() == wanted(header) {
                         self.frames += 1;
-                        let bare_close = header[0] & 0x0f == OPCODE_CLOSE;
+                        let is_close = header[0] & 0x0f == OPCODE_CLOSE;
                         self.step = after(header);
-                        if bare_close && self.step == Step::Done {
-                            return Some(NO_STATUS);
+                        if is_close && !matches!(self.step, Step::Code { .. }) {
+                            code = Some(NO_STATUS);
                         }
                     }
                 }
-                Step::Code { mask, first } => {
+                Step::Code { mask, first, left } => {
                     bytes = rest;
                     match *first {
                         None => *first = Some(byte ^ mask[0]),
                         Some(high) => {
-                            let low = byte ^ mask[1];
-                            self.step = Step::Done;
-                            return Some(u16::from_be_bytes([high, low]));
+                            code = Some(u16::from_be_bytes([high, byte ^ mask[1]]));
+                            self.step = match *left {
+                                0 => Step::Done,
+                                left => Step::Reason { left },
+                            };
                         }
                     }
                 }
             }
+            if self.is_between_frames() {
+                break;
+            }
         }
-        None
+        (all - bytes.len(), code)
     }
 }
 
@@ -132,11 +176,28 @@ fn after(header: &[u8]) -> Step {
         None => [0, 0],
     };
     match (header[0] & 0x0f, length) {
-        (OPCODE_CLOSE, 0 | 1) => Step::Done,
-        (OPCODE_CLOSE, _) => Step::Code { mask, first: None },
+        (OPCODE_CLOSE, 0) => Step::Done,
+        (OPCODE_CLOSE, 1) => Step::Reason { left: 1 },
+        // A longer one breaks the protocol; its end is of no interest.
+        (OPCODE_CLOSE, length) => Step::Code {
+            mask,
+            first: None,
+            left: u8::try_from(length - 2).unwrap_or(u8::MAX),
+        },
         (_, 0) => Step::default(),
         (_, left) => Step::Payload { left },
     }
+}
+
+/// A close frame of ours. Towards a worker we are the client, and a client masks.
+pub(crate) fn close_frame(code: u16, reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
+    let length = 2 + u8::try_from(reason.len()).expect("a word or two");
+    let bit = if mask.is_some() { 0x80 } else { 0 };
+    let mut frame = vec![0x80 | OPCODE_CLOSE, bit | length];
+    let mask = mask.inspect(|mask| frame.extend(mask)).unwrap_or([0; 4]);
+    let payload = code.to_be_bytes().into_iter().chain(reason.bytes());
+    frame.extend(payload.zip(mask.into_iter().cycle()).map(|(p, m)| p ^ m));
+    frame
 }
 
 #[cfg(test)]
@@ -187,6 +248,46 @@ mod tests {
                     assert_eq!(observer.frames(), 7);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn frames_end_where_they_end_however_they_come() {
+        let mut stream = Vec::new();
+        let mut ends = Vec::new();
+        for length in [0, 1, 125, 126, 70_000] {
+            stream.extend(frame(2, Some([1, 2, 3, 4]), &vec![0x88; length]));
+            ends.push(stream.len());
+        }
+        stream.extend(frame(8, None, b"\x03\xe9retired"));
+        for chunk in [1, 3, 128, 4_096, stream.len()] {
+            let mut observer = Observer::default();
+            let (mut at, mut seen) = (0, Vec::new());
+            for mut bytes in stream.chunks(chunk) {
+                while !bytes.is_empty() {
+                    let (taken, _) = observer.see_frame(bytes);
+                    (at, bytes) = (at + taken, &bytes[taken..]);
+                    if observer.is_between_frames() {
+                        seen.push(at);
+                    }
+                }
+            }
+            assert_eq!(seen, ends, "chunks of {chunk}");
+            assert!(observer.is_done());
+            let mut cut = Observer::default();
+            assert_eq!(cut.see(&stream[..stream.len() - 1]), Some(1001));
+            assert!(!cut.is_done(), "the reason is not whole");
+        }
+    }
+
+    #[test]
+    fn our_close_frame_says_what_it_should_to_either_side() {
+        for mask in [None, Some([7, 130, 9, 200])] {
+            let bytes = close_frame(1001, "retired", mask);
+            let mut observer = Observer::default();
+            assert_eq!(observer.see(&bytes), Some(1001));
+            assert!(observer.is_done());
+            assert_eq!(bytes, frame(8, mask, b"\x03\xe9retired"));
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::clock;
 use crate::ledger::Ledger;
+use crate::relay::Relay;
 use crate::report::Reporter;
 use crate::stop::stopped;
 use crate::tables::TableFile;
@@ -56,6 +57,7 @@ enum LinkError {
 pub(crate) struct Link {
     pub(crate) socket: PathBuf,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) relay: Arc<Relay>,
     pub(crate) reporter: Arc<Reporter>,
     /// `None`: another process keeps them.
     pub(crate) tables: Option<Arc<TableFile>>,
@@ -113,9 +115,14 @@ impl Link {
         loop {
             tokio::select! {
                 () = stopped(stop) => {
-                    return self.send_report(&mut writer).await;
+                    self.send_report(&mut writer).await?;
+                    self.send_ended(&mut writer).await?;
+                    return self.send_goodbye(&mut writer).await;
                 }
-                _ = tick.tick() => self.send_report(&mut writer).await?,
+                _ = tick.tick() => {
+                    self.send_report(&mut writer).await?;
+                    self.send_ended(&mut writer).await?;
+                }
                 line = lines.next() => match line? {
                     None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                     Some(line) => match serde_json::from_slice(&line) {
@@ -148,7 +155,18 @@ impl Link {
                 self.send_report(writer).await?;
                 kept.map_err(LinkError::Unwritten)
             }
-            ToGateway::EndCalls { .. } => Ok(()),
+            ToGateway::EndCalls {
+                agent,
+                release,
+                calls,
+            } => {
+                let marked = self.ledger.end_calls(&agent, release, &calls);
+                if marked > 0 {
+                    tracing::info!(%agent, %release, marked, "ending calls by policy");
+                    self.relay.end_marked();
+                }
+                Ok(())
+            }
             ToGateway::ListCalls {
                 request,
                 agent,
@@ -182,6 +200,33 @@ impl Link {
 
     async fn send_report(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
         send(writer, &ToController::Presence(self.reporter.report())).await
+    }
+
+    /// Tells what became of the calls that ended since. What may not have arrived is kept for the
+    /// next link.
+    async fn send_ended(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
+        let ended = self.ledger.take_ended();
+        if ended.records.is_empty() {
+            return Ok(());
+        }
+        let message = ToController::Ended {
+            calls: ended.records,
+            left_out: ended.left_out,
+        };
+        let sent = send(writer, &message).await;
+        if let (Err(_), ToController::Ended { calls, .. }) = (&sent, message) {
+            self.ledger.put_back_ended(calls);
+        }
+        sent
+    }
+
+    /// The last word of a process that gave everything away and has ended what it could not give:
+    /// it holds no call and takes none, so nobody needs to wait for it.
+    async fn send_goodbye(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
+        if self.tables.is_some() || *self.ledger.open().borrow() > 0 {
+            return Ok(());
+        }
+        send(writer, &ToController::Goodbye).await
     }
 }
 

@@ -216,6 +216,7 @@ impl Gateway {
         let link = Link {
             socket: self.config.control_socket.clone(),
             ledger: Arc::clone(&self.ledger),
+            relay: Arc::clone(&self.relay),
             reporter: Arc::clone(&self.reporter),
             tables: keeps_tables.then(|| Arc::clone(&self.tables)),
         };

@@ -14,8 +14,8 @@ use crate::ledger::{End, Purpose, Ticket, Unreached};
 use crate::tls::Caller;
 
 use super::dial::{self, Tried};
-use super::facts::{Facts, find_table, headers_for_worker};
-use super::{Guest, Outcome, Upgraded, answer_to};
+use super::facts::{Facts, find_table, headers_for_caller, headers_for_worker};
+use super::{Guest, Outcome, Upgraded, answer_to, pairs};
 
 /// How long a worker may take to answer an upgrade.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,8 +48,7 @@ impl Guest {
         let mut ticket = begun.map_err(answer_to)?;
 
         let ours = headers_for_worker(ticket.identity(), request, self.peer, caller.scheme());
-        let ours: Vec<(&str, &str)> = ours.iter().map(|(n, v)| (*n, v.as_str())).collect();
-        let head = request.to_worker(&ours, None);
+        let head = request.to_worker(&pairs(&ours), None);
         let answered = tokio::select! {
             answered = self.ask(&mut ticket, &head, key) => answered,
             () = hung_up(caller, &mut early) => {
@@ -64,24 +63,27 @@ impl Guest {
                 return Err(Some(answer));
             }
         };
+        let mut extra = headers_for_caller(ticket.identity());
         if response.status != 101 {
             let why = Unreached::Status(response.status);
             ticket.finish(End::Unreached(why), clock::now());
             let relayed = async {
-                caller.write_all(&response.to_caller(&[])).await?;
+                caller.write_all(&response.to_caller(&pairs(&extra))).await?;
                 copy_body(&mut worker, caller, response.body_end(false), behind).await
             };
             // Both sides are closed now, whether all of it came through or not.
             let _ = tokio::time::timeout(UPGRADE_TIMEOUT, relayed).await;
             return Ok(None);
         }
+        if ticket.counters().is_to_end() {
+            ticket.finish(End::Unreached(Unreached::Retired), clock::now());
+            let answer = Answer::new(503, "the call was ended while it was being connected");
+            return Err(Some(answer.with("Retry-After", "0")));
+        }
         let cookie = facts.cookie(&table, caller.scheme());
-        let cookie: Vec<(&str, &str)> = cookie
-            .iter()
-            .map(|value| ("Set-Cookie", value.as_str()))
-            .collect();
+        extra.extend(cookie.map(|value| ("Set-Cookie", value)));
         let accepted = async {
-            caller.write_all(&response.to_caller(&cookie)).await?;
+            caller.write_all(&response.to_caller(&pairs(&extra))).await?;
             caller.flush().await
         };
         if accepted.await.is_err() {

@@ -13,8 +13,14 @@ use crate::http::request::Request;
 use crate::http::values::{self, Found};
 use crate::ledger::{Asking, Identity, Ledger, Purpose};
 
+use super::trace;
+
 const OVERRIDE: &str = "x-segue-override";
 const OVERRIDE_TOKEN: &str = "x-segue-override-token";
+
+/// Says that the release winds down, to the worker and to the caller's agent: a good moment to
+/// reconnect, or to come to an end.
+const RETIRING: &str = "X-Segue-Retiring";
 
 /// The cookie that brings a browser's call id back.
 const COOKIE: &str = "segue_call";
@@ -32,6 +38,7 @@ pub(super) struct Facts {
     tenant: Option<String>,
     headers: Vec<(String, String)>,
     version_override: Option<String>,
+    traceparent: Option<String>,
 }
 
 /// The table of the agent whose request this is: its hosts name ours, and among those its path is
@@ -93,6 +100,7 @@ impl Facts {
             tenant: value(&ingress.tenant),
             headers: request.headers.0.iter().filter_map(text).collect(),
             version_override: permitted_override(table, request)?,
+            traceparent: trace::context(&request.headers),
         })
     }
 
@@ -105,10 +113,13 @@ impl Facts {
                 caller: self.caller.as_deref(),
                 tenant: self.tenant.as_deref(),
                 headers: &self.headers,
+                // The ledger knows.
                 pin: None,
+                connected: false,
                 version_override: self.version_override.as_deref(),
             },
             purpose,
+            traceparent: self.traceparent.as_deref(),
         }
     }
 
@@ -163,5 +174,14 @@ pub(super) fn headers_for_worker(
     if identity.is_resume {
         headers.push(("X-Segue-Resume", "true".to_owned()));
     }
+    if identity.retiring {
+        headers.push((RETIRING, "true".to_owned()));
+    }
     headers
+}
+
+/// What we tell the caller on top of the worker's answer.
+pub(super) fn headers_for_caller(identity: &Identity) -> Vec<(&'static str, String)> {
+    let retiring = identity.retiring.then(|| (RETIRING, "true".to_owned()));
+    retiring.into_iter().collect()
 }

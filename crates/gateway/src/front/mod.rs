@@ -7,6 +7,7 @@ mod call;
 mod dial;
 mod facts;
 mod plain;
+mod trace;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -273,6 +274,11 @@ async fn close(mut caller: Caller) {
     };
     // Either way it is closed now.
     let _ = timeout(CLOSE_TIMEOUT, gently).await;
+}
+
+/// Headers as they are written.
+fn pairs<'a>(headers: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {
+    headers.iter().map(|(n, v)| (*n, v.as_str())).collect()
 }
 
 /// The answer to a refused request.

@@ -17,8 +17,8 @@ use crate::ledger::{End, Purpose, Unreached};
 use crate::tls::Caller;
 
 use super::dial::{self, Tried};
-use super::facts::{Facts, find_table, headers_for_worker};
-use super::{Guest, Outcome, answer_to};
+use super::facts::{Facts, find_table, headers_for_caller, headers_for_worker};
+use super::{Guest, Outcome, answer_to, pairs};
 
 /// How long a caller may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,9 +64,8 @@ impl Guest {
             return Err(Some(answer.with("Retry-After", "1")));
         };
         let ours = headers_for_worker(ticket.identity(), request, self.peer, caller.scheme());
-        let ours: Vec<(&str, &str)> = ours.iter().map(|(n, v)| (*n, v.as_str())).collect();
         let length = (request.framing != Framing::None).then_some(body.len());
-        let mut message = request.to_worker(&ours, length);
+        let mut message = request.to_worker(&pairs(&ours), length);
         message.extend_from_slice(&body);
         drop(body);
         // If this fails, so does reading the answer.
@@ -90,8 +89,9 @@ impl Guest {
             }
         };
         let end = response.body_end(request.method == "HEAD");
+        let extra = headers_for_caller(ticket.identity());
         let relayed = async {
-            caller.write_all(&response.to_caller(&[])).await?;
+            caller.write_all(&response.to_caller(&pairs(&extra))).await?;
             copy_body(&mut worker, caller, end, behind).await
         };
         let relayed = relayed.await;

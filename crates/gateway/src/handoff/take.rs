@@ -39,6 +39,8 @@ impl TakenCall {
             up: self.moved.up,
             down: self.moved.down,
             closed: self.moved.closed,
+            // Its mark came along, and its relay looks for that.
+            leaving: false,
         })
     }
 }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use segue_core::link::CallInfo;
+use segue_core::link::{CallInfo, CallRecord};
 use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use segue_core::route::{self, Pin, Reason, Refusal};
 use segue_core::time::Timestamp;
+use tokio::sync::watch;
 
 use crate::journal::{Journal, Line};
 
-use super::{Asking, Book, Counters, Identity, Purpose, Record, Refused};
+use super::{Asking, Book, Counters, Identity, Purpose, Record, Refused, ended};
 
 /// Says whether a worker may be dialled.
 pub(super) type Up<'a> = dyn Fn(&WorkerId, SocketAddr) -> bool + 'a;
@@ -23,6 +24,8 @@ pub(super) struct Connection {
     pub(super) worker: WorkerId,
     /// When it stood; `None`: it is being dialled.
     pub(super) connected: Option<Timestamp>,
+    /// Tells its relay that it is to end, if that is a task.
+    pub(super) told: Option<watch::Sender<bool>>,
 }
 
 #[derive(Debug)]
@@ -39,6 +42,22 @@ pub(super) struct Admission {
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) next: u64,
     pub(super) refusals: BTreeMap<&'static str, u64>,
+}
+
+/// A request that is turned away.
+pub(super) struct Turned {
+    pub(super) why: Refused,
+    /// If it was a call and its release was decided.
+    pub(super) record: Option<Box<CallRecord>>,
+}
+
+impl<R: Into<Refused>> From<R> for Turned {
+    fn from(why: R) -> Self {
+        Self {
+            why: why.into(),
+            record: None,
+        }
+    }
 }
 
 /// What a ticket is made of.
@@ -66,13 +85,13 @@ impl Admission {
     }
 
     /// Decides and counts.
-    pub(super) fn begin(&mut self, asking: Asking<'_>, up: &Up<'_>) -> Result<Begun, Refused> {
+    pub(super) fn begin(&mut self, asking: Asking<'_>, up: &Up<'_>) -> Result<Begun, Turned> {
         let now = self.seen;
         if self.stopping {
-            return Err(Refused::Stopping);
+            return Err(Refused::Stopping.into());
         }
         if self.connections.len() >= self.calls_max {
-            return Err(Refused::TooManyCalls);
+            return Err(Refused::TooManyCalls.into());
         }
         let book = self.books.get_mut(asking.agent).ok_or(Refused::NoTable)?;
         book.purge(now);
@@ -80,16 +99,18 @@ impl Admission {
             agent,
             mut facts,
             purpose,
+            traceparent,
         } = asking;
         let call = facts.call;
         let known = book.record(call);
         if known.is_none() && book.len() >= self.pins_max {
-            return Err(Refused::TooManyPins);
+            return Err(Refused::TooManyPins.into());
         }
         if known.is_none() && book.withdrawn {
-            return Err(Refused::Route(Refusal::NothingServes));
+            return Err(Refusal::NothingServes.into());
         }
         facts.pin = known.map(|record| record.pin.clone());
+        facts.connected = known.is_some_and(Record::is_connected);
         let (was_override, is_resume, started) = known.map_or((false, false, false), |record| {
             (record.is_override, record.connected, record.started)
         });
@@ -102,6 +123,22 @@ impl Admission {
             Reason::Pin => was_override,
             reason => reason == Reason::Override,
         };
+        let route = table.releases.get(&decision.release);
+        let label = route.map_or_else(|| unnamed(decision.release), |route| route.label.clone());
+        let identity = Identity {
+            agent: agent.clone(),
+            call: call.clone(),
+            release: decision.release,
+            label,
+            epoch: table.epoch,
+            reason: decision.reason,
+            is_override,
+            is_resume,
+            purpose,
+            since: now,
+            retiring: route.is_some_and(|route| route.retiring),
+            traceparent: traceparent.map(str::to_owned),
+        };
         let starts = purpose == Purpose::Call && !is_override && !started;
         let worker = match choose(book, decision.release, pinned, call, up) {
             Ok(worker) => worker,
@@ -112,7 +149,10 @@ impl Admission {
                     // Callers can fill a release as they like; it is not to blame for that.
                     totals.errors += u64::from(refusal != Refusal::Full);
                 }
-                return Err(Refused::Route(refusal));
+                let record = (purpose == Purpose::Call)
+                    .then(|| Box::new(ended::of_refused(&identity, refusal, now)));
+                let why = refusal.into();
+                return Err(Turned { why, record });
             }
         };
         let pin = Pin {
@@ -128,21 +168,7 @@ impl Admission {
                 record.started = true;
             }
         }
-        let identity = Arc::new(Identity {
-            agent: agent.clone(),
-            call: call.clone(),
-            release: decision.release,
-            label: table
-                .releases
-                .get(&decision.release)
-                .map_or_else(|| unnamed(decision.release), |route| route.label.clone()),
-            epoch: table.epoch,
-            reason: decision.reason,
-            is_override,
-            is_resume,
-            purpose,
-            since: now,
-        });
+        let identity = Arc::new(identity);
         let addr = table.workers[&worker].addr;
         let begun = self.count(identity, Arc::default(), worker, addr, None);
         if purpose != Purpose::Request {
@@ -171,6 +197,7 @@ impl Admission {
             counters: Arc::clone(&counters),
             worker: worker.clone(),
             connected,
+            told: None,
         };
         self.connections.insert(number, connection);
         Begun {

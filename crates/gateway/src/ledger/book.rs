@@ -73,6 +73,11 @@ impl Record {
             places: Vec::new(),
         }
     }
+
+    /// Whether it has a connection where its pin says.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.places.iter().any(|p| p.release == self.pin.release)
+    }
 }
 
 /// The calls of one agent.

@@ -12,16 +12,19 @@ pub enum By {
     Worker,
     /// This process: a fault of ours, never a policy.
     Gateway,
+    /// This process, because it was told to.
+    Policy,
 }
 
 impl By {
-    /// The peer of a side; the gateway has none.
+    /// The peer of a side; only sides have one.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::Caller => Self::Worker,
             Self::Worker => Self::Caller,
             Self::Gateway => Self::Gateway,
+            Self::Policy => Self::Policy,
         }
     }
 
@@ -31,6 +34,7 @@ impl By {
             Self::Caller => "caller",
             Self::Worker => "worker",
             Self::Gateway => "gateway",
+            Self::Policy => "policy",
         }
     }
 }
@@ -45,6 +49,12 @@ pub struct Closed {
 }
 
 impl Closed {
+    /// Ended because it was to be, with the code that both sides are told.
+    pub(crate) const BY_POLICY: Self = Self {
+        by: By::Policy,
+        code: Some(1001),
+    };
+
     /// Whether this is a call lost by its worker: no close frame, or one that says it goes away,
     /// failed, or restarts.
     pub fn is_drop(self) -> bool {
@@ -71,6 +81,8 @@ pub enum Unreached {
     Status(u16),
     /// The caller went away first: nobody's fault.
     CallerLeft,
+    /// Its call was ended by policy while it was being made.
+    Retired,
 }
 
 impl Unreached {
@@ -81,7 +93,7 @@ impl Unreached {
         match self {
             Self::Dial | Self::BadAnswer => true,
             Self::Status(status) => status >= 500,
-            Self::CallerLeft => false,
+            Self::CallerLeft | Self::Retired => false,
         }
     }
 
@@ -92,6 +104,7 @@ impl Unreached {
             Self::BadAnswer => "the worker gave no valid answer".to_owned(),
             Self::Status(status) => format!("the worker answered {status}"),
             Self::CallerLeft => "the caller left before the connection stood".to_owned(),
+            Self::Retired => "ended by policy before the connection stood".to_owned(),
         }
     }
 }

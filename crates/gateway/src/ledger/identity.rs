@@ -1,6 +1,6 @@
 //! What the ledger is asked, what it answers, and what it knows of a connection.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use segue_core::names::{AgentName, CallId, Label, ReleaseId};
 use segue_core::route::{CallFacts, Reason, Refusal};
@@ -77,6 +77,8 @@ pub struct Asking<'a> {
     pub facts: CallFacts<'a>,
     /// What it is about.
     pub purpose: Purpose,
+    /// The caller's trace context, if it is a good one.
+    pub traceparent: Option<&'a str>,
 }
 
 /// What never changes about one connection.
@@ -102,15 +104,24 @@ pub struct Identity {
     pub purpose: Purpose,
     /// Since when it is counted.
     pub since: Timestamp,
+    /// Whether its release wound down when it was decided.
+    #[serde(default)]
+    pub retiring: bool,
+    /// The caller's trace context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
-/// Bytes of one connection, written by its relay and read by whoever lists calls.
+/// What changes about one connection without the ledger's lock: its bytes, written by its relay
+/// and read by whoever lists calls; and whether it is to end, written by the ledger and read by
+/// its relay.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// From the caller.
     pub bytes_in: AtomicU64,
     /// To the caller.
     pub bytes_out: AtomicU64,
+    ends: AtomicBool,
 }
 
 impl Counters {
@@ -120,5 +131,14 @@ impl Counters {
             self.bytes_in.load(Ordering::Relaxed),
             self.bytes_out.load(Ordering::Relaxed),
         )
+    }
+
+    /// Whether the connection is to be ended by policy.
+    pub fn is_to_end(&self) -> bool {
+        self.ends.load(Ordering::Acquire)
+    }
+
+    pub(super) fn mark_to_end(&self) {
+        self.ends.store(true, Ordering::Release);
     }
 }

@@ -9,7 +9,7 @@ use segue_core::time::Timestamp;
 use crate::call_log;
 use crate::journal::{Journal, Left, Line};
 
-use super::{Admission, Ledger, Purpose};
+use super::{Admission, Ledger, Purpose, ended};
 
 impl Ledger {
     /// Journals from now on, beginning with all that is true now.
@@ -83,17 +83,24 @@ impl Ledger {
             tracing::warn!(orphans, "calls of agents without a table are forgotten");
         }
         let mut counted = BTreeSet::new();
+        let mut records = Vec::new();
         for lost in &left.lost {
             let identity = &lost.identity;
             let call = (&identity.agent, &identity.call, identity.release);
             if let Some(book) = admission.books.get_mut(&identity.agent)
-                && !identity.is_override
                 && counted.insert(call)
             {
+                records.push(ended::of_lost(lost, now));
+                if identity.is_override {
+                    continue;
+                }
                 book.counts_mut(identity.release).totals.lost += 1;
             }
         }
         drop(admission);
+        for record in records {
+            self.tell(record);
+        }
         for lost in &left.lost {
             tracing::error!(call = %lost.identity.call, "a call was lost with its gateway");
             if let Some(log) = &self.log {

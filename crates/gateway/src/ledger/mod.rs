@@ -29,9 +29,11 @@
 mod admission;
 mod book;
 mod end;
+mod ended;
 mod identity;
 mod journaled;
 mod moved;
+mod policy;
 mod ticket;
 
 use std::collections::BTreeMap;
@@ -48,10 +50,11 @@ use tokio::sync::watch;
 
 use crate::call_log::CallLog;
 
-use self::admission::{Admission, Begun, Connection, choose};
+use self::admission::{Admission, Begun, Connection, Turned, choose};
 use self::book::Book;
 pub use self::book::Record;
 pub use self::end::{By, Closed, End, Unreached};
+pub use self::ended::{Ended, RECORDS_MAX};
 pub use self::identity::{Asking, Counters, Identity, Purpose, Refused, Stale};
 pub use self::moved::{AgentState, LedgerState, Moved};
 pub use self::ticket::Ticket;
@@ -71,6 +74,7 @@ pub struct Ledger {
     tables: ArcSwap<Vec<Arc<RoutingTable>>>,
     open: watch::Sender<usize>,
     log: Option<CallLog>,
+    ended: Mutex<Ended>,
 }
 
 impl Ledger {
@@ -86,6 +90,7 @@ impl Ledger {
             tables: ArcSwap::default(),
             open: watch::Sender::new(0),
             log,
+            ended: Mutex::default(),
         })
     }
 
@@ -119,9 +124,13 @@ impl Ledger {
                 self.open.send_replace(admission.connections.len());
                 Ok(Ticket::new(Arc::clone(self), begun))
             }
-            Err(refused) => {
-                *admission.refusals.entry(refused.word()).or_default() += 1;
-                Err(refused)
+            Err(Turned { why, record }) => {
+                *admission.refusals.entry(why.word()).or_default() += 1;
+                drop(admission);
+                if let Some(record) = record {
+                    self.tell(*record);
+                }
+                Err(why)
             }
         }
     }

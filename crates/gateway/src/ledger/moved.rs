@@ -10,13 +10,16 @@ use segue_core::table::RoutingTable;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Book, Counters, Identity, Ledger, Record, Ticket};
+use super::{Book, Counters, Ended, Identity, Ledger, Record, Ticket};
 
 /// Everything but the connections, which travel with their descriptors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerState {
     /// Per agent.
     pub agents: Vec<AgentState>,
+    /// Ended calls that the controller was not told of.
+    #[serde(default)]
+    pub ended: Ended,
 }
 
 /// One agent of a [`LedgerState`].
@@ -47,6 +50,9 @@ pub struct Moved {
     pub bytes_in: u64,
     /// Bytes to the caller so far.
     pub bytes_out: u64,
+    /// Whether it is to be ended by policy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends: bool,
 }
 
 impl Ledger {
@@ -65,12 +71,14 @@ impl Ledger {
                 totals: counts.into_iter().map(|(id, c)| (id, c.totals)).collect(),
             });
         }
-        LedgerState { agents }
+        let ended = self.untold();
+        LedgerState { agents, ended }
     }
 
     /// Takes over what another process exported. A call whose connections do not come along (they
     /// stay with the old process) is pinned for the stickiness window.
     pub fn restore(&self, state: LedgerState, now: Timestamp) {
+        self.restore_ended(state.ended);
         let mut admission = self.lock(now);
         for agent in state.agents {
             let name = agent.table.agent.clone();
@@ -96,8 +104,9 @@ impl Ledger {
         self.publish(&admission);
     }
 
-    /// Forgets pins and totals that another process holds now.
+    /// Forgets pins, totals and records that another process holds now.
     pub fn handed_over(&self) {
+        self.forget_ended();
         self.forget_pins();
         let mut admission = self.locked();
         for book in admission.books.values_mut() {
@@ -124,6 +133,9 @@ impl Ledger {
         counters
             .bytes_out
             .store(moved.bytes_out, std::sync::atomic::Ordering::Relaxed);
+        if moved.ends {
+            counters.mark_to_end();
+        }
         let book = admission.books.get_mut(&identity.agent)?;
         let pin = segue_core::route::Pin {
             release: identity.release,

@@ -81,9 +81,11 @@ fn begin_by(
         tenant: None,
         headers: &[],
         pin: None,
+        connected: false,
         version_override,
     };
     let asking = Asking {
+        traceparent: None,
         agent: &agent,
         facts,
         purpose,

@@ -12,16 +12,16 @@ use crate::journal::Line;
 
 use super::{
     Admission, Begun, By, Closed, Connection, Counters, End, Identity, Ledger, Moved, Purpose,
-    Refused, Unreached, choose,
+    Refused, Unreached, choose, ended,
 };
 
 /// Counts one connection for as long as it exists. Not to be cloned.
 #[derive(Debug)]
 pub struct Ticket {
-    ledger: Arc<Ledger>,
-    number: u64,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) number: u64,
     identity: Arc<Identity>,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
     worker: WorkerId,
     addr: SocketAddr,
     open: bool,
@@ -156,6 +156,7 @@ impl Ticket {
             connected,
             bytes_in,
             bytes_out,
+            ends: self.counters.is_to_end(),
         }
     }
 
@@ -193,7 +194,7 @@ impl Ticket {
         let Some(connection) = admission.connections.remove(&self.number) else {
             return;
         };
-        admission.close(&connection, &self.pin(), end, now);
+        let is_told = admission.close(&connection, &self.pin(), end, now);
         if self.identity.purpose != Purpose::Request {
             let book = admission.books.get(&self.identity.agent);
             let record = book.and_then(|book| book.record(&self.identity.call));
@@ -205,11 +206,17 @@ impl Ticket {
         }
         ledger.open.send_replace(admission.connections.len());
         drop(admission);
+        let bytes = connection.counters.read();
+        let (worker, connected) = (&connection.worker, connection.connected);
+        if is_told {
+            let identity = &self.identity;
+            ledger.tell(ended::of_connection(
+                identity, worker, connected, bytes, end, now,
+            ));
+        }
         if self.identity.purpose == Purpose::Call
             && let Some(log) = &ledger.log
         {
-            let bytes = connection.counters.read();
-            let (worker, connected) = (&connection.worker, connection.connected);
             log.write(call_log::Line::new(
                 &self.identity,
                 worker,
@@ -230,10 +237,12 @@ impl Drop for Ticket {
 }
 
 impl Admission {
-    fn close(&mut self, connection: &Connection, at: &Pin, end: End, now: Timestamp) {
+    /// Uncounts a connection. Says whether the controller is told of its end: of a call's last
+    /// one, and of one that never stood.
+    fn close(&mut self, connection: &Connection, at: &Pin, end: End, now: Timestamp) -> bool {
         let identity = &connection.identity;
         let Some(book) = self.books.get_mut(&identity.agent) else {
-            return;
+            return false;
         };
         if end == End::Answered
             && identity.purpose == Purpose::Webhook
@@ -241,10 +250,20 @@ impl Admission {
         {
             record.keeps_pin = true;
         }
+        if connection.counters.is_to_end()
+            && let Some(record) = book.record_mut(&identity.call)
+            && record.pin.release == identity.release
+        {
+            record.keeps_pin = false;
+        }
         let expires = now + book.table.stickiness;
         let last = book.leave(&identity.call, at, expires);
-        if identity.is_override || identity.purpose != Purpose::Call {
-            return;
+        if identity.purpose != Purpose::Call {
+            return false;
+        }
+        let is_told = last || connection.connected.is_none();
+        if identity.is_override {
+            return is_told;
         }
         let totals = &mut book.counts_mut(identity.release).totals;
         let closed = match (end, connection.connected) {
@@ -253,16 +272,23 @@ impl Admission {
                 by: By::Gateway,
                 code: None,
             },
-            (End::Unreached(Unreached::CallerLeft) | End::Abandoned | End::Answered, _) => return,
+            (End::Unreached(Unreached::CallerLeft) | End::Abandoned | End::Answered, _) => {
+                return is_told;
+            }
             (End::Unreached(why), _) => {
                 totals.errors += u64::from(why.is_fault());
-                return;
+                return is_told;
             }
         };
         if last {
-            totals.ended += 1;
-            totals.dropped += u64::from(closed.is_drop());
+            if closed.by == By::Policy {
+                totals.policy += 1;
+            } else {
+                totals.ended += 1;
+                totals.dropped += u64::from(closed.is_drop());
+            }
             *totals.closes.entry(closed.key()).or_default() += 1;
         }
+        is_told
     }
 }

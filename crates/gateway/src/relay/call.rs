@@ -13,7 +13,7 @@ use rustix::net::sockopt;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::frames::Observer;
+use crate::frames::{Observer, close_frame};
 use crate::ledger::{By, Closed, Counters, End, Moved, Ticket};
 
 /// A silent peer is asked for a sign of life after this long, then eight times every
@@ -25,6 +25,9 @@ const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 
 const KEEPALIVE_PROBES: u32 = 8;
+
+/// Goes with code 1001 to both sides of a call that is ended by policy.
+const FAREWELL_REASON: &str = "retired";
 
 /// Has the kernel notice a peer that vanished. Every socket of the front gets it at once: waiting
 /// callers, TLS calls and streamed answers may be silent for as long as any call.
@@ -53,7 +56,7 @@ impl Side {
         }
     }
 
-    fn by(self) -> By {
+    pub(super) fn by(self) -> By {
         match self {
             Self::Caller => By::Caller,
             Self::Worker => By::Worker,
@@ -80,6 +83,9 @@ pub enum Sink {
     /// Takes bytes.
     #[default]
     Open,
+    /// Takes no more bytes of its source: a close frame of ours went there, or still waits in
+    /// [`Flow::leftover`].
+    Farewell,
     /// Was told that no more will come.
     Shut,
     /// Cannot be written any more; what comes for it is thrown away.
@@ -107,6 +113,8 @@ pub struct LiveCall {
     pub(crate) down: Flow,
     /// The first sign of the end.
     pub(crate) closed: Option<Closed>,
+    /// Ended by policy: each side gets a close frame of ours, as soon as a frame ends.
+    pub(crate) leaving: bool,
 }
 
 impl LiveCall {
@@ -134,9 +142,11 @@ impl LiveCall {
             up: Flow::default(),
             down: Flow::default(),
             closed: None,
+            leaving: false,
         };
         for (side, early) in [(Side::Caller, early_up), (Side::Worker, early_down)] {
-            call.saw(side, &early);
+            call.count(side, &early);
+            call.see(side, &early);
             call.flow_from(side).leftover = early;
         }
         Ok(call)
@@ -179,10 +189,10 @@ impl LiveCall {
         }
     }
 
-    /// Whether bytes from this side are wanted now.
+    /// Whether bytes from this side are wanted now: also if they are only thrown away.
     pub(crate) fn wants_read(&self, side: Side) -> bool {
         let flow = self.from(side);
-        !flow.ended && flow.leftover.is_empty()
+        !flow.ended && (flow.leftover.is_empty() || flow.sink == Sink::Farewell)
     }
 
     /// Whether bytes wait for this side.
@@ -190,11 +200,60 @@ impl LiveCall {
         !self.from(side.other()).leftover.is_empty()
     }
 
-    /// Both directions are through.
+    /// Both directions are through. Of a call that we end, they are when both sides have said
+    /// their own goodbye.
     pub(crate) fn is_over(&self) -> bool {
+        let ended = |flow: &Flow| flow.ended || self.leaving && flow.observer.is_done();
         [&self.up, &self.down]
             .into_iter()
-            .all(|flow| flow.ended && flow.leftover.is_empty())
+            .all(|flow| ended(flow) && flow.leftover.is_empty())
+    }
+
+    /// Ends the call by policy. Again for one that was ended is no change.
+    pub(crate) fn leave(&mut self) {
+        self.leaving = true;
+        self.closed.get_or_insert(Closed::BY_POLICY);
+        for side in Side::BOTH {
+            self.say_farewell(side);
+            self.settle(side);
+        }
+    }
+
+    /// Whether some side was told nothing yet, because a frame to it is not whole.
+    pub(crate) fn owes_farewell(&self) -> bool {
+        let owed = |flow: &Flow| flow.sink == Sink::Open && !flow.observer.is_done();
+        self.leaving && [&self.up, &self.down].into_iter().any(owed)
+    }
+
+    /// Writes our close frame to the other side of `side`, if the frames from `side` are whole.
+    fn say_farewell(&mut self, side: Side) {
+        let flow = self.flow_from(side);
+        if flow.sink == Sink::Open && flow.observer.is_between_frames() {
+            flow.sink = Sink::Farewell;
+            let frame = farewell(side.other());
+            // What was read and not yet written goes first.
+            let mut bytes = std::mem::take(&mut flow.leftover);
+            bytes.extend(frame);
+            self.write_out(side, &bytes);
+        }
+    }
+
+    /// Relays the rest of a frame of a call that we end, and nothing behind it.
+    fn relay_last(&mut self, side: Side, bytes: &[u8]) {
+        let mut rest = bytes;
+        if self.from(side).sink == Sink::Open && !self.from(side).observer.is_between_frames() {
+            let (taken, code) = self.flow_from(side).observer.see_frame(bytes);
+            if let Some(code) = code {
+                self.note(side, Some(code));
+            }
+            self.forward(side, &bytes[..taken]);
+            rest = &bytes[taken..];
+        }
+        self.say_farewell(side);
+        // Only for the sight of a close frame.
+        self.flow_from(side).observer.see(rest);
+        self.settle(side);
+        self.settle(side.other());
     }
 
     /// The call is over and only the last bytes are left: one side is gone for good, or one side
@@ -219,8 +278,13 @@ impl LiveCall {
             }
             Ok(length) => {
                 let bytes = &buffer[..length];
-                self.saw(side, bytes);
-                self.forward(side, bytes);
+                self.count(side, bytes);
+                if self.leaving {
+                    self.relay_last(side, bytes);
+                } else {
+                    self.see(side, bytes);
+                    self.forward(side, bytes);
+                }
             }
             Err(error) if is_passing(&error) => {}
             Err(_) => {
@@ -236,13 +300,20 @@ impl LiveCall {
     pub(crate) fn flush(&mut self, side: Side) {
         let source = side.other();
         let leftover = std::mem::take(&mut self.flow_from(source).leftover);
-        self.forward(source, &leftover);
+        self.write_out(source, &leftover);
         self.settle(source);
     }
 
     /// Writes bytes from `side` to the other one, and keeps what it does not take.
     fn forward(&mut self, side: Side, bytes: &[u8]) {
-        if self.from(side).sink != Sink::Open || bytes.is_empty() {
+        if self.from(side).sink == Sink::Open {
+            self.write_out(side, bytes);
+        }
+    }
+
+    /// As [`LiveCall::forward`], also to a side that has had our close frame.
+    fn write_out(&mut self, side: Side, bytes: &[u8]) {
+        if matches!(self.from(side).sink, Sink::Shut | Sink::Dead) {
             return;
         }
         let mut rest = bytes;
@@ -266,10 +337,16 @@ impl LiveCall {
         self.flow_from(side).leftover.extend_from_slice(rest);
     }
 
-    /// Tells the other side that no more will come, once that is so.
+    /// Tells the other side that no more will come, once that is so: `side` has ended; or the other
+    /// side has had our close frame and answered it.
     fn settle(&mut self, side: Side) {
-        let flow = self.from(side);
-        if flow.ended && flow.leftover.is_empty() && flow.sink == Sink::Open {
+        let (flow, back) = (self.from(side), self.from(side.other()));
+        let through = match flow.sink {
+            Sink::Open => flow.ended,
+            Sink::Farewell => back.ended || back.observer.is_done(),
+            Sink::Shut | Sink::Dead => false,
+        };
+        if through && flow.leftover.is_empty() {
             // An error means that the socket is gone already, which reading it will show.
             let _ = self.socket(side.other()).shutdown(Shutdown::Write);
             self.flow_from(side).sink = Sink::Shut;
@@ -283,13 +360,16 @@ impl LiveCall {
         flow.leftover = Vec::new();
     }
 
-    fn saw(&mut self, side: Side, bytes: &[u8]) {
+    fn count(&self, side: Side, bytes: &[u8]) {
         let counters: &Counters = self.ticket.counters();
         let counter = match side {
             Side::Caller => &counters.bytes_in,
             Side::Worker => &counters.bytes_out,
         };
         counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    }
+
+    fn see(&mut self, side: Side, bytes: &[u8]) {
         if let Some(code) = self.flow_from(side).observer.see(bytes) {
             self.note(side, Some(code));
         }
@@ -306,11 +386,26 @@ impl LiveCall {
             by: By::Gateway,
             code: None,
         };
+        if self.leaving {
+            for side in Side::BOTH {
+                // Whoever reads what came before finds an end and no reset.
+                let _ = self.socket(side).shutdown(Shutdown::Write);
+            }
+        }
         // The sockets close before the count goes, so that "uncounted" means "gone".
         drop((self.caller, self.worker));
         self.ticket
             .finish(End::Closed(self.closed.unwrap_or(fault)), now);
     }
+}
+
+/// What a side is told when its call is ended by policy.
+pub(crate) fn farewell(to: Side) -> Vec<u8> {
+    let mask = (to == Side::Worker).then(|| {
+        let random = uuid::Uuid::now_v7();
+        *random.as_bytes().last_chunk().expect("of sixteen bytes")
+    });
+    close_frame(1001, FAREWELL_REASON, mask)
 }
 
 fn is_passing(error: &io::Error) -> bool {

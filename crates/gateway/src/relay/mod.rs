@@ -83,6 +83,16 @@ impl Relay {
         }
     }
 
+    /// Ends the calls that the ledger has marked: see
+    /// [`Ledger::end_calls`](crate::ledger::Ledger::end_calls). Calls that come later and are
+    /// marked end as they come.
+    pub fn end_marked(&self) {
+        for shard in &self.shards {
+            // A shard that is gone holds no calls.
+            let _ = shard.send(Command::EndMarked);
+        }
+    }
+
     /// Takes every call out of the relay. Not a byte of them is read after this returns.
     pub fn give_all(&self) -> Vec<LiveCall> {
         let (reply, calls) = channel();

@@ -27,6 +27,10 @@ const EVENTS_MAX: usize = 256;
 /// How long the last bytes of a call that is over may take to be read by a slow peer.
 pub(super) const ENDING: Duration = Duration::from_secs(10);
 
+/// How long a call that is ended by policy waits for the end of a frame, so that no side gets half
+/// a frame: some fifty frames of audio. A side that stands still within a frame is cut.
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Marks the wake-up descriptor.
 const WAKE: u64 = u64::MAX;
 
@@ -34,6 +38,8 @@ const WAKE: u64 = u64::MAX;
 pub(super) enum Command {
     /// Relays one more call.
     Adopt(Box<LiveCall>),
+    /// Ends the calls that the ledger has marked.
+    EndMarked,
     /// Lets go of every call, by value.
     GiveAll(Sender<Vec<LiveCall>>),
     /// Stops the thread; its calls end.
@@ -60,6 +66,8 @@ pub(super) struct Shard {
     free: Vec<u32>,
     /// When calls that are over are cut; the wait is the same for all, so a queue is in order.
     deadlines: VecDeque<(Instant, u64)>,
+    /// When calls that are ended by policy are cut if a frame to them is still not whole.
+    farewells: VecDeque<(Instant, u64)>,
     buffer: Box<[u8]>,
 }
 
@@ -75,6 +83,7 @@ impl Shard {
             slots: Vec::new(),
             free: Vec::new(),
             deadlines: VecDeque::new(),
+            farewells: VecDeque::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
         })
     }
@@ -106,7 +115,8 @@ impl Shard {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let (deadline, _) = self.deadlines.front()?;
+        let fronts = [self.deadlines.front(), self.farewells.front()];
+        let (deadline, _) = fronts.into_iter().flatten().min()?;
         let left = deadline.saturating_duration_since(Instant::now());
         Timespec::try_from(left).ok()
     }
@@ -119,6 +129,7 @@ impl Shard {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Adopt(call) => self.adopt(*call),
+                Command::EndMarked => self.end_marked(),
                 Command::GiveAll(reply) => {
                     let calls = self.give_all();
                     if let Err(unclaimed) = reply.send(calls) {
@@ -150,7 +161,32 @@ impl Shard {
                 entry.call.flush(side);
             }
         }
+        self.end_if_marked(index);
         self.settle(index);
+    }
+
+    fn end_marked(&mut self) {
+        for index in 0..self.slots.len() {
+            let index = u32::try_from(index).expect("made by adopt");
+            if self.end_if_marked(index) {
+                self.settle(index);
+            }
+        }
+    }
+
+    /// True: it begins to end now.
+    fn end_if_marked(&mut self, index: u32) -> bool {
+        let slot = &mut self.slots[index as usize];
+        let Some(entry) = &mut slot.entry else {
+            return false;
+        };
+        if entry.call.leaving || !entry.call.ticket.counters().is_to_end() {
+            return false;
+        }
+        entry.call.leave();
+        let key = pack(index, slot.generation, Side::Caller);
+        self.farewells.push_back((Instant::now() + FAREWELL, key));
+        true
     }
 
     fn give_all(&mut self) -> Vec<LiveCall> {
@@ -162,6 +198,7 @@ impl Shard {
             }
         }
         self.deadlines.clear();
+        self.farewells.clear();
         calls
     }
 
@@ -229,6 +266,23 @@ impl Shard {
     }
 
     fn cut_overdue(&mut self) {
+        while let Some((deadline, key)) = self.farewells.front().copied()
+            && deadline <= Instant::now()
+        {
+            self.farewells.pop_front();
+            let (index, generation, _) = unpack(key);
+            let slot = &mut self.slots[index as usize];
+            let entry = slot.entry.as_mut();
+            match entry.filter(|_| slot.generation == generation) {
+                Some(entry) if entry.call.owes_farewell() => self.end(index),
+                // Both sides were told. Whether they answer or not, it is over soon.
+                Some(entry) if !entry.ending => {
+                    entry.ending = true;
+                    self.deadlines.push_back((Instant::now() + ENDING, key));
+                }
+                _ => {}
+            }
+        }
         while let Some((deadline, key)) = self.deadlines.front().copied()
             && deadline <= Instant::now()
         {

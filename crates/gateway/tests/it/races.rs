@@ -58,9 +58,11 @@ fn begin(ledger: &Arc<Ledger>, call: &str) -> Ticket {
         tenant: None,
         headers: &[],
         pin: None,
+        connected: false,
         version_override: None,
     };
     let asking = Asking {
+        traceparent: None,
         agent: &agent,
         facts,
         purpose: Purpose::Call,

@@ -31,6 +31,8 @@ pub(crate) struct Controller {
 pub(crate) struct Ended {
     pub(crate) records: Vec<CallRecord>,
     pub(crate) left_out: u64,
+    /// Gateways that said goodbye.
+    pub(crate) goodbyes: usize,
 }
 
 impl Controller {
@@ -151,6 +153,9 @@ async fn serve(
                     ToController::Hello { version, .. } => assert_eq!(version, LINK_VERSION),
                     answer @ ToController::Calls { .. } => {
                         heard.send_replace(Some(answer));
+                    }
+                    ToController::Goodbye => {
+                        ended.send_modify(|ended| ended.goodbyes += 1);
                     }
                     ToController::Ended { calls, left_out } => {
                         ended.send_modify(|ended| {

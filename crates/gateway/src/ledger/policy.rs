@@ -1,0 +1,54 @@
+//! Ending calls by policy: the straggler policy `end`, or an operator.
+//!
+//! The ledger only marks connections; their relay ends them, because only it knows where a frame
+//! ends. A marked connection leaves no pin, however it ends, so that its caller is decided anew.
+//!
+//! A connection that is being dialled is marked like a live one. It is refused with a 503 instead
+//! of its 101 if that was not sent yet; its caller may come back at once and is decided anew.
+//! Otherwise its relay ends it as the first thing it does.
+
+use std::collections::BTreeSet;
+
+use segue_core::names::{AgentName, CallId, ReleaseId};
+use tokio::sync::watch;
+
+use super::{Ledger, Purpose, Ticket};
+
+impl Ledger {
+    /// Marks the connections of these calls that are on `release`; answers how many were not
+    /// marked before. Calls of other releases, unknown ones, and those that are only pinned are
+    /// left alone.
+    pub fn end_calls(&self, agent: &AgentName, release: ReleaseId, calls: &[CallId]) -> usize {
+        let calls: BTreeSet<&CallId> = calls.iter().collect();
+        let admission = self.locked();
+        let mut marked = 0;
+        for connection in admission.connections.values() {
+            let identity = &connection.identity;
+            let meant = identity.release == release
+                && identity.purpose == Purpose::Call
+                && identity.agent == *agent
+                && calls.contains(&identity.call);
+            if meant && !connection.counters.is_to_end() {
+                connection.counters.mark_to_end();
+                if let Some(told) = &connection.told {
+                    told.send_replace(true);
+                }
+                marked += 1;
+            }
+        }
+        marked
+    }
+}
+
+impl Ticket {
+    /// Turns true when the connection is to be ended; for a relay that is a task. Plain calls are
+    /// looked through by their relay instead.
+    pub(crate) fn told_to_end(&self) -> watch::Receiver<bool> {
+        let mut admission = self.ledger.locked();
+        let (told, hears) = watch::channel(self.counters.is_to_end());
+        if let Some(connection) = admission.connections.get_mut(&self.number) {
+            connection.told = Some(told);
+        }
+        hears
+    }
+}
