@@ -85,6 +85,9 @@ pub enum ToController {
         /// How many were left out since the gateway started.
         left_out: u64,
     },
+    /// The last word of a gateway that holds no call and will take none under this name: nobody
+    /// needs to wait for it. Only behind a [`ToController::Presence`] that shows as much.
+    Goodbye,
 }
 
 /// What became of one call.

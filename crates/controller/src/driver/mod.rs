@@ -11,6 +11,7 @@ mod ack;
 mod ask;
 mod carry;
 mod decide;
+mod goodbye;
 mod lag;
 mod trouble;
 mod view;
@@ -105,6 +106,8 @@ pub(crate) struct Driver {
     head: Head,
     /// Gateways that greeted or reported; their calls count, or will as soon as that is written.
     met: BTreeSet<GatewayId>,
+    /// Gateways that said goodbye and are not forgotten yet.
+    goodbyes: BTreeSet<GatewayId>,
     /// The newest report of each gateway, for people.
     reports: BTreeMap<GatewayId, Presence>,
     waiting: Vec<Waiting>,
@@ -127,6 +130,7 @@ impl Driver {
                 .collect(),
             head,
             met: BTreeSet::new(),
+            goodbyes: BTreeSet::new(),
             reports: BTreeMap::new(),
             waiting: Vec::new(),
             journal_error: None,
@@ -215,7 +219,9 @@ impl Driver {
 
     fn hear(&mut self, heard: Heard) {
         match heard {
+            Heard::Goodbye(gateway) => self.on_goodbye(gateway),
             Heard::Hello(gateway) => {
+                self.goodbyes.remove(&gateway);
                 self.met.insert(gateway);
             }
             Heard::Presence { at, presence } => self.observe(at, presence),
@@ -277,7 +283,12 @@ impl Driver {
     /// Notices what is there and lets time pass, until nothing follows any more.
     async fn follow(&mut self, name: &AgentName) -> Result<(), Refused> {
         for event in self.noticed(name) {
-            self.decide(name, Input::noticed(event)).await?;
+            let reason = goodbye::reason(&event);
+            let input = Input {
+                reason,
+                ..Input::noticed(event)
+            };
+            self.decide(name, input).await?;
         }
         for _ in 0..TICKS_MAX {
             if self
@@ -312,6 +323,7 @@ impl Driver {
             });
         }
         events.extend(self.joins(agent));
+        events.extend(self.goodbyes(holding));
         events.extend(self.worker_events(name, agent));
         let outcome = self.parts.smoker.outcome(name);
         events.extend(outcome.map(|outcome| Event::SmokeFinished {

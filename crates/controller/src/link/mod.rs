@@ -42,6 +42,8 @@ const CALLS_WAIT: Duration = Duration::from_secs(1);
 pub enum Heard {
     /// One connected: from now on it may act by our tables, so its calls count.
     Hello(GatewayId),
+    /// One holds no call and will take none: nobody needs to wait for it.
+    Goodbye(GatewayId),
     /// One reported.
     Presence {
         /// When that was read.

@@ -83,6 +83,12 @@ async fn listen(
             ToController::Calls { request, calls } => link.answer(number, request, calls),
             // Records are for metrics and traces; nobody keeps them yet.
             ToController::Ended { .. } => {}
+            ToController::Goodbye => {
+                let goodbye = Heard::Goodbye(gateway.clone());
+                if heard.send(goodbye).await.is_err() {
+                    return Ok(());
+                }
+            }
             ToController::Presence(presence) => {
                 return Err(bad(format!("it reports as {}", presence.gateway)));
             }
