@@ -9,7 +9,9 @@ pub mod names;
 
 pub mod compat;
 
+pub mod components;
 pub mod release;
+pub mod release_diff;
 pub mod slot;
 pub mod split;
 
