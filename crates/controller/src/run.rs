@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,12 @@ use segue_core::names::AgentName;
 use segue_core::rollout::Agent;
 use segue_core::spec::AgentSpec;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::api::{self, Api};
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::{self, Access, Api, ApiConfig, Tokens};
 use crate::copies::Copies;
 use crate::driver::{self, ASKS_MAX, Driver, HEARD_MAX, Parts};
 use crate::link::{self, Link};
@@ -23,7 +25,7 @@ use crate::platform::process::ProcessPlatform;
 use crate::secret;
 use crate::smoke::{Door, Smoker};
 use crate::state::StateDir;
-use crate::store::{Journal, SqliteJournal, StoreError};
+use crate::store::{CallStates, ControlStore, Journal, SqliteControl, SqliteJournal, StoreError};
 
 /// How long a decision that is being made may take to finish when the controller is to end. More
 /// than one that waits for a locked journal takes; who supervises us is less patient than a disk
@@ -35,8 +37,8 @@ const FINISH_MAX: Duration = Duration::from_secs(5);
 pub struct ControllerConfig {
     /// Where everything is kept. Of several controllers only one may use it.
     pub state_dir: PathBuf,
-    /// Where the admin API listens: on loopback. Port 0: any; see `run/api.addr`.
-    pub api: SocketAddr,
+    /// How the admin API is reached.
+    pub api: ApiConfig,
     /// The agents.
     pub agents: BTreeMap<AgentName, AgentSpec>,
     /// Where the configuration is: directories in it are relative to this one.
@@ -56,8 +58,8 @@ pub enum RunError {
         /// The directory.
         path: PathBuf,
     },
-    /// The operator chooses a loopback address.
-    #[error("the admin API may listen on loopback only, not on {addr}")]
+    /// The operator chooses a loopback address, or gives the API an identity.
+    #[error("without TLS the admin API may listen on loopback only, not on {addr}")]
     NotLoopback {
         /// What was asked for.
         addr: SocketAddr,
@@ -74,6 +76,9 @@ pub enum RunError {
     /// The operator frees or mends the journal.
     #[error("the journal could not be opened")]
     Journal(#[source] StoreError),
+    /// The operator frees or mends the file of tokens, or that of call state.
+    #[error("the tokens or the state of calls could not be opened")]
+    Store(#[source] StoreError),
     /// The driver, the link or the API ended by itself: a bug.
     #[error("the {0} ended unexpectedly")]
     Ended(&'static str),
@@ -86,10 +91,13 @@ impl RunError {
             Self::Locked { .. } => {
                 "`segue status` shows whether it works; to run a second Segue give it its own `--state`"
             }
-            Self::NotLoopback { .. } => "write listen = \"127.0.0.1:7070\" below [api]",
+            Self::NotLoopback { .. } => {
+                "write tls = { cert = \"FILE\", key = \"FILE\" } below [api], or listen = \"127.0.0.1:7070\""
+            }
             Self::Io { .. } => "see that the directory exists, is yours, and its path is short",
             Self::Journal(StoreError::TooNew { .. }) => "start the newer Segue again",
             Self::Journal(_) => "end the program that holds it, or restore journal.db from a copy",
+            Self::Store(_) => "end the program that holds control.db or calls.db; either may be moved away, and with it its tokens or states",
             Self::Ended(_) => "start it again, and report it with its log",
         }
     }
@@ -110,8 +118,10 @@ pub async fn run(
     config: ControllerConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    if !config.api.ip().is_loopback() {
-        return Err(RunError::NotLoopback { addr: config.api });
+    if !config.api.listen.ip().is_loopback() && config.api.tls.is_none() {
+        return Err(RunError::NotLoopback {
+            addr: config.api.listen,
+        });
     }
     let state = StateDir::new(&config.state_dir);
     let directory = config.state_dir.display();
@@ -124,6 +134,7 @@ pub async fn run(
     let override_token = secret::token(&state.override_token());
     let override_token = override_token.map_err(failed("cannot read the override token"))?;
     let journal = open_journal(&state).await?;
+    let (keys, states, tokens) = open_small(&state, api_token).await?;
 
     let bell = Arc::new(Notify::new());
     let copies = Copies::new(&state);
@@ -131,6 +142,7 @@ pub async fn run(
     let platform = Arc::new(platform);
     let link = Link::default();
     let specs = Arc::new(config.agents);
+    let (announce, head) = watch::channel(0);
     let override_digest = secret::digest(&override_token);
     let door = Door {
         state: state.clone(),
@@ -146,6 +158,7 @@ pub async fn run(
         smoker: Smoker::new(door, Arc::clone(&bell)),
         copies: copies.clone(),
         bell,
+        announce,
     };
     let driver = Driver::load(parts).await.map_err(RunError::Journal)?;
     adopt(&platform, &driver).map_err(failed("cannot find the running workers again"))?;
@@ -153,14 +166,7 @@ pub async fn run(
     let socket = state.control_socket();
     let control =
         link::bind(&socket).map_err(failed(format!("cannot make {}", socket.display())))?;
-    let listener = TcpListener::bind(config.api).await;
-    let listener = listener.map_err(failed(format!("cannot listen on {}", config.api)))?;
-    let addr = listener
-        .local_addr()
-        .map_err(failed("the API has no address"))?;
-    secret::write_private(&state.api_addr(), format!("{addr}\n").as_bytes())
-        .map_err(failed("cannot write run/api.addr"))?;
-    tracing::info!(%addr, "the admin API listens");
+    let doors = listen(&state, &config.api).await?;
 
     let (asks, to_driver) = mpsc::channel(ASKS_MAX);
     let (heard, from_gateways) = mpsc::channel(HEARD_MAX);
@@ -168,10 +174,14 @@ pub async fn run(
         specs,
         config_dir: config.config_dir,
         copies,
-        token: api_token,
         driver: asks,
+        head,
         link: link.clone(),
         journal,
+        control: keys,
+        states,
+        tokens,
+        access: Access::new(&config.api),
     }));
     let (stop, stopped) = oneshot::channel();
     let mut driving = Box::pin(driver.run(to_driver, from_gateways, stopped));
@@ -180,7 +190,7 @@ pub async fn run(
         () = shutdown => {}
         () = &mut driving => return Err(RunError::Ended("driver")),
         () = &mut serving => return Err(RunError::Ended("link")),
-        _ = axum::serve(listener, router) => return Err(RunError::Ended("API")),
+        () = doors.serve(router) => return Err(RunError::Ended("API")),
     }
     drop(stop);
     // Gateways hear of the last decision too.
@@ -197,6 +207,69 @@ pub async fn run(
     }
     tracing::info!("the controller ends; gateways and workers go on");
     Ok(())
+}
+
+/// Where the admin API is asked.
+struct Doors {
+    local: TcpListener,
+    /// Beside it, with TLS.
+    tls: Option<(TcpListener, TlsAcceptor)>,
+}
+
+impl Doors {
+    async fn serve(self, router: axum::Router) {
+        let local = api::serve(self.local, None, router.clone());
+        match self.tls {
+            None => local.await,
+            Some((listener, acceptor)) => {
+                tokio::select! {
+                    () = local => {}
+                    () = api::serve(listener, Some(acceptor), router) => {}
+                }
+            }
+        }
+    }
+}
+
+/// With TLS, there is a port of loopback without it beside: `segue` on this machine need not mind
+/// names and certificates.
+async fn listen(state: &StateDir, config: &ApiConfig) -> Result<Doors, RunError> {
+    let Some(files) = &config.tls else {
+        let local = bind(config.listen, &state.api_addr()).await?;
+        return Ok(Doors { local, tls: None });
+    };
+    let acceptor = api::acceptor(files).map_err(failed("cannot use the identity of the API"))?;
+    let listener = bind(config.listen, &state.api_tls_addr()).await?;
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let local = bind(any, &state.api_addr()).await?;
+    let tls = Some((listener, acceptor));
+    Ok(Doors { local, tls })
+}
+
+/// Listens, and writes down where.
+async fn bind(at: SocketAddr, file: &Path) -> Result<TcpListener, RunError> {
+    let listener = TcpListener::bind(at).await;
+    let listener = listener.map_err(failed(format!("cannot listen on {at}")))?;
+    let addr = listener.local_addr();
+    let addr = addr.map_err(failed("the API has no address"))?;
+    let wrote = secret::write_private(file, format!("{addr}\n").as_bytes());
+    wrote.map_err(failed(format!("cannot write {}", file.display())))?;
+    tracing::info!(%addr, "the admin API listens");
+    Ok(listener)
+}
+
+/// The smaller stores, and the tokens in one of them.
+async fn open_small(
+    state: &StateDir,
+    api_token: String,
+) -> Result<(Arc<dyn ControlStore>, Arc<CallStates>, Tokens), RunError> {
+    let (control, calls) = (state.control(), state.call_states());
+    let opened = driver::blocking(move || {
+        let control: Arc<dyn ControlStore> = Arc::new(SqliteControl::open(&control)?);
+        let tokens = Tokens::load(Arc::clone(&control), &api_token)?;
+        Ok((control, Arc::new(CallStates::open(&calls)?), tokens))
+    });
+    opened.await.map_err(RunError::Store)
 }
 
 fn lock(state: &StateDir) -> Result<std::fs::File, RunError> {

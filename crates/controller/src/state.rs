@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
-use segue_core::names::{AgentName, Label, ReleaseId, WorkerId};
+use segue_core::names::{AgentName, ComponentName, Label, ReleaseId, WorkerId};
 
 /// Longest part of a label in a directory name; the digest beside it tells releases apart.
 const LABEL_BYTES_MAX: usize = 48;
@@ -72,14 +72,29 @@ impl StateDir {
         self.0.join("journal.db")
     }
 
+    /// Tokens of the admin API and its idempotency keys, an `SQLite` file.
+    pub fn control(&self) -> PathBuf {
+        self.0.join("control.db")
+    }
+
+    /// The state of calls, an `SQLite` file.
+    pub fn call_states(&self) -> PathBuf {
+        self.0.join("calls.db")
+    }
+
     /// The Unix socket to which gateways connect.
     pub fn control_socket(&self) -> PathBuf {
         self.run().join("control.sock")
     }
 
-    /// One line: where the admin API listens.
+    /// One line: where the admin API listens on loopback, without TLS.
     pub fn api_addr(&self) -> PathBuf {
         self.run().join("api.addr")
+    }
+
+    /// One line: where it listens with TLS, if it does.
+    pub fn api_tls_addr(&self) -> PathBuf {
+        self.run().join("api.tls.addr")
     }
 
     /// One line, written by the gateway: where calls come in.
@@ -134,6 +149,53 @@ impl StateDir {
             .join(release);
         directory.join(format!("{worker}.log"))
     }
+}
+
+impl StateDir {
+    /// The record of one component of a release.
+    pub fn component_record(
+        &self,
+        agent: &AgentName,
+        of: (&Label, ReleaseId),
+        component: &ComponentName,
+    ) -> PathBuf {
+        let name = format!("{}.{component}.json", release_name(of));
+        self.workers().join(agent.as_str()).join(name)
+    }
+
+    /// The output of one component of a release.
+    pub fn component_log(
+        &self,
+        agent: &AgentName,
+        of: (&Label, ReleaseId),
+        component: &ComponentName,
+    ) -> PathBuf {
+        let directory = self.0.join("log/workers").join(agent.as_str());
+        let name = format!("{component}.log");
+        directory.join(release_name(of)).join(name)
+    }
+
+    /// The ports that belong to the components of a release.
+    pub fn release_ports(&self, agent: &AgentName, release: ReleaseId) -> PathBuf {
+        let name = format!("{}.ports", release.short());
+        self.workers().join(agent.as_str()).join(name)
+    }
+
+    /// Records of hooks that run, in one directory per agent.
+    pub fn hooks(&self, agent: &AgentName) -> PathBuf {
+        self.run().join("hooks").join(agent.as_str())
+    }
+
+    /// The output of one run of a hook.
+    pub fn hook_log(&self, agent: &AgentName, name: &str) -> PathBuf {
+        let directory = self.0.join("log/hooks").join(agent.as_str());
+        directory.join(format!("{name}.log"))
+    }
+}
+
+/// What a release is called in names of files.
+pub(crate) fn release_name((label, release): (&Label, ReleaseId)) -> String {
+    format!("{}-{}", short_label(label), release.short())
 }
 
 /// As much of a label as fits into a name with a suffix.

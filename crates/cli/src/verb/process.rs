@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use segue_controller::api::{ApiConfig, ApiTls, Rate};
 use segue_core::spec::Spec;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -75,9 +76,18 @@ pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result
     let spec = configuration(&args.config)?;
     home.create()?;
     let folder = folder(&args.config)?;
+    let api = ApiConfig {
+        listen: spec.api.listen,
+        tls: spec.api.tls.map(|tls| ApiTls {
+            cert: folder.join(tls.cert),
+            key: folder.join(tls.key),
+        }),
+        names: spec.api.names,
+        rate: Rate::per_second(spec.api.rate_limit),
+    };
     let config = segue_controller::ControllerConfig {
         state_dir: home.path().to_path_buf(),
-        api: spec.api.listen,
+        api,
         agents: spec.agents,
         gateway_tls: spec.gateway.tls.map(|tls| folder.join(tls.cert)),
         config_dir: folder,

@@ -1,8 +1,18 @@
-//! The admin API: HTTP on loopback, for `segue` and for scripts.
+//! The admin API: HTTP for `segue`, for scripts, and for agents that keep the state of their calls.
 
+mod bucket;
+mod config;
+mod doc;
+mod events;
 mod guard;
 mod handlers;
 mod problem;
+mod redact;
+mod repeat;
+mod roles;
+mod schema;
+mod serve;
+mod tokens;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -10,18 +20,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
 use segue_core::names::AgentName;
 use segue_core::spec::AgentSpec;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, watch};
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::copies::Copies;
 use crate::driver::Message;
 use crate::link::Link;
-use crate::store::Journal;
+use crate::store::{CallStates, ControlStore, Journal};
+
+pub use config::{ApiConfig, ApiTls, RATE_PER_SECOND, Rate};
+pub use doc::document;
+pub(crate) use serve::{acceptor, serve};
+pub(crate) use tokens::Tokens;
+
+use self::bucket::Buckets;
+use self::guard::Names;
+use self::handlers::{agents, audit, calls, states, tokens as of_tokens, verbs};
 
 /// Largest body: a command and an environment.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -34,25 +55,87 @@ pub(crate) struct Api {
     pub(crate) specs: Arc<BTreeMap<AgentName, AgentSpec>>,
     pub(crate) config_dir: PathBuf,
     pub(crate) copies: Copies,
-    pub(crate) token: String,
     pub(crate) driver: mpsc::Sender<Message>,
+    /// The number of the last entry of the journal.
+    pub(crate) head: watch::Receiver<u64>,
     pub(crate) link: Link,
     pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) control: Arc<dyn ControlStore>,
+    pub(crate) states: Arc<CallStates>,
+    pub(crate) tokens: Tokens,
+    pub(crate) access: Access,
 }
 
-/// Every endpoint.
+/// Who is let in, how often, and how many listen.
+pub(crate) struct Access {
+    names: Names,
+    buckets: Buckets,
+    listeners: Arc<Semaphore>,
+}
+
+impl Access {
+    pub(crate) fn new(config: &ApiConfig) -> Self {
+        Self {
+            names: Names::new(&config.names),
+            buckets: Buckets::new(config.rate),
+            listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)),
+        }
+    }
+}
+
+/// Every endpoint below `/v1`, with its description. Each has a row in [`roles::ENDPOINTS`].
+fn endpoints() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(doc::Frame::openapi())
+        .routes(routes!(openapi))
+        .routes(routes!(agents::status))
+        .routes(routes!(agents::agent))
+        .routes(routes!(agents::release))
+        .routes(routes!(calls::calls))
+        .routes(routes!(verbs::deploy))
+        .routes(routes!(verbs::pause))
+        .routes(routes!(verbs::resume))
+        .routes(routes!(verbs::promote))
+        .routes(routes!(verbs::abort))
+        .routes(routes!(verbs::rollback))
+        .routes(routes!(verbs::drain))
+        .routes(routes!(verbs::retire))
+        .routes(routes!(verbs::approve))
+        .routes(routes!(verbs::forget))
+        .routes(routes!(audit::audit))
+        .routes(routes!(audit::verify))
+        .routes(routes!(audit::events))
+        .routes(routes!(of_tokens::list, of_tokens::create))
+        .routes(routes!(of_tokens::events))
+        .routes(routes!(of_tokens::revoke))
+        .routes(routes!(
+            states::read,
+            states::put,
+            states::patch,
+            states::remove
+        ))
+}
+
+/// This description.
+#[utoipa::path(
+    get,
+    path = "/v1/openapi.json",
+    tag = "read",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+async fn openapi() -> Json<serde_json::Value> {
+    Json(document())
+}
+
+/// Every endpoint, guarded.
 pub(crate) fn router(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/v1/status", get(handlers::status))
-        .route("/v1/agents/{agent}", get(handlers::agent))
-        .route("/v1/agents/{agent}/deploy", post(handlers::deploy))
-        .route("/v1/agents/{agent}/calls", get(handlers::calls))
-        .route("/v1/agents/{agent}/{verb}", post(handlers::verb))
-        .route("/v1/audit", get(handlers::audit))
-        .route("/v1/audit/verify", get(handlers::verify))
-        .route("/v1/gateways/{gateway}/forget", post(handlers::forget))
+    let (endpoints, _) = endpoints().split_for_parts();
+    endpoints
         .fallback(handlers::no_such_path)
         .method_not_allowed_fallback(handlers::no_such_method)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api),
+            repeat::repeat,
+        ))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
             guard::guard,

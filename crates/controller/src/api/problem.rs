@@ -1,5 +1,7 @@
 //! Errors as clients read them (RFC 9457), each with what to do about it.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use segue_core::rollout::Illegal;
@@ -13,7 +15,11 @@ const PROBLEM_JSON: &str = "application/problem+json";
 
 /// A problem on its way out.
 #[derive(Debug)]
-pub(super) struct Reject(pub(super) Problem);
+pub(super) struct Reject {
+    problem: Problem,
+    /// Seconds after which it is worth asking again.
+    retry_after_s: Option<u64>,
+}
 
 impl Reject {
     pub(super) fn new(
@@ -22,12 +28,37 @@ impl Reject {
         title: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self(Problem {
-            kind: kind.to_owned(),
-            title: title.into(),
-            status: status.as_u16(),
-            hint: Some(hint.into()),
-        })
+        Self {
+            problem: Problem {
+                kind: kind.to_owned(),
+                title: title.into(),
+                status: status.as_u16(),
+                hint: Some(hint.into()),
+            },
+            retry_after_s: None,
+        }
+    }
+
+    /// It is worth asking again after a while.
+    pub(super) fn after(mut self, wait: Duration) -> Self {
+        self.retry_after_s = Some(wait.as_secs() + 1);
+        self
+    }
+
+    /// Which problem it is.
+    pub(super) fn kind(&self) -> &str {
+        &self.problem.kind
+    }
+
+    /// What was asked for is not what is there, by the caller's own condition.
+    pub(super) fn precondition(title: impl Into<String>) -> Self {
+        let hint = "read it again, look, and send the new ETag";
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition-failed",
+            title,
+            hint,
+        )
     }
 
     pub(super) fn bad(title: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -47,12 +78,16 @@ impl Reject {
 
 impl IntoResponse for Reject {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.status);
+        let status = StatusCode::from_u16(self.problem.status);
         let mut response = (
             status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            axum::Json(&self.0),
+            axum::Json(&self.problem),
         )
             .into_response();
+        if let Some(seconds) = self.retry_after_s {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         let kind = HeaderValue::from_static(PROBLEM_JSON);
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         response
@@ -100,7 +135,8 @@ impl From<MakeError> for Reject {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        Self::bad(title, hint)
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self::new(status, "bad-release", title, hint)
     }
 }
 
@@ -122,5 +158,10 @@ pub(super) async fn as_problem(response: Response) -> Response {
         .canonical_reason()
         .unwrap_or("the request was refused");
     let hint = "the paths and bodies are in docs/reference/api.md";
-    Reject::new(status, "bad-request", title, hint).into_response()
+    let mut problem = Reject::new(status, "bad-request", title, hint).into_response();
+    if let Some(allow) = response.headers().get(header::ALLOW) {
+        let headers = problem.headers_mut();
+        headers.insert(header::ALLOW, allow.clone());
+    }
+    problem
 }

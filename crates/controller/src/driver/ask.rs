@@ -1,7 +1,7 @@
 //! What operators ask of the driver.
 
 use segue_core::names::{AgentName, GatewayId, ReleaseId};
-use segue_core::release::ReleaseState;
+use segue_core::release::{Release, ReleaseState};
 use segue_core::rollout::{Agent, Event, Illegal, Input};
 use segue_core::table::Epoch;
 use tokio::sync::oneshot;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use super::ack::{Waiting, switch};
-use crate::api::wire::{ActionView, AgentView, StatusView};
+use crate::api::wire::{ActionView, AgentView, ReleaseView, StatusView};
 use crate::clock;
 use crate::copies::Kept;
 
@@ -25,6 +25,12 @@ pub(crate) enum Message {
     },
     Status(oneshot::Sender<StatusView>),
     Agent(AgentName, oneshot::Sender<Option<AgentView>>),
+    /// A release by its label or digest, retired or not.
+    Release(
+        AgentName,
+        String,
+        oneshot::Sender<Result<(ReleaseView, Release), Refused>>,
+    ),
 }
 
 /// Something asked of one agent.
@@ -93,7 +99,26 @@ impl Driver {
             Message::Agent(name, reply) => {
                 let _ = reply.send(self.agent_view(&name));
             }
+            Message::Release(name, release, reply) => {
+                let _ = reply.send(self.release(&name, &release));
+            }
         }
+    }
+
+    /// The label is for people: of several that are called so, one that lives is meant, else the
+    /// one that was retired last.
+    fn release(&self, name: &AgentName, called: &str) -> Result<(ReleaseView, Release), Refused> {
+        let agent = &self.agents.get(name).ok_or(Refused::UnknownAgent)?.agent;
+        let last = |id: &ReleaseId| match agent.releases[id].state {
+            ReleaseState::Retired { since } => (false, since),
+            _ => (true, clock::now()),
+        };
+        agent
+            .in_state(|_| true)
+            .filter(|id| is_called(agent, *id, called))
+            .max_by_key(last)
+            .and_then(|id| self.release_view(name, id))
+            .ok_or_else(|| Refused::NoSuchRelease(called.to_owned()))
     }
 
     async fn ask(&mut self, ask: Ask) {

@@ -142,6 +142,7 @@ impl Driver {
             holding.dirty = true;
         }
         self.head = head;
+        self.announce();
         self.note_agents();
         self.note_behind();
         Ok(())
@@ -149,6 +150,7 @@ impl Driver {
 
     fn journal_works(&mut self, head: Head) {
         self.head = head;
+        self.announce();
         self.journal_retry = None;
         if self.journal_error.take().is_some() {
             tracing::info!("the journal can be written again");

@@ -26,7 +26,7 @@ use segue_core::rollout::{Agent, Event, Input, Seen};
 use segue_core::spec::AgentSpec;
 use segue_core::table::{Epoch, RoutingTable};
 use segue_core::time::Timestamp;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::clock;
@@ -98,6 +98,8 @@ pub(crate) struct Parts {
     /// Rung by the platform and by smoke calls.
     pub(crate) bell: Arc<Notify>,
     pub(crate) override_digest: String,
+    /// Where the number of the last entry is announced, once it is written.
+    pub(crate) announce: watch::Sender<u64>,
 }
 
 pub(crate) struct Driver {
@@ -139,7 +141,13 @@ impl Driver {
             carried: Instant::now(),
         };
         driver.note_agents();
+        driver.announce();
         Ok(driver)
+    }
+
+    /// Tells who listens how far the journal is.
+    fn announce(&self) {
+        self.parts.announce.send_replace(self.head.seq);
     }
 
     /// The agents as they were decided, for finding their workers again.
@@ -432,6 +440,7 @@ mod tests {
             copies: Copies::new(&state),
             bell,
             override_digest: String::new(),
+            announce: watch::channel(0).0,
         };
         let driver = Driver::load(parts).await.unwrap();
         let (_asks, to_driver) = mpsc::channel(1);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use segue_core::names::{AgentName, GatewayId, ReleaseId, WorkerId};
-use segue_core::release::ReleaseState;
+use segue_core::release::{Release, ReleaseState};
 use segue_core::rollout::{Agent, Count, Hold, Phase, ReleaseRecord, Rollout, Seen};
 use segue_core::split::Share;
 use segue_core::time::Timestamp;
@@ -61,12 +61,40 @@ impl Driver {
     }
 
     pub(super) fn agent_view(&self, name: &AgentName) -> Option<AgentView> {
+        self.look(name, |look| AgentView {
+            name: name.clone(),
+            revision: look.agent.revision,
+            epoch: look.agent.epoch,
+            phase: look.agent.phase_word().to_owned(),
+            holds: look.holding.holds(look.now),
+            rollout: look
+                .agent
+                .rollout
+                .as_ref()
+                .map(|rollout| look.rollout(rollout)),
+            releases: look.releases(),
+            live: look.live,
+        })
+    }
+
+    /// A release as it is, with what it is made of.
+    pub(super) fn release_view(
+        &self,
+        name: &AgentName,
+        id: ReleaseId,
+    ) -> Option<(ReleaseView, Release)> {
+        let record = self.agents.get(name)?.agent.releases.get(&id)?;
+        let view = self.look(name, |look| look.release(id, record))?;
+        Some((view, record.release.clone()))
+    }
+
+    fn look<T>(&self, name: &AgentName, read: impl FnOnce(&Look<'_>) -> T) -> Option<T> {
         let holding = self.agents.get(name)?;
         let (agent, seen, now) = (&holding.agent, &holding.seen, clock::now());
         let workers = self.parts.platform.workers(name);
         let busy = self.calls_by_worker(holding, now);
         let live: u64 = agent.releases.keys().map(|id| seen.last_count(*id).0).sum();
-        let look = Look {
+        Some(read(&Look {
             holding,
             agent,
             seen,
@@ -74,17 +102,7 @@ impl Driver {
             workers: &workers,
             busy: &busy,
             live,
-        };
-        Some(AgentView {
-            name: name.clone(),
-            revision: agent.revision,
-            epoch: agent.epoch,
-            phase: agent.phase_word().to_owned(),
-            holds: holding.holds(now),
-            rollout: agent.rollout.as_ref().map(|rollout| look.rollout(rollout)),
-            releases: look.releases(),
-            live,
-        })
+        }))
     }
 
     fn calls_by_worker(&self, holding: &Holding, now: Timestamp) -> BTreeMap<WorkerId, u32> {

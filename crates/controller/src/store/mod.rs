@@ -1,11 +1,22 @@
 //! The control store's journal, which is the audit log: a decision is written here, with what was
 //! known at that moment, before it takes effect. There is no second log that could disagree.
 
+mod calls;
+mod control;
+mod file;
 mod sqlite;
 
 use segue_core::audit::{Entry, GENESIS};
 use segue_core::names::AgentName;
 
+pub use calls::{
+    CALL_STATE_BYTES_MAX, CALL_STATE_KEPT, CALL_STATES_MAX, CallState, CallStateError, CallStates,
+    Change, Condition,
+};
+pub use control::{
+    Begun, ControlStore, KEY_KEPT, KEYS_PER_TOKEN_MAX, KeptAnswer, SqliteControl, TOKENS_MAX,
+    TokenRecord,
+};
 pub use sqlite::SqliteJournal;
 
 /// Entries read at once: a few megabytes.

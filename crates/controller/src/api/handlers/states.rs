@@ -1,0 +1,293 @@
+//! The state of calls. Bodies are the callers' own and are never logged.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use segue_core::names::CallId;
+use serde_json::{Map, Value};
+
+use super::is_json;
+use crate::api::problem::Reject;
+use crate::api::wire::CallStateView;
+use crate::api::{Api, schema};
+use crate::clock;
+use crate::driver::blocking;
+use crate::store::{
+    CALL_STATE_BYTES_MAX, CallState, CallStateError, Change, Condition,
+};
+
+/// Types of a whole state, and of a patch.
+const WHOLE: [&str; 1] = ["application/json"];
+const PATCH: [&str; 2] = ["application/merge-patch+json", "application/json"];
+
+/// The state of a call.
+#[utoipa::path(
+    get,
+    path = "/v1/calls/{id}/state",
+    tag = "calls",
+    params(
+        ("id" = schema::CallId, Path, description = "Which call"),
+        ("If-None-Match" = Option<String>, Header, description = "Nothing is sent if the state is still this one")
+    ),
+    responses(
+        (status = 200, body = CallStateView, headers(("ETag" = String, description = "The version in quotes"))),
+        (status = 304, description = "It is still the one that is known")
+    )
+)]
+pub(crate) async fn read(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Reject> {
+    let call = call_id(&id)?;
+    let (states, of) = (Arc::clone(&api.states), call.clone());
+    let state = blocking(move || states.read(&of, clock::now())).await?;
+    let state = state.ok_or_else(none)?;
+    let known = tags(&headers, &header::IF_NONE_MATCH)?;
+    if known.is_some_and(|known| known.holds_weakly(state.version)) {
+        let tag = format!("\"{}\"", state.version);
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    Ok(shown(StatusCode::OK, call, state))
+}
+
+/// Replaces the state of a call, or makes one. It is kept for 1800 s after the last write.
+#[utoipa::path(
+    put,
+    path = "/v1/calls/{id}/state",
+    tag = "calls",
+    params(
+        ("id" = schema::CallId, Path, description = "Which call"),
+        ("If-Match" = Option<String>, Header, description = "Only if the state is this one; `*`: only if there is one"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none")
+    ),
+    request_body(content = schema::StateObject, content_type = "application/json"),
+    responses(
+        (status = 200, body = CallStateView, headers(("ETag" = String, description = "The version in quotes"))),
+        (status = 201, body = CallStateView, headers(("ETag" = String, description = "The version in quotes")))
+    )
+)]
+pub(crate) async fn put(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Reject> {
+    let state = object(&headers, &body, &WHOLE)?;
+    write(&api, &id, &headers, Change::Put(state)).await
+}
+
+/// Merges into the state of a call (RFC 7396), or makes one. Patches at once lose nothing.
+#[utoipa::path(
+    patch,
+    path = "/v1/calls/{id}/state",
+    tag = "calls",
+    params(
+        ("id" = schema::CallId, Path, description = "Which call"),
+        ("If-Match" = Option<String>, Header, description = "Only if the state is this one; `*`: only if there is one"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none")
+    ),
+    request_body(
+        content(
+            (schema::StateObject = "application/merge-patch+json"),
+            (schema::StateObject = "application/json")
+        )
+    ),
+    responses(
+        (status = 200, body = CallStateView, headers(("ETag" = String, description = "The version in quotes"))),
+        (status = 201, body = CallStateView, headers(("ETag" = String, description = "The version in quotes")))
+    )
+)]
+pub(crate) async fn patch(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Reject> {
+    let patch = object(&headers, &body, &PATCH)?;
+    write(&api, &id, &headers, Change::Merge(patch)).await
+}
+
+/// Removes the state of a call.
+#[utoipa::path(
+    delete,
+    path = "/v1/calls/{id}/state",
+    tag = "calls",
+    params(
+        ("id" = schema::CallId, Path, description = "Which call"),
+        ("If-Match" = Option<String>, Header, description = "Only if the state is this one")
+    ),
+    responses((status = 204, description = "It is gone"))
+)]
+pub(crate) async fn remove(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Reject> {
+    let (call, condition) = (call_id(&id)?, condition(&headers)?);
+    let states = Arc::clone(&api.states);
+    let remove = move || states.remove(&call, &condition, clock::now());
+    if run(remove).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(none())
+}
+
+async fn write(
+    api: &Api,
+    id: &str,
+    headers: &HeaderMap,
+    change: Change,
+) -> Result<Response, Reject> {
+    let (call, condition) = (call_id(id)?, condition(headers)?);
+    let (states, of) = (Arc::clone(&api.states), call.clone());
+    let write = move || states.write(&of, change, &condition, clock::now());
+    let (state, new) = run(write).await?;
+    let status = if new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(shown(status, call, state))
+}
+
+/// Runs a call of the store where it may block.
+async fn run<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, CallStateError> + Send + 'static,
+) -> Result<T, Reject> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(done) => Ok(done?),
+        Err(error) => Err(Reject::unavailable("internal", error.to_string())),
+    }
+}
+
+fn shown(status: StatusCode, call: CallId, state: CallState) -> Response {
+    let tag = [(header::ETAG, format!("\"{}\"", state.version))];
+    let view = CallStateView {
+        call,
+        version: state.version,
+        state: state.state,
+        expires_at: state.expires_at,
+    };
+    (status, tag, Json(view)).into_response()
+}
+
+fn object(
+    headers: &HeaderMap,
+    body: &[u8],
+    types: &[&str],
+) -> Result<Map<String, Value>, Reject> {
+    is_json(headers, types)?;
+    if body.len() > CALL_STATE_BYTES_MAX {
+        return Err(CallStateError::TooLarge.into());
+    }
+    serde_json::from_slice(body).map_err(|_| {
+        // What is wrong with it may quote it.
+        Reject::bad("the body is not a JSON object", "send the state itself")
+    })
+}
+
+fn call_id(text: &str) -> Result<CallId, Reject> {
+    text.parse().map_err(|_| {
+        Reject::bad(
+            "this is not the id of a call",
+            "use 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot",
+        )
+    })
+}
+
+/// Entity tags of a header.
+enum Tags {
+    Any,
+    /// Versions of ours, and whether each was marked as weak. Others match nothing.
+    These(Vec<(u64, bool)>),
+}
+
+impl Tags {
+    fn holds_weakly(&self, version: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(tags) => tags.iter().any(|(tag, _)| *tag == version),
+        }
+    }
+}
+
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Reject> {
+    let mut given = headers.get_all(name).iter().peekable();
+    if given.peek().is_none() {
+        return Ok(None);
+    }
+    let bad = || {
+        let hint = "send ETags as they were given, in quotes, or *";
+        Reject::bad(format!("{name} is not usable"), hint)
+    };
+    let mut these = Vec::new();
+    for value in given {
+        for tag in value.to_str().map_err(|_| bad())?.split(',') {
+            let tag = tag.trim();
+            if tag == "*" {
+                return Ok(Some(Tags::Any));
+            }
+            let strong = tag.strip_prefix("W/");
+            let inner = strong
+                .unwrap_or(tag)
+                .strip_prefix('"')
+                .and_then(|tag| tag.strip_suffix('"'))
+                .ok_or_else(bad)?;
+            these.extend(inner.parse().ok().map(|tag| (tag, strong.is_some())));
+        }
+    }
+    Ok(Some(Tags::These(these)))
+}
+
+fn condition(headers: &HeaderMap) -> Result<Condition, Reject> {
+    let (wanted, unwanted) = (
+        tags(headers, &header::IF_MATCH)?,
+        tags(headers, &header::IF_NONE_MATCH)?,
+    );
+    match (wanted, unwanted) {
+        (None, None) => Ok(Condition::None),
+        (Some(Tags::Any), None) => Ok(Condition::Exists),
+        (Some(Tags::These(tags)), None) => {
+            let strong = tags.into_iter().filter(|(_, weak)| !weak);
+            Ok(Condition::Version(strong.map(|(tag, _)| tag).collect()))
+        }
+        (None, Some(Tags::Any)) => Ok(Condition::Missing),
+        (None, Some(Tags::These(_))) => Err(Reject::bad(
+            "a write takes no versions in If-None-Match",
+            "send `*`: only if there is none",
+        )),
+        (Some(_), Some(_)) => Err(Reject::bad(
+            "If-Match and If-None-Match cannot both be meant",
+            "send one of them",
+        )),
+    }
+}
+
+fn none() -> Reject {
+    Reject::not_found(
+        "this call has no state",
+        "it is forgotten 30 minutes after it was last written",
+    )
+}
+
+impl From<CallStateError> for Reject {
+    fn from(error: CallStateError) -> Self {
+        let title = error.to_string();
+        match error {
+            CallStateError::Precondition => Self::precondition(title),
+            CallStateError::TooLarge => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-large",
+                title,
+                "keep less, or keep it elsewhere and its name here",
+            ),
+            CallStateError::Full => Self::unavailable("full", title),
+            CallStateError::Store(error) => error.into(),
+        }
+    }
+}

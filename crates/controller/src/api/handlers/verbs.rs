@@ -1,0 +1,284 @@
+//! Steering: what asks for a decision.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::{Extension, Json};
+use segue_core::names::GatewayId;
+use segue_core::rollout::Event;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Answer, agent_name, checked, parse};
+use crate::api::problem::Reject;
+use crate::api::tokens::Principal;
+use crate::api::wire::{ActionView, Ask as AskBody, DeployBody, ForgetView, VerbBody};
+use crate::api::{Api, schema};
+use crate::copies::Kept;
+use crate::driver::{Ask, Message, Wanted};
+use crate::make::make;
+
+/// Begins a rollout.
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{agent}/deploy",
+    tag = "steer",
+    params(("agent" = schema::AgentName, Path, description = "Which agent")),
+    request_body = DeployBody,
+    responses((status = 200, body = ActionView))
+)]
+pub(crate) async fn deploy(
+    State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<ActionView> {
+    let asked = Instant::now();
+    let agent = agent_name(&name)?;
+    let body: DeployBody = parse(&headers, &body)?;
+    let steer = Steer::new(&api, principal, &headers, body.ask.clone(), asked)?;
+    let Some(spec) = api.specs.get(&agent).cloned() else {
+        let hint = "write it into segue.toml and start `segue serve` again";
+        return Err(Reject::not_found(
+            format!("the configuration has no agent {agent}"),
+            hint,
+        ));
+    };
+    let (of, directory) = (agent.clone(), api.config_dir.clone());
+    let (plan, copies) = (Box::new(spec.plan.clone()), api.copies.clone());
+    // Reading files may take a while.
+    let made =
+        tokio::task::spawn_blocking(move || make(&of, &spec, &body, &directory, &copies)).await;
+    let made = made.map_err(|error| Reject::unavailable("internal", error.to_string()))?;
+    let (release, kept) = made?;
+    let event = Event::Deploy {
+        release: Box::new(release),
+        plan,
+    };
+    let wanted = Wanted::Event(event);
+    steer.ask(&name, "deploy", wanted, Some(kept)).await
+}
+
+/// One verb: its name, its path, and what it asks for.
+macro_rules! verb {
+    ($(#[$doc:meta])* $name:ident, $path:literal, |$body:ident| $wanted:expr) => {
+        $(#[$doc])*
+        #[utoipa::path(
+            post,
+            path = $path,
+            tag = "steer",
+            params(("agent" = schema::AgentName, Path, description = "Which agent")),
+            request_body = VerbBody,
+            responses((status = 200, body = ActionView))
+        )]
+        pub(crate) async fn $name(
+            State(api): State<Arc<Api>>,
+            Extension(principal): Extension<Principal>,
+            Path(agent): Path<String>,
+            headers: HeaderMap,
+            body: Bytes,
+        ) -> Answer<ActionView> {
+            let asked = Instant::now();
+            #[allow(unused_mut, reason = "not every verb takes something out of it")]
+            let mut $body: VerbBody = parse(&headers, &body)?;
+            let ask = std::mem::take(&mut $body.ask);
+            let steer = Steer::new(&api, principal, &headers, ask, asked)?;
+            let wanted = steer.want($wanted, &$body)?;
+            steer.ask(&agent, stringify!($name), wanted, None).await
+        }
+    };
+}
+
+verb! {
+    /// Makes the rollout wait where it is.
+    pause, "/v1/agents/{agent}/pause", |body| Wanted::Event(Event::Pause)
+}
+verb! {
+    /// Lets a paused rollout go on.
+    resume, "/v1/agents/{agent}/resume", |body| Wanted::Event(Event::Resume)
+}
+verb! {
+    /// Goes on to the next share, or with `full` to all new calls.
+    ///
+    /// A cutover is answered once every gateway acts by it, or could not say so in time.
+    promote, "/v1/agents/{agent}/promote", |body| Wanted::Event(Event::Promote {
+        full: body.full,
+        skip_gates: body.skip_gates,
+    })
+}
+verb! {
+    /// Ends the rollout; the current release stays.
+    abort, "/v1/agents/{agent}/abort", |body| Wanted::Event(Event::Abort)
+}
+verb! {
+    /// Gives all new calls back to the release before.
+    ///
+    /// It waits for no gate, worker or person, and is never refused for asking too often. It is
+    /// answered once every gateway acts by it, or could not say so in time.
+    rollback, "/v1/agents/{agent}/rollback", |body| Wanted::Rollback(body.release.take())
+}
+verb! {
+    /// Takes the current release out of service.
+    drain, "/v1/agents/{agent}/drain", |body| Wanted::Drain(body.release.take())
+}
+verb! {
+    /// Retires a drained release now.
+    retire, "/v1/agents/{agent}/retire", |body| Wanted::Retire(body.release.take())
+}
+verb! {
+    /// Agrees to the rollout, in the role of an approver.
+    approve, "/v1/agents/{agent}/approve", |body| Wanted::Event(Event::Approve)
+}
+
+/// Vouches that a gateway is gone for good, so that its calls no longer count. Needs a reason.
+#[utoipa::path(
+    post,
+    path = "/v1/gateways/{gateway}/forget",
+    tag = "steer",
+    params(("gateway" = schema::GatewayId, Path, description = "Which gateway")),
+    request_body = AskBody,
+    responses((status = 200, body = ForgetView))
+)]
+pub(crate) async fn forget(
+    State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
+    Path(gateway): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<ForgetView> {
+    let ask = checked(parse::<AskBody>(&headers, &body)?, &principal)?;
+    let gateway: GatewayId = gateway.parse().map_err(|_| unknown_gateway(&gateway))?;
+    let Some(reason) = ask.reason else {
+        return Err(reason_needed(
+            "a gateway is forgotten only for a reason",
+            "say why its calls are gone with `--reason TEXT`; it is written down",
+        ));
+    };
+    let actor = ask.actor.unwrap_or(principal.name);
+    let (reply, answer) = oneshot::channel();
+    let of = gateway.clone();
+    api.send(Message::Forget {
+        gateway: of,
+        actor,
+        reason,
+        reply,
+    })?;
+    let agents = api.wait(answer).await??;
+    Ok(Json(ForgetView { gateway, agents }))
+}
+
+/// Somebody who asks for a decision, checked.
+struct Steer<'a> {
+    api: &'a Api,
+    ask: AskBody,
+    /// The revision was demanded by `If-Match`.
+    by_header: bool,
+    asked: Instant,
+}
+
+impl<'a> Steer<'a> {
+    fn new(
+        api: &'a Api,
+        principal: Principal,
+        headers: &HeaderMap,
+        ask: AskBody,
+        asked: Instant,
+    ) -> Result<Self, Reject> {
+        let mut ask = checked(ask, &principal)?;
+        let matches = if_match(headers)?;
+        if let (Some(ours), Some(theirs)) = (ask.revision, matches)
+            && ours != theirs
+        {
+            let hint = "send one of them";
+            return Err(Reject::bad("`revision` and If-Match differ", hint));
+        }
+        ask.revision = ask.revision.or(matches);
+        let by_header = matches.is_some();
+        Ok(Self {
+            api,
+            ask,
+            by_header,
+            asked,
+        })
+    }
+
+    fn want(&self, wanted: Wanted, body: &VerbBody) -> Result<Wanted, Reject> {
+        if body.skip_gates && self.ask.reason.is_none() {
+            return Err(reason_needed(
+                "gates are skipped only for a reason",
+                "say why with `--reason TEXT`; it is written down",
+            ));
+        }
+        Ok(wanted)
+    }
+
+    async fn ask(
+        self,
+        agent: &str,
+        verb: &'static str,
+        wanted: Wanted,
+        kept: Option<Kept>,
+    ) -> Answer<ActionView> {
+        let (reply, answer) = oneshot::channel();
+        self.api.send(Message::Ask(Ask {
+            agent: agent_name(agent)?,
+            verb,
+            wanted,
+            actor: self.ask.actor.unwrap_or_default(),
+            reason: self.ask.reason,
+            revision: self.ask.revision,
+            asked: self.asked,
+            kept,
+            reply,
+        }))?;
+        match self.api.wait(answer).await? {
+            Ok(view) => Ok(Json(view)),
+            Err(refused) => {
+                let title = refused.to_string();
+                let reject = Reject::from(refused);
+                if self.by_header && reject.kind() == "conflict" {
+                    return Err(Reject::precondition(title));
+                }
+                Err(reject)
+            }
+        }
+    }
+}
+
+/// The revision that `If-Match` demands. `*` demands nothing: every agent there is has one.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Reject> {
+    let mut given = headers.get_all(header::IF_MATCH).iter();
+    let Some(value) = given.next() else {
+        return Ok(None);
+    };
+    let value = value.to_str().unwrap_or_default().trim();
+    if given.next().is_some() || value.contains(',') {
+        let hint = "send the ETag of the agent as you read it";
+        return Err(Reject::bad("If-Match names several revisions", hint));
+    }
+    if value == "*" {
+        return Ok(None);
+    }
+    let revision = value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'))
+        .and_then(|value| value.parse().ok());
+    // A tag that was never given out is not the one of now.
+    let none = || Reject::precondition("If-Match names no revision of this agent");
+    revision.map(Some).ok_or_else(none)
+}
+
+fn reason_needed(title: &str, hint: &str) -> Reject {
+    let status = axum::http::StatusCode::UNPROCESSABLE_ENTITY;
+    Reject::new(status, "reason-needed", title, hint)
+}
+
+fn unknown_gateway(name: &str) -> Reject {
+    Reject::not_found(
+        format!("no gateway {name} is known"),
+        "`segue status --output json` lists the gateways",
+    )
+}

@@ -1,0 +1,363 @@
+//! The state of calls: what an agent process wants to find again when its caller comes back.
+//!
+//! It is kept for half an hour after the last write, in a file of its own, so that a busy agent
+//! never makes a decision wait. It survives the end of the controller, however it ends; a loss of
+//! power may take the last moments with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use segue_core::names::CallId;
+use segue_core::time::{Millis, Timestamp};
+use serde_json::{Map, Value};
+
+use super::StoreError;
+use super::file::{self, Durable, lock};
+
+/// How long a state is kept after it was last written.
+pub const CALL_STATE_KEPT: Millis = Millis::from_secs(1_800);
+/// Largest state, in bytes of JSON.
+pub const CALL_STATE_BYTES_MAX: usize = 64 * 1024;
+/// States kept at once: twice the calls of a large machine. Of the largest ones they are 1.3 GB.
+pub const CALL_STATES_MAX: u64 = 20_000;
+/// Expired states removed with one write: it must not take long.
+const SWEEP_MAX: usize = 100;
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS states (
+        call TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        expires_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS states_by_expiry ON states (expires_at);
+    CREATE TABLE IF NOT EXISTS counter (one INTEGER PRIMARY KEY CHECK (one = 1), last INTEGER NOT NULL) STRICT;
+    INSERT OR IGNORE INTO counter VALUES (1, 0);
+";
+
+/// The state of one call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallState {
+    /// Grows with every write, and is never used again, also not after the state was removed.
+    pub version: u64,
+    /// What the agent wrote.
+    pub state: Map<String, Value>,
+    /// When it is forgotten unless it is written again.
+    pub expires_at: Timestamp,
+}
+
+/// What must hold of the state that is there for a write to happen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    None,
+    /// There is one.
+    Exists,
+    /// There is none.
+    Missing,
+    /// There is one, of one of these versions.
+    Version(Vec<u64>),
+}
+
+impl Condition {
+    /// Whether it holds.
+    pub fn holds(&self, version: Option<u64>) -> bool {
+        match self {
+            Self::None => true,
+            Self::Exists => version.is_some(),
+            Self::Missing => version.is_none(),
+            Self::Version(wanted) => version.is_some_and(|is| wanted.contains(&is)),
+        }
+    }
+}
+
+/// What is done with a state.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// It becomes this one.
+    Put(Map<String, Value>),
+    /// This is merged into it (RFC 7396); into an empty one if there is none.
+    Merge(Map<String, Value>),
+}
+
+/// Why a state was not written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallStateError {
+    /// Who writes looks at what is there, and writes again.
+    #[error("the state is not the one that was expected")]
+    Precondition,
+    /// The agent keeps less.
+    #[error("the state is larger than {CALL_STATE_BYTES_MAX} bytes")]
+    TooLarge,
+    /// States that nobody writes any more go within half an hour.
+    #[error("{CALL_STATES_MAX} calls have a state, and there is room for no more")]
+    Full,
+    /// The operator frees or mends the file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// States of calls in an `SQLite` file.
+#[derive(Debug)]
+pub struct CallStates {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl CallStates {
+    /// Opens the file at `path`, or makes one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = file::open(path, Durable::Process, SCHEMA)?;
+        let (path, connection) = (path.to_owned(), Mutex::new(connection));
+        Ok(Self { path, connection })
+    }
+
+    /// The state of a call, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn read(&self, call: &CallId, now: Timestamp) -> Result<Option<CallState>, StoreError> {
+        let connection = lock(&self.connection);
+        read(&connection, call, now).map_err(|error| self.failed(error))
+    }
+
+    /// Writes the state of a call, if the condition holds. Nobody writes in between. Answers the
+    /// state, and whether there was none before.
+    ///
+    /// A crash just before leaves the old state, just after the new one.
+    ///
+    /// # Errors
+    ///
+    /// A [`CallStateError`]; nothing has changed then.
+    pub fn write(
+        &self,
+        call: &CallId,
+        change: Change,
+        condition: &Condition,
+        now: Timestamp,
+    ) -> Result<(CallState, bool), CallStateError> {
+        let mut connection = lock(&self.connection);
+        let failed = |error| CallStateError::from(self.failed(error));
+        let transaction = begin(&mut connection).map_err(failed)?;
+        let before = read(&transaction, call, now).map_err(failed)?;
+        let new = before.is_none();
+        if !condition.holds(before.as_ref().map(|state| state.version)) {
+            return Err(CallStateError::Precondition);
+        }
+        let state = match change {
+            Change::Put(state) => state,
+            Change::Merge(patch) => {
+                let mut state = before.map(|state| state.state).unwrap_or_default();
+                merge(&mut state, patch);
+                state
+            }
+        };
+        let text = serde_json::to_string(&state).expect("JSON values always serialise");
+        if text.len() > CALL_STATE_BYTES_MAX {
+            return Err(CallStateError::TooLarge);
+        }
+        sweep(&transaction, now).map_err(failed)?;
+        if new && count(&transaction).map_err(failed)? >= CALL_STATES_MAX {
+            return Err(CallStateError::Full);
+        }
+        let version = next_version(&transaction).map_err(failed)?;
+        let expires_at = now + CALL_STATE_KEPT;
+        let insert = "INSERT OR REPLACE INTO states (call, version, state, expires_at)
+                      VALUES (?1, ?2, ?3, ?4)";
+        let values = params![call.as_str(), version, text, expires_at.0];
+        transaction.execute(insert, values).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        let state = CallState {
+            version,
+            state,
+            expires_at,
+        };
+        Ok((state, new))
+    }
+
+    /// Removes the state of a call, if the condition holds. Answers whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// A [`CallStateError`]; nothing has changed then.
+    pub fn remove(
+        &self,
+        call: &CallId,
+        condition: &Condition,
+        now: Timestamp,
+    ) -> Result<bool, CallStateError> {
+        let mut connection = lock(&self.connection);
+        let failed = |error| CallStateError::from(self.failed(error));
+        let transaction = begin(&mut connection).map_err(failed)?;
+        let before = read(&transaction, call, now).map_err(failed)?;
+        if !condition.holds(before.as_ref().map(|state| state.version)) {
+            return Err(CallStateError::Precondition);
+        }
+        let delete = "DELETE FROM states WHERE call = ?1";
+        transaction
+            .execute(delete, [call.as_str()])
+            .map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        Ok(before.is_some())
+    }
+
+    fn failed(&self, error: rusqlite::Error) -> StoreError {
+        file::unavailable(&self.path, error)
+    }
+}
+
+fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
+
+fn read(
+    connection: &Connection,
+    call: &CallId,
+    now: Timestamp,
+) -> rusqlite::Result<Option<CallState>> {
+    let query = "SELECT version, state, expires_at FROM states WHERE call = ?1 AND expires_at > ?2";
+    let mut statement = connection.prepare_cached(query)?;
+    let state = statement.query_row(params![call.as_str(), now.0], |row| {
+        let text: String = row.get(1)?;
+        let state = serde_json::from_str(&text).map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, error.into())
+        })?;
+        Ok(CallState {
+            version: row.get(0)?,
+            state,
+            expires_at: Timestamp(row.get(2)?),
+        })
+    });
+    state.optional()
+}
+
+fn sweep(connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let delete = "DELETE FROM states WHERE call IN
+                  (SELECT call FROM states WHERE expires_at <= ?1 LIMIT ?2)";
+    let mut statement = connection.prepare_cached(delete)?;
+    statement.execute(params![now.0, SWEEP_MAX]).map(drop)
+}
+
+fn count(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut statement = connection.prepare_cached("SELECT count(*) FROM states")?;
+    statement.query_row([], |row| row.get(0))
+}
+
+fn next_version(connection: &Connection) -> rusqlite::Result<u64> {
+    let update = "UPDATE counter SET last = last + 1 RETURNING last";
+    let mut statement = connection.prepare_cached(update)?;
+    statement.query_row([], |row| row.get(0))
+}
+
+/// RFC 7396: a `null` removes, an object is merged, anything else replaces.
+fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
+    for (name, value) in patch {
+        match value {
+            Value::Null => {
+                target.remove(&name);
+            }
+            Value::Object(patch) => {
+                let inner = target.entry(name).or_insert(Value::Null);
+                if !inner.is_object() {
+                    *inner = Value::Object(Map::new());
+                }
+                if let Value::Object(inner) = inner {
+                    merge(inner, patch);
+                }
+            }
+            value => {
+                target.insert(name, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn patches_merge_as_the_rfc_says() {
+        // The examples of RFC 7396, appendix A, whose results are objects.
+        for (before, patch, after) in [
+            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
+            (json!({"a":"b"}), json!({"a":null}), json!({})),
+            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
+            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
+            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
+            (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
+            (json!({"a":"foo"}), json!({"b":{"c":{"d":null}}}), json!({"a":"foo","b":{"c":{}}})),
+            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+        ] {
+            let mut target = object(before.clone());
+            merge(&mut target, object(patch.clone()));
+            assert_eq!(target, object(after), "{before} + {patch}");
+        }
+    }
+
+    fn states() -> (CallStates, PathBuf) {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = format!("segue-calls-{}-{number}.db", std::process::id());
+        let path = std::env::temp_dir().join(path);
+        (CallStates::open(&path).unwrap(), path)
+    }
+
+    #[test]
+    fn a_state_is_forgotten_after_its_time_and_no_version_comes_back() {
+        let (states, path) = states();
+        let call: CallId = "CA1".parse().unwrap();
+        let put = |now, condition: &Condition| {
+            let change = Change::Put(object(json!({"n": now})));
+            states.write(&call, change, condition, Timestamp(now))
+        };
+        let (first, new) = put(1_000, &Condition::Missing).unwrap();
+        assert!(new);
+        assert_eq!(first.expires_at, Timestamp(1_000) + CALL_STATE_KEPT);
+        assert!(matches!(put(1_001, &Condition::Missing), Err(CallStateError::Precondition)));
+        let (second, new) = put(2_000, &Condition::Version(vec![first.version])).unwrap();
+        assert!(!new && second.version > first.version);
+        let last = Timestamp(second.expires_at.0 - 1);
+        assert_eq!(states.read(&call, last).unwrap(), Some(second.clone()));
+        assert_eq!(states.read(&call, second.expires_at).unwrap(), None);
+        let (third, new) = put(second.expires_at.0, &Condition::Missing).unwrap();
+        assert!(new && third.version > second.version);
+        let gone = states.remove(&call, &Condition::None, Timestamp(third.expires_at.0 - 1));
+        assert!(gone.unwrap());
+        let (fourth, _) = put(third.expires_at.0, &Condition::None).unwrap();
+        assert!(fourth.version > third.version, "a version is never used again");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_is_too_large_changes_nothing() {
+        let (states, path) = states();
+        let (call, now) = ("CA1".parse().unwrap(), Timestamp(1));
+        let write = |value: Value| {
+            states.write(&call, Change::Merge(object(value)), &Condition::None, now)
+        };
+        let large = "x".repeat(CALL_STATE_BYTES_MAX - 100);
+        let (kept, _) = write(json!({ "large": large })).unwrap();
+        let more = write(json!({ "more": "x".repeat(100) }));
+        assert!(matches!(more, Err(CallStateError::TooLarge)));
+        assert_eq!(states.read(&call, now).unwrap(), Some(kept));
+        std::fs::remove_file(path).unwrap();
+    }
+}
