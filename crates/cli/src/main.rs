@@ -1,12 +1,16 @@
 //! `segue`: replace releases of a voice agent under live calls, without dropping one.
 
 mod args;
+mod checkup;
 mod client;
 mod demo;
 mod exit;
+mod forecast;
 mod home;
 mod output;
+mod story;
 mod supervise;
+mod top;
 mod verb;
 
 use std::process::ExitCode;
@@ -53,8 +57,10 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Init(args) => verb::init::run(&args),
         Command::Serve(args) => supervise::serve(&home, &args).await,
         Command::Stop => supervise::stop(&home).await,
+        Command::Plan(args) => verb::plan::run(&home, format, &args),
         Command::Deploy(args) => verb::deploy::run(&home, format, &args).await,
         Command::Status(args) => verb::status::run(&home, format, &args).await,
+        Command::Top(args) => verb::top::run(&home, format, &args).await,
         Command::Calls(args) => verb::calls::run(&home, format, &args),
         Command::Pause(args) => verb::act::run(&home, format, "pause", &args),
         Command::Resume(args) => verb::act::run(&home, format, "resume", &args),
@@ -63,12 +69,17 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Rollback(args) => verb::act::run(&home, format, "rollback", &args),
         Command::Drain(args) => verb::act::release(&home, format, "drain", &args),
         Command::Retire(args) => verb::act::release(&home, format, "retire", &args),
+        Command::History(args) => verb::history::run(&home, format, &args),
+        Command::Explain(args) => verb::explain::run(&home, format, &args),
         Command::Logs(args) => verb::logs::run(&home, &args).await,
         Command::Audit(args) => verb::audit::run(&home, format, &args),
         Command::Forget(args) => verb::act::forget(&home, format, &args),
+        Command::Doctor(args) => verb::doctor::run(&home, format, &args).await,
+        Command::Config(args) => verb::config::run(format, &args),
         Command::Demo(args) => demo::run(format, &args).await,
         Command::SampleAgent(args) => verb::sample_agent::run(args).await,
         Command::Completions { shell } => verb::completions::run(shell),
+        Command::Man(args) => verb::man::run(&args),
         Command::Judge { dir } => verb::judge::run(format, &dir),
         Command::Gateway(args) => verb::process::gateway(&home, &args).await,
         Command::Controller(args) => verb::process::controller(&home, &args).await,

@@ -139,6 +139,11 @@ pub(crate) fn age(ms: u64) -> String {
     }
 }
 
+/// `0.4 s`, `61.0 s`: a moment within a story.
+pub(crate) fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1_000, ms % 1_000 / 100)
+}
+
 /// Basis points as a percentage.
 pub(crate) fn percent(basis_points: u16) -> String {
     segue_core::split::Share(basis_points).to_string()

@@ -6,7 +6,7 @@ use segue_core::names::{GatewayId, Label};
 
 use crate::args::{ForgetArgs, Format, PromoteArgs, ReleaseArgs, VerbArgs};
 use crate::client::Client;
-use crate::exit::Exit;
+use crate::exit::{Exit, Trouble};
 use crate::home::Home;
 use crate::output;
 
@@ -17,7 +17,7 @@ pub(crate) fn run(
     verb: &'static str,
     args: &VerbArgs,
 ) -> anyhow::Result<Exit> {
-    ask(home, format, verb, args, VerbBody::default())
+    ask(home, format, verb, args, &VerbBody::default())
 }
 
 /// `promote`.
@@ -27,7 +27,7 @@ pub(crate) fn promote(home: &Home, format: Format, args: &PromoteArgs) -> anyhow
         skip_gates: args.skip_gates,
         ..VerbBody::default()
     };
-    ask(home, format, "promote", &args.verb, body)
+    ask(home, format, "promote", &args.verb, &body)
 }
 
 /// `drain` and `retire`.
@@ -41,7 +41,7 @@ pub(crate) fn release(
         release: args.release.clone(),
         ..VerbBody::default()
     };
-    ask(home, format, verb, &args.verb, body)
+    ask(home, format, verb, &args.verb, &body)
 }
 
 /// `forget`.
@@ -63,7 +63,7 @@ fn ask(
     format: Format,
     verb: &'static str,
     args: &VerbArgs,
-    body: VerbBody,
+    body: &VerbBody,
 ) -> anyhow::Result<Exit> {
     let client = Client::find(home)?;
     let agent = client.one_agent(args.agent.as_deref())?;
@@ -71,20 +71,35 @@ fn ask(
     let revision = args
         .revision
         .or((verb != "rollback").then_some(agent.revision));
+    let view = decide(&client, &agent, verb, (revision, args.reason.clone()), body)?;
+    output::data(format, &view, || sentence(verb, &view));
+    Ok(exit_of(&view))
+}
+
+/// Asks for a decision, on a revision and for a reason.
+pub(crate) fn decide(
+    client: &Client,
+    agent: &AgentView,
+    verb: &str,
+    (revision, reason): (Option<u64>, Option<String>),
+    body: &VerbBody,
+) -> Result<ActionView, Trouble> {
     let ask = Ask {
         actor: Some(operator()),
-        reason: args.reason.clone(),
+        reason,
         revision,
     };
     let release = if verb == "rollback" {
-        takes_calls(&agent)
+        takes_calls(agent)
     } else {
         body.release.clone()
     };
-    let body = VerbBody { release, ..body };
-    let view = client.verb(agent.name.as_str(), verb, &VerbBody { ask, ..body })?;
-    output::data(format, &view, || sentence(verb, &view));
-    Ok(exit_of(&view))
+    let body = VerbBody {
+        release,
+        ask,
+        ..body.clone()
+    };
+    client.verb(agent.name.as_str(), verb, &body)
 }
 
 /// The release to leave by a rollback: the one that ramps, else the current one. Sent along, so that
@@ -105,7 +120,7 @@ pub(crate) fn operator() -> String {
 }
 
 /// What was done, for people.
-fn sentence(verb: &str, view: &ActionView) -> String {
+pub(crate) fn sentence(verb: &str, view: &ActionView) -> String {
     let mut told: Vec<String> = Vec::new();
     for text in view
         .facts

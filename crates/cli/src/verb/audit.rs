@@ -1,9 +1,9 @@
 //! `segue audit`: each decision, with what was known when it was taken.
 
-use segue_controller::api::wire::AuditView;
 use segue_core::audit::Entry;
+use serde::Serialize;
 
-use crate::args::{AuditArgs, Format};
+use crate::args::{AuditArgs, AuditDo, Format};
 use crate::client::Client;
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
@@ -16,9 +16,14 @@ const PAGE: usize = 1_000;
 const DIGEST_LEN: usize = 64;
 const DIGITS: usize = 12;
 
+#[derive(Serialize)]
+struct View {
+    entries: Vec<Entry>,
+}
+
 pub(crate) fn run(home: &Home, format: Format, args: &AuditArgs) -> anyhow::Result<Exit> {
     let client = Client::find(home)?;
-    if args.verify {
+    if args.verify || args.what == Some(AuditDo::Verify) {
         let view = client.verify()?;
         output::data(format, &view, || match &view.error {
             None => format!(
@@ -29,7 +34,7 @@ pub(crate) fn run(home: &Home, format: Format, args: &AuditArgs) -> anyhow::Resu
         });
         return Ok(if view.ok { Exit::Ok } else { Exit::Failed });
     }
-    let view = AuditView {
+    let view = View {
         entries: entries(&client, args)?,
     };
     match format {

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, TransactionBehavior, params,
+};
 use segue_core::audit::Entry;
 use segue_core::names::AgentName;
 use segue_core::rollout::FACT_VERSION;
@@ -82,6 +84,38 @@ impl SqliteJournal {
             path: path.to_owned(),
             identity: identity(path)?,
             writer: Mutex::new(writer),
+            reader: Mutex::new(reader),
+        })
+    }
+}
+
+impl SqliteJournal {
+    /// Opens the journal at `path` to look at it: nothing is made, and nothing can be appended. A
+    /// controller may be writing it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, cannot be read, or a newer version wrote it.
+    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        let identity = identity(path)?;
+        let look = || {
+            let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            connection.busy_timeout(BUSY_WAIT)?;
+            Ok(connection)
+        };
+        let reader = look().map_err(unavailable)?;
+        match stored_version(&reader).map_err(unavailable)? {
+            Some(version) if version > FACT_VERSION => {
+                let known = FACT_VERSION;
+                return Err(StoreError::TooNew { version, known });
+            }
+            Some(_) => {}
+            None => return Err(blocked(format!("{} holds no journal", path.display()))),
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+            writer: Mutex::new(look().map_err(unavailable)?),
             reader: Mutex::new(reader),
         })
     }

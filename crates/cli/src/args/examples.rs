@@ -1,0 +1,124 @@
+//! Two or three lines for the end of each page of help: what people type most.
+
+pub(super) const INIT: &str = "\
+Examples:\n\
+\x20 segue init                     a file to start from, with every key\n\
+\x20 segue init /etc/segue/segue.toml";
+pub(super) const SERVE: &str = "\
+Examples:\n\
+\x20 segue serve                    with ./segue.toml and the state in ./.segue\n\
+\x20 segue --home /var/lib/segue serve --config /etc/segue/segue.toml";
+pub(super) const STOP: &str = "\
+Examples:\n\
+\x20 segue stop                     waits for the live calls, then ends everything";
+pub(super) const PLAN: &str = "\
+Examples:\n\
+\x20 segue plan                     what the next deploy would do\n\
+\x20 segue plan v2 --workers 4      with other room than the configuration says\n\
+\x20 segue plan --output json | jq .missing";
+pub(super) const DEPLOY: &str = "\
+Examples:\n\
+\x20 segue deploy v1                the command of segue.toml\n\
+\x20 segue deploy v2 -- ./agent --port {port} --prompt shorter.txt\n\
+\x20 segue deploy v2 --env GREETING=hi --wait drained\n\
+\x20 segue deploy v3 --wait none    begin, and do not watch";
+pub(super) const STATUS: &str = "\
+Examples:\n\
+\x20 segue status\n\
+\x20 segue status --watch\n\
+\x20 segue status --output json | jq .agents[0].phase";
+pub(super) const TOP: &str = "\
+Examples:\n\
+\x20 segue top\n\
+\x20 segue top --once               one frame as text, for a log or a ticket";
+pub(super) const CALLS: &str = "\
+Examples:\n\
+\x20 segue calls\n\
+\x20 segue calls --limit 10 --output json";
+pub(super) const PAUSE: &str = "\
+Examples:\n\
+\x20 segue pause --reason \"looking at the drops\"\n\
+\x20 segue pause --agent receptionist";
+pub(super) const RESUME: &str = "\
+Examples:\n\
+\x20 segue resume\n\
+\x20 segue resume --revision 12     only if nobody decided since";
+pub(super) const PROMOTE: &str = "\
+Examples:\n\
+\x20 segue promote                  the next share\n\
+\x20 segue promote --full           all new calls, once there is room\n\
+\x20 segue promote --full --skip-gates --reason \"the old one is on fire\"";
+pub(super) const ABORT: &str = "\
+Examples:\n\
+\x20 segue abort --reason \"wrong build\"";
+pub(super) const ROLLBACK: &str = "\
+Examples:\n\
+\x20 segue rollback\n\
+\x20 segue rollback --reason \"callers are not understood\"";
+pub(super) const DRAIN: &str = "\
+Examples:\n\
+\x20 segue drain --reason maintenance\n\
+\x20 segue drain v1 --agent receptionist";
+pub(super) const RETIRE: &str = "\
+Examples:\n\
+\x20 segue retire                   the drained release, if there is one\n\
+\x20 segue retire v1";
+pub(super) const HISTORY: &str = "\
+Examples:\n\
+\x20 segue history\n\
+\x20 segue history --limit 5 --output json";
+pub(super) const EXPLAIN: &str = "\
+Examples:\n\
+\x20 segue explain                  the last rollout\n\
+\x20 segue explain 7                number 7, as in `segue history`\n\
+\x20 segue explain --output json | jq .decisions[].what";
+pub(super) const LOGS: &str = "\
+Examples:\n\
+\x20 segue logs                     every worker of the current release\n\
+\x20 segue logs v2 --follow\n\
+\x20 segue logs controller -n 200";
+pub(super) const AUDIT: &str = "\
+Examples:\n\
+\x20 segue audit\n\
+\x20 segue audit --after 120 --output json\n\
+\x20 segue audit verify             whether the chain of digests holds";
+pub(super) const FORGET: &str = "\
+Examples:\n\
+\x20 segue forget gw-1 --reason \"the host is gone\"";
+pub(super) const DOCTOR: &str = "\
+Examples:\n\
+\x20 segue doctor                   ./segue.toml, and what runs of it\n\
+\x20 segue doctor --config /etc/segue/segue.toml\n\
+\x20 segue doctor --output json | jq '.findings[] | select(.level != \"ok\")'";
+pub(super) const CONFIG: &str = "\
+Examples:\n\
+\x20 segue config check             every fault, with its place\n\
+\x20 segue config schema > segue.schema.json\n\
+\x20 segue config reference         every key, as Markdown";
+pub(super) const CONFIG_CHECK: &str = "\
+Examples:\n\
+\x20 segue config check\n\
+\x20 segue config check /etc/segue/segue.toml --output json";
+pub(super) const CONFIG_SCHEMA: &str = "\
+Examples:\n\
+\x20 segue config schema > segue.schema.json";
+pub(super) const CONFIG_REFERENCE: &str = "\
+Examples:\n\
+\x20 segue config reference | less";
+pub(super) const DEMO: &str = "\
+Examples:\n\
+\x20 segue demo\n\
+\x20 segue demo --callers 80 --seed 7\n\
+\x20 segue demo --sabotage kill-worker    exit code 1: the judge notices";
+pub(super) const SAMPLE_AGENT: &str = "\
+Examples:\n\
+\x20 segue sample-agent --port 9000\n\
+\x20 segue sample-agent --port 9000 --fault drop:3000@10";
+pub(super) const COMPLETIONS: &str = "\
+Examples:\n\
+\x20 segue completions bash > ~/.local/share/bash-completion/completions/segue\n\
+\x20 segue completions zsh > \"${fpath[1]}/_segue\"";
+pub(super) const MAN: &str = "\
+Examples:\n\
+\x20 segue man > segue.1\n\
+\x20 segue man --dir /usr/local/share/man/man1";
