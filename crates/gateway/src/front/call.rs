@@ -68,7 +68,9 @@ impl Guest {
             let why = Unreached::Status(response.status);
             ticket.finish(End::Unreached(why), clock::now());
             let relayed = async {
-                caller.write_all(&response.to_caller(&pairs(&extra))).await?;
+                caller
+                    .write_all(&response.to_caller(&pairs(&extra)))
+                    .await?;
                 copy_body(&mut worker, caller, response.body_end(false), behind).await
             };
             // Both sides are closed now, whether all of it came through or not.
@@ -83,7 +85,9 @@ impl Guest {
         let cookie = facts.cookie(&table, caller.scheme());
         extra.extend(cookie.map(|value| ("Set-Cookie", value)));
         let accepted = async {
-            caller.write_all(&response.to_caller(&pairs(&extra))).await?;
+            caller
+                .write_all(&response.to_caller(&pairs(&extra)))
+                .await?;
             caller.flush().await
         };
         if accepted.await.is_err() {

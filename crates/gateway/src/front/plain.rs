@@ -91,7 +91,9 @@ impl Guest {
         let end = response.body_end(request.method == "HEAD");
         let extra = headers_for_caller(ticket.identity());
         let relayed = async {
-            caller.write_all(&response.to_caller(&pairs(&extra))).await?;
+            caller
+                .write_all(&response.to_caller(&pairs(&extra)))
+                .await?;
             copy_body(&mut worker, caller, end, behind).await
         };
         let relayed = relayed.await;

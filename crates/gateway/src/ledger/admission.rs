@@ -109,7 +109,8 @@ impl Admission {
         if known.is_none() && book.withdrawn {
             return Err(Refusal::NothingServes.into());
         }
-        facts.pin = known.map(|record| record.pin.clone());
+        let pinned = known.filter(|record| !record.let_go);
+        facts.pin = pinned.map(|record| record.pin.clone());
         facts.connected = known.is_some_and(Record::is_connected);
         let (was_override, is_resume, started) = known.map_or((false, false, false), |record| {
             (record.is_override, record.connected, record.started)
@@ -164,9 +165,10 @@ impl Admission {
         });
         if starts {
             book.counts_mut(decision.release).totals.started += 1;
-            if let Some(record) = book.record_mut(call) {
-                record.started = true;
-            }
+        }
+        if let Some(record) = book.record_mut(call) {
+            record.started |= starts;
+            record.let_go = false;
         }
         let identity = Arc::new(identity);
         let addr = table.workers[&worker].addr;

@@ -37,6 +37,10 @@ pub struct Record {
     pub connected: bool,
     /// Whether its pin outlives its last connection.
     pub keeps_pin: bool,
+    /// Whether its pin means nothing any more, although connections of it still stand: they are
+    /// being ended by policy.
+    #[serde(default)]
+    pub let_go: bool,
     /// When its pin runs out: set exactly while it has no connection.
     pub expires: Option<Timestamp>,
     /// Where its connections are. Not part of a handoff: connections travel one by one.
@@ -69,6 +73,7 @@ impl Record {
             started: false,
             connected: false,
             keeps_pin: false,
+            let_go: false,
             expires: None,
             places: Vec::new(),
         }

@@ -1,7 +1,8 @@
 //! Ending calls by policy: the straggler policy `end`, or an operator.
 //!
 //! The ledger only marks connections; their relay ends them, because only it knows where a frame
-//! ends. A marked connection leaves no pin, however it ends, so that its caller is decided anew.
+//! ends. The pin of such a call is let go at once, not only when its connections are gone, so that
+//! a caller who comes back while the worker still says goodbye is decided anew.
 //!
 //! A connection that is being dialled is marked like a live one. It is refused with a 503 instead
 //! of its 101 if that was not sent yet; its caller may come back at once and is decided anew.
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 use segue_core::names::{AgentName, CallId, ReleaseId};
 use tokio::sync::watch;
 
-use super::{Ledger, Purpose, Ticket};
+use super::{Admission, Ledger, Purpose, Ticket};
 
 impl Ledger {
     /// Marks the connections of these calls that are on `release`; answers how many were not
@@ -20,9 +21,15 @@ impl Ledger {
     /// left alone.
     pub fn end_calls(&self, agent: &AgentName, release: ReleaseId, calls: &[CallId]) -> usize {
         let calls: BTreeSet<&CallId> = calls.iter().collect();
-        let admission = self.locked();
+        let mut admission = self.locked();
+        let Admission {
+            books, connections, ..
+        } = &mut *admission;
+        let Some(book) = books.get_mut(agent) else {
+            return 0;
+        };
         let mut marked = 0;
-        for connection in admission.connections.values() {
+        for connection in connections.values() {
             let identity = &connection.identity;
             let meant = identity.release == release
                 && identity.purpose == Purpose::Call
@@ -32,6 +39,11 @@ impl Ledger {
                 connection.counters.mark_to_end();
                 if let Some(told) = &connection.told {
                     told.send_replace(true);
+                }
+                if let Some(record) = book.record_mut(&identity.call)
+                    && record.pin.release == release
+                {
+                    record.let_go = true;
                 }
                 marked += 1;
             }

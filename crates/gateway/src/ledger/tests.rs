@@ -350,3 +350,81 @@ fn past_its_bounds_it_refuses_and_says_so() {
     ledger.resume();
     assert!(begin(&ledger, "e", Purpose::Call, later).is_ok());
 }
+
+#[test]
+fn a_call_that_is_being_ended_by_policy_comes_back_elsewhere_at_once() {
+    let ledger = ledger();
+    let end = || ledger.end_calls(&desk(), old(), &["a".parse().unwrap()]);
+    let by_policy = End::Closed(Closed::BY_POLICY);
+    assert_eq!(end(), 0, "nothing there");
+    let one = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    let two = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    one.connected(Timestamp(2));
+    two.connected(Timestamp(2));
+    let other = begin(&ledger, "b", Purpose::Call, 2).unwrap();
+    let webhook = begin(&ledger, "a", Purpose::Webhook, 2).unwrap();
+    ledger.install(table(2, new()), Timestamp(3)).unwrap();
+    assert_eq!(ledger.end_calls(&desk(), new(), &["a".parse().unwrap()]), 0);
+    assert_eq!((end(), end()), (2, 0));
+    assert!(one.counters().is_to_end() && two.counters().is_to_end());
+    assert!(!other.counters().is_to_end() && !webhook.counters().is_to_end());
+
+    // Both connections still stand, and their caller is back already.
+    let back = begin(&ledger, "a", Purpose::Call, 4).unwrap();
+    assert_eq!(back.identity().release, new());
+    assert_eq!(back.identity().reason, Reason::Split);
+    assert!(back.identity().is_resume);
+    back.connected(Timestamp(5));
+    webhook.finish(End::Answered, Timestamp(5));
+    one.finish(by_policy, Timestamp(6));
+    assert_eq!(counts(&ledger, old(), 6), (2, 0), "two calls still");
+    two.finish(by_policy, Timestamp(7));
+    assert_eq!(counts(&ledger, old(), 7), (1, 0));
+    assert_eq!(
+        totals(&ledger, old()),
+        (2, 0, 0, 0),
+        "not ended but retired"
+    );
+    let report = ledger.snapshot(Timestamp(7));
+    assert_eq!(report[&desk()].releases[&old()].totals.policy, 1);
+    let told = ledger.take_ended().records;
+    assert_eq!(told.len(), 1, "two connections, one end");
+
+    // Its new place is kept as any call's.
+    back.finish(closed(By::Caller, Some(1000)), Timestamp(8));
+    assert_eq!(counts(&ledger, new(), 8), (0, 1));
+    assert_eq!(counts(&ledger, old(), 8), (1, 0));
+    let again = begin(&ledger, "a", Purpose::Call, 9).unwrap();
+    assert_eq!(again.identity().reason, Reason::Pin);
+}
+
+#[test]
+fn a_call_that_was_ended_by_policy_leaves_no_pin_whoever_closed_it_first() {
+    for end in [End::Closed(Closed::BY_POLICY), closed(By::Caller, None)] {
+        let ledger = ledger();
+        let ticket = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+        ticket.connected(Timestamp(2));
+        ledger.end_calls(&desk(), old(), &["a".parse().unwrap()]);
+        ticket.finish(end, Timestamp(3));
+        assert_eq!(counts(&ledger, old(), 3), (0, 0), "{end:?}");
+    }
+}
+
+#[test]
+fn a_handed_off_release_keeps_a_call_while_one_connection_of_it_stands() {
+    let ledger = ledger();
+    let one = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    one.connected(Timestamp(1));
+    let mut handed_off = table(2, new());
+    handed_off.handed_off.insert(old());
+    ledger.install(handed_off, Timestamp(2)).unwrap();
+    let two = begin(&ledger, "a", Purpose::Call, 3).unwrap();
+    assert_eq!(two.identity().reason, Reason::Pin);
+    one.finish(closed(By::Caller, None), Timestamp(4));
+    let three = begin(&ledger, "a", Purpose::Call, 5).unwrap();
+    assert_eq!(three.identity().release, old(), "the second one stands");
+    drop((two, three));
+    let moved = begin(&ledger, "a", Purpose::Call, 6).unwrap();
+    assert_eq!(moved.identity().release, new());
+    assert!(moved.identity().is_resume);
+}

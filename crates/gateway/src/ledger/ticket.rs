@@ -252,7 +252,7 @@ impl Admission {
         }
         if connection.counters.is_to_end()
             && let Some(record) = book.record_mut(&identity.call)
-            && record.pin.release == identity.release
+            && record.let_go
         {
             record.keeps_pin = false;
         }

@@ -50,8 +50,7 @@ impl Rig {
     }
 }
 
-/// Waits until the call is uncounted; answers the key of its end and whether it was a drop.
-fn end(ledger: &Ledger) -> (String, bool) {
+fn wait_for_end(ledger: &Ledger) {
     let mut open = ledger.open();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -62,6 +61,11 @@ fn end(ledger: &Ledger) -> (String, bool) {
         .block_on(async { tokio::time::timeout(PATIENCE, gone).await })
         .expect("the call ends in time")
         .unwrap();
+}
+
+/// Waits until the call is uncounted; answers the key of its end and whether it was a drop.
+fn end(ledger: &Ledger) -> (String, bool) {
+    wait_for_end(ledger);
     let report = ledger.snapshot(Timestamp(2));
     let totals = &report[&desk()].releases[&old()].totals;
     assert_eq!(totals.ended, 1);
@@ -218,4 +222,91 @@ fn a_call_under_backpressure_moves_with_the_bytes_in_flight() {
     assert!(leftovers > 0, "the test met no backpressure");
     rig.caller.shutdown(Shutdown::Write).unwrap();
     end(&rig.ledger);
+}
+
+/// Our close frame, as a side gets it.
+fn is_farewell(bytes: &[u8], masked: bool) -> bool {
+    let mut observer = crate::frames::Observer::default();
+    let whole = observer.see(bytes) == Some(1001) && observer.is_done();
+    whole && (bytes[1] & 0x80 != 0) == masked && bytes.len() == if masked { 15 } else { 11 }
+}
+
+fn end_a(ledger: &Ledger) -> usize {
+    ledger.end_calls(&desk(), old(), &["a".parse().unwrap()])
+}
+
+#[test]
+fn a_call_that_ends_by_policy_moves_within_a_frame_and_says_goodbye_once() {
+    // A frame of four bytes, of which two are there.
+    let rig = rig(b"", &[0x82, 4, 1, 2]);
+    let mut got = [0; 4];
+    (&rig.caller).read_exact(&mut got).unwrap();
+    assert_eq!(end_a(&rig.ledger), 1);
+    assert_eq!(end_a(&rig.ledger), 0, "marked already");
+    rig.relay.end_marked();
+    let mut to_worker = [0; 15];
+    (&rig.worker).read_exact(&mut to_worker).unwrap();
+    assert!(is_farewell(&to_worker, true), "{to_worker:?}");
+
+    let next = Relay::start(1).unwrap();
+    for call in rig.relay.give_all() {
+        assert!(call.owes_farewell());
+        next.adopt(moved(&rig.ledger, call));
+    }
+    // The rest of the frame, another one, and the answer.
+    let rest = [3, 4, 0x82, 1, 9, 0x88, 2, 0x03, 0xe9];
+    (&rig.worker).write_all(&rest).unwrap();
+    (&rig.caller).read_exact(&mut got[..2]).unwrap();
+    assert_eq!(got[..2], [3, 4]);
+    let mut to_caller = [0; 11];
+    (&rig.caller).read_exact(&mut to_caller).unwrap();
+    assert!(is_farewell(&to_caller, false), "{to_caller:?}");
+    (&rig.caller)
+        .write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9])
+        .unwrap();
+    assert_eq!(read_all(&rig.caller), b"");
+    assert_eq!(read_all(&rig.worker), b"", "no second one");
+    assert_eq!(policy_end(&rig.ledger), "policy:1001");
+}
+
+#[test]
+fn bytes_under_backpressure_come_before_the_close_frame() {
+    const BYTES: usize = 16 * 1024 * 1024;
+    let rig = rig(b"", b"");
+    let worker = rig.worker.try_clone().unwrap();
+    let mut frame = vec![0x82, 127];
+    frame.extend((BYTES as u64).to_be_bytes());
+    frame.extend(vec![7; BYTES]);
+    let sent = frame.clone();
+    let sender = std::thread::spawn(move || {
+        (&worker).write_all(&frame).unwrap();
+        let mut farewell = [0; 15];
+        (&worker).read_exact(&mut farewell).unwrap();
+        (&worker).write_all(&[0x88, 2, 0x03, 0xe9]).unwrap();
+        farewell
+    });
+    let mut got = vec![0; 1_000];
+    (&rig.caller).read_exact(&mut got).unwrap();
+    assert_eq!(end_a(&rig.ledger), 1);
+    rig.relay.end_marked();
+    got.resize(sent.len() + 11, 0);
+    (&rig.caller).read_exact(&mut got[1_000..]).unwrap();
+    (&rig.caller)
+        .write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9])
+        .unwrap();
+    assert_eq!(read_all(&rig.caller), b"");
+    assert!(is_farewell(&sender.join().unwrap(), true));
+    assert!(got.starts_with(&sent), "the frame is whole");
+    assert!(is_farewell(&got[sent.len()..], false));
+    assert_eq!(policy_end(&rig.ledger), "policy:1001");
+}
+
+/// Waits until the call is uncounted, as one that was ended by policy.
+fn policy_end(ledger: &Ledger) -> String {
+    wait_for_end(ledger);
+    let report = ledger.snapshot(Timestamp(2));
+    let counts = &report[&desk()].releases[&old()];
+    assert_eq!((counts.totals.policy, counts.totals.ended), (1, 0));
+    assert_eq!(counts.pinned, 0);
+    counts.totals.closes.keys().next().unwrap().clone()
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::support::agent::{Agent, Manner, Stream};
-use crate::support::controller::Controller;
+use crate::support::controller::{Controller, Ended};
 use crate::support::gateway::{Gateway, Process, config};
 use crate::support::rig::Rig;
 use crate::support::table::{release, table};
@@ -270,6 +270,9 @@ async fn pins_and_totals_move_and_a_tls_call_stays_until_it_ends() {
         .unwrap()
         .unwrap();
     drop(pinned);
+    let told = |ended: &Ended| ended.goodbyes == 1 && ended.records.len() == 2;
+    let records = rig.controller.ended("its goodbye", told).await;
+    assert_eq!(records[1].call.as_str(), "tls", "told before the goodbye");
 }
 
 #[tokio::test(flavor = "multi_thread")]

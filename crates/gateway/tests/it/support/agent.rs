@@ -40,6 +40,8 @@ pub(crate) struct Seen {
     pub(crate) raw: Vec<u8>,
     /// Per streamed call: frames sent and frames received.
     pub(crate) streams: Vec<(u64, u64)>,
+    /// Payloads of the close frames that streamed calls got, and whether they were masked.
+    pub(crate) closes: Vec<(Vec<u8>, bool)>,
     /// What went wrong in streams.
     pub(crate) faults: Vec<String>,
 }
@@ -131,9 +133,13 @@ async fn serve(mut stream: TcpStream, manner: Manner, seen: Arc<Mutex<Seen>>) {
         }
         Manner::Stream => {
             let mut stream = Stream::new(ws);
-            let ended = stream.run(|_| false).await;
+            let mut ended = stream.run(|_| false).await;
+            if ended.is_ok() {
+                ended = stream.end().await;
+            }
             let mut seen = seen.lock().unwrap();
             seen.streams.push((stream.sent, stream.received));
+            seen.closes.extend(stream.closed);
             if let Err(fault) = ended {
                 seen.faults.push(fault);
             }
@@ -163,6 +169,8 @@ pub(crate) struct Stream<S> {
     pub(crate) last: tokio::time::Instant,
     /// The longest time without a frame since someone last looked.
     pub(crate) gap: Duration,
+    /// The payload of the close frame that came, and whether it was masked.
+    pub(crate) closed: Option<(Vec<u8>, bool)>,
 }
 
 pub(crate) fn payload(number: u64) -> Vec<u8> {
@@ -180,6 +188,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream<S> {
             received: 0,
             last: tokio::time::Instant::now(),
             gap: Duration::ZERO,
+            closed: None,
         }
     }
 
@@ -204,6 +213,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream<S> {
                     match frame {
                         None => return Err(format!("ended without a close frame after {}", self.received)),
                         Some((CLOSE, code)) => {
+                            self.closed = Some((code.clone(), self.ws.was_masked));
                             if !closing {
                                 let answer = self.ws.send(CLOSE, &code).await;
                                 answer.map_err(|error| error.to_string())?;
@@ -227,6 +237,21 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream<S> {
                     }
                 }
             }
+        }
+    }
+
+    /// Waits for the end of the stream behind a close frame: nothing may follow one. Ends its own
+    /// side first, unless it was the gateway that closed the call: then that ends both.
+    pub(crate) async fn end(&mut self) -> Result<(), String> {
+        let code = self.closed.as_ref().and_then(|(code, _)| code.get(..2));
+        if code != Some(&1001u16.to_be_bytes()) {
+            let shut = self.ws.stream.shutdown().await;
+            shut.map_err(|error| error.to_string())?;
+        }
+        match self.ws.next().await {
+            Ok(None) => Ok(()),
+            Ok(Some(frame)) => Err(format!("a frame behind the close frame: {frame:?}")),
+            Err(error) => Err(format!("no clean end: {error}")),
         }
     }
 }

@@ -87,12 +87,28 @@ impl Controller {
             .await
     }
 
+    /// Says something to every gateway that is linked.
+    pub(crate) fn tell(&self, message: ToGateway) {
+        self.messages.send(message).unwrap();
+    }
+
     /// Asks and waits for the answer.
     pub(crate) async fn ask(&self, question: ToGateway) -> ToController {
+        self.heard.send_replace(None);
         let mut heard = self.heard.subscribe();
         self.messages.send(question).unwrap();
         let answer = soon("an answer", heard.wait_for(Option::is_some)).await;
         answer.unwrap().clone().unwrap()
+    }
+
+    /// Waits until the calls that ended are as wished.
+    pub(crate) async fn ended(
+        &mut self,
+        what: &str,
+        wished: impl Fn(&Ended) -> bool,
+    ) -> Vec<CallRecord> {
+        let ended = soon(what, self.ended.wait_for(wished)).await.unwrap();
+        ended.records.clone()
     }
 
     /// The first report about `desk` from now on that is as wished.

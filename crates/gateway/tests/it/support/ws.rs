@@ -20,6 +20,8 @@ pub(crate) struct Ws<S> {
     pub(crate) stream: S,
     read: Vec<u8>,
     masks: bool,
+    /// Whether the frame that [`Ws::next`] gave last was masked.
+    pub(crate) was_masked: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Ws<S> {
@@ -28,6 +30,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Ws<S> {
             stream,
             read,
             masks,
+            was_masked: false,
         }
     }
 
@@ -46,6 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Ws<S> {
     pub(crate) async fn next(&mut self) -> io::Result<Option<(u8, Vec<u8>)>> {
         loop {
             if let Some((frame, length)) = parse(&self.read) {
+                self.was_masked = self.read[1] & 0x80 != 0;
                 self.read.drain(..length);
                 return Ok(Some(frame));
             }
