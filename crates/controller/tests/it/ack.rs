@@ -121,6 +121,42 @@ async fn a_silent_gateway_is_waited_for_until_it_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_says_goodbye_is_forgotten_and_one_that_just_leaves_is_not() {
+    let directory = Directory::new();
+    let running = Running::start(&directory, spec()).await;
+    let client = running.client.clone();
+    let gateway = Gateway::start(&directory.state(), "gw-1");
+    let parting = Gateway::start(&directory.state(), "gw-1.7");
+    let leaving = Gateway::start(&directory.state(), "gw-1.8");
+    let first = client.bring_in("v1").await;
+    let v1 = release(&first, "v1").unwrap().id;
+    gateway.set_live(v1, 1);
+    parting.mind.lock().unwrap().parting = true;
+    drop(leaving);
+    eventually("who is still waited for", async || {
+        let known = client.status().await.gateways;
+        let names: Vec<String> = known.iter().map(|k| k.gateway.to_string()).collect();
+        (names == ["gw-1", "gw-1.8"]).then_some(())
+    })
+    .await;
+    let unknown = eventually("an unknown count", async || {
+        let view = client.agent().await;
+        let unknown = release(&view, "v1").unwrap().unknown.clone();
+        (!unknown.is_empty()).then_some(unknown)
+    });
+    assert_eq!(unknown.await, ["gw-1.8".parse().unwrap()]);
+    let entries = client.ask("GET", "/v1/audit?limit=1000", None).await.body;
+    assert_eq!(entries.matches("said goodbye with no calls").count(), 1);
+    // Whoever it was may come back.
+    parting.mind.lock().unwrap().parting = false;
+    eventually("it back", async || {
+        (client.status().await.gateways.len() == 3).then_some(())
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_acts_by_an_older_table_is_named_in_every_phase() {
     let directory = Directory::new();
     let running = Running::start(&directory, spec()).await;

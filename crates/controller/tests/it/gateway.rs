@@ -30,6 +30,8 @@ pub(crate) struct Mind {
     pub(crate) stuck: bool,
     /// It does not report or answer.
     pub(crate) mute: bool,
+    /// It reports once more, says goodbye, and stays away.
+    pub(crate) parting: bool,
     installed: BTreeMap<AgentName, Epoch>,
     sequence: u64,
 }
@@ -47,7 +49,9 @@ impl Gateway {
         let mut task = JoinSet::new();
         task.spawn(async move {
             loop {
-                let _ = live(&state, &name, &ours).await;
+                if !ours.lock().unwrap().parting {
+                    let _ = live(&state, &name, &ours).await;
+                }
                 sleep(EVERY).await;
             }
         });
@@ -109,6 +113,9 @@ async fn live(state: &StateDir, name: &GatewayId, mind: &Mutex<Mind>) -> std::io
         let report = report(mind, name);
         if let Some(report) = report {
             say(&mut writer, &ToController::Presence(report)).await?;
+        }
+        if mind.lock().unwrap().parting {
+            return say(&mut writer, &ToController::Goodbye).await;
         }
     }
 }
