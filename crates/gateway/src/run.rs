@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::{interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::call_log::CallLog;
 use crate::clock;
@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::front::Front;
 use crate::handoff::{self, HandoffError, Header};
 use crate::health::Health;
+use crate::journal;
 use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::relay::{LiveCall, Relay};
@@ -34,6 +35,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// How often a draining gateway says what it waits for.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the journals of processes that drain beside us are looked at.
+const ASIDE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the last report may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -121,6 +125,10 @@ struct Gateway {
     accepting: Option<Stoppable>,
     link: Option<Stoppable>,
     health: JoinHandle<()>,
+    /// Counts what is lost with processes that drain beside us.
+    aside: JoinHandle<()>,
+    /// Our journal, once another process has the usual one.
+    journal: Option<PathBuf>,
 }
 
 impl Gateway {
@@ -175,6 +183,12 @@ impl Gateway {
         let mut gateway = Self {
             reporter: Arc::new(Reporter::new(Arc::clone(&ledger), life)),
             health: tokio::spawn(watching),
+            aside: tokio::spawn(watch_aside(
+                config.journal_file(),
+                Arc::clone(&ledger),
+                log.clone(),
+            )),
+            journal: None,
             tables: Arc::new(tables),
             accepting: None,
             link: None,
@@ -260,6 +274,11 @@ impl Gateway {
                 let life = self.reporter.life().after_handoff();
                 *self.reporter.life() = life;
                 if *self.ledger.open().borrow() > 0 {
+                    let journal = journal::aside::name(&self.config.journal_file());
+                    if let Err(error) = self.ledger.journal(&journal) {
+                        tracing::error!(%error, "calls are not journaled");
+                    }
+                    self.journal = Some(journal);
                     self.report(false);
                 }
                 true
@@ -314,6 +333,8 @@ impl Gateway {
 
     /// Relays until nothing is left, for as long as that takes.
     async fn drain(mut self, given: bool, hangup: &mut Signal) {
+        // Whoever takes new calls looks after them now.
+        self.aside.abort();
         if let Some(accepting) = self.accepting.take() {
             accepting.stop(SETTLE).await;
         }
@@ -350,6 +371,11 @@ impl Gateway {
         }
         if given {
             self.ledger.forget_pins();
+            self.ledger.leave_journal();
+            if let Some(journal) = self.journal.take() {
+                // Nothing is lost in it; else whoever takes calls removes it.
+                let _ = std::fs::remove_file(journal);
+            }
         } else {
             let ledger = Arc::clone(&self.ledger);
             blocking(move || ledger.close_journal()).await;
@@ -361,6 +387,25 @@ impl Gateway {
         let log = self.log.clone();
         blocking(move || log.flush()).await;
         tracing::info!("ended; no call was open");
+    }
+}
+
+/// Never ends.
+async fn watch_aside(journal: PathBuf, ledger: Arc<Ledger>, log: CallLog) {
+    let mut tick = interval(ASIDE_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let (journal, ledger, log) = (journal.clone(), Arc::clone(&ledger), log.clone());
+        let looked = blocking(move || {
+            journal::aside::ended(&journal, |lost| {
+                ledger.count_lost(&lost, clock::now());
+                log.flush();
+            })
+        });
+        if let Err(error) = looked.await {
+            tracing::debug!(%error, "journals of other gateways cannot be looked at");
+        }
     }
 }
 

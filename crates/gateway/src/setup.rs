@@ -111,6 +111,11 @@ pub(crate) fn recover(config: &Config, ledger: &Ledger) {
         Ok(left) => {
             let (calls, lost) = (left.calls.len(), left.lost.len());
             tracing::info!(calls, lost, "read the call journal");
+            if left.alive
+                && let Err(error) = journal::aside::put(&config.journal_file())
+            {
+                tracing::error!(%error, "what the other gateway may lose will not be counted");
+            }
             ledger.recover(left, clock::now());
         }
         Err(error) => tracing::error!(%error, "the call journal cannot be read"),

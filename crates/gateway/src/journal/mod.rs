@@ -12,6 +12,7 @@
 //!
 //! Runs of pins need no line: each line of a pin says when it runs out.
 
+pub(crate) mod aside;
 mod replay;
 
 use std::fs::{File, OpenOptions};

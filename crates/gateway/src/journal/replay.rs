@@ -20,6 +20,8 @@ pub struct Left {
     pub calls: Vec<(AgentName, CallId, Record)>,
     /// Connections of calls that nobody relays any more.
     pub lost: Vec<Lost>,
+    /// Whether the process that wrote it is alive: then its calls are, too, and none is lost.
+    pub alive: bool,
 }
 
 /// A connection that was lost with its gateway.
@@ -46,6 +48,17 @@ pub fn read(path: &Path) -> io::Result<Left> {
         Err(error) => return Err(error),
     };
     let alive = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    let mut left = replay(&file)?.finish();
+    if alive {
+        tracing::warn!("another gateway still holds calls in this state directory");
+        left.alive = true;
+        left.lost.clear();
+    }
+    Ok(left)
+}
+
+/// All that a file says.
+pub(super) fn replay(file: &File) -> io::Result<Replay> {
     let (mut replay, mut reader) = (Replay::default(), BufReader::new(file));
     let (mut line, mut unread) = (Vec::new(), 0);
     while reader.read_until(b'\n', &mut line)? > 0 {
@@ -59,12 +72,7 @@ pub fn read(path: &Path) -> io::Result<Left> {
     if unread > 0 {
         tracing::warn!(unread, "lines of the call journal are not understood");
     }
-    let mut left = replay.finish();
-    if alive {
-        tracing::warn!("another gateway still holds calls in this state directory");
-        left.lost.clear();
-    }
-    Ok(left)
+    Ok(replay)
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +182,7 @@ impl Replay {
         Left {
             calls: calls.collect(),
             lost,
+            alive: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use segue_core::time::Timestamp;
 
 use crate::call_log;
-use crate::journal::{Journal, Left, Line};
+use crate::journal::{Journal, Left, Line, Lost};
 
 use super::{Admission, Ledger, Purpose, ended};
 
@@ -61,8 +61,6 @@ impl Ledger {
     /// live calls as pins of a whole window, so that callers who come back reach their release;
     /// and names and counts the connections that were lost. Only calls of agents with a table are
     /// taken.
-    ///
-    /// Several lost connections of a call are one lost call, as they are one ended call otherwise.
     pub fn recover(&self, left: Left, now: Timestamp) {
         let mut admission = self.lock(now);
         let mut orphans = 0;
@@ -82,9 +80,18 @@ impl Ledger {
         if orphans > 0 {
             tracing::warn!(orphans, "calls of agents without a table are forgotten");
         }
+        drop(admission);
+        self.count_lost(&left.lost, now);
+    }
+
+    /// Names and counts connections that were lost with a process that was killed.
+    ///
+    /// Several lost connections of a call are one lost call, as they are one ended call otherwise.
+    pub(crate) fn count_lost(&self, lost: &[Lost], now: Timestamp) {
+        let mut admission = self.lock(now);
         let mut counted = BTreeSet::new();
         let mut records = Vec::new();
-        for lost in &left.lost {
+        for lost in lost {
             let identity = &lost.identity;
             let call = (&identity.agent, &identity.call, identity.release);
             if let Some(book) = admission.books.get_mut(&identity.agent)
@@ -101,7 +108,7 @@ impl Ledger {
         for record in records {
             self.tell(record);
         }
-        for lost in &left.lost {
+        for lost in lost {
             tracing::error!(call = %lost.identity.call, "a call was lost with its gateway");
             if let Some(log) = &self.log {
                 log.write(call_log::Line::lost(lost, now));

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use segue_gateway::TlsFiles;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::support::controller::Controller;
@@ -17,6 +18,12 @@ fn dir() -> Option<PathBuf> {
 async fn gateway() {
     let Some(dir) = dir() else { return };
     let mut config = config(&dir);
+    if dir.join("cert.pem").exists() {
+        config.tls = Some(TlsFiles {
+            cert: dir.join("cert.pem"),
+            key: dir.join("key.pem"),
+        });
+    }
     if std::env::var("SEGUE_TEST_TAKES").is_ok_and(|takes| takes == "yes") {
         config.takeover = Some(config.handoff_socket());
     }

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::path::PathBuf;
+
+use segue_core::link::{CallOutcome, CallRecord};
+use segue_core::presence::AgentPresence;
 
 use crate::support::agent::{Agent, Manner};
-use crate::support::controller::Controller;
+use crate::support::controller::{Controller, Ended};
 use crate::support::gateway::{Process, config};
 use crate::support::table::{TOKEN, release, table};
 use crate::support::{Dir, soon, until, ws};
@@ -111,4 +115,88 @@ async fn lost_calls_are_named_and_counted_and_every_call_keeps_its_release() {
         })
         .await;
     assert_eq!(report.releases[&release("v1")].totals.lost, 6);
+}
+
+/// Two live calls and one that ends, on a process that then takes no new calls and is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_with_a_draining_gateway_is_counted_by_the_one_beside_it() {
+    let dir = Dir::new();
+    let v1 = Agent::start(Manner::Echo).await;
+    let mut controller = Controller::start(dir.path(), table(1, "v1", &[("w1", "v1", v1.addr)]));
+    let mut first = Process::start(dir.path(), false).await;
+    controller.report("the table", |r| r.epoch.0 == 1).await;
+    let _live = (
+        ws::call(first.addr, "/ws/live-1", "").await,
+        ws::call(first.addr, "/ws/live-2", "").await,
+    );
+    let mut ends = ws::call(first.addr, "/ws/ends", "").await;
+    first.terminate();
+    let addr = first.addr;
+    until("a closed port", || std::net::TcpStream::connect(addr).err()).await;
+
+    let second = Process::start(dir.path(), false).await;
+    ends.close(1000).await.unwrap();
+    while let Ok(Some(_)) = soon("the end", ends.next()).await {}
+    drop(ends);
+    let told = |count| move |ended: &Ended| ended.records.len() == count;
+    controller.ended("the end of one", told(1)).await;
+    // Its calls live, so the one beside it has looked and counted nothing.
+    let lost = |records: &[CallRecord]| {
+        let lost = records.iter().filter(|r| r.outcome == CallOutcome::Lost);
+        lost.map(|r| r.call.to_string()).collect::<BTreeSet<_>>()
+    };
+    first.child.kill().await.unwrap();
+    let records = controller.ended("the lost calls", told(3)).await;
+    assert_eq!(
+        lost(&records),
+        ["live-1", "live-2"].map(str::to_owned).into()
+    );
+    let counted = |report: &AgentPresence| {
+        let counts = report.releases.get(&release("v1"));
+        counts.is_some_and(|counts| counts.totals.lost == 2 && counts.live == 0)
+    };
+    controller.report("them counted", counted).await;
+    until("nothing left aside", || {
+        aside(&dir).is_empty().then_some(())
+    })
+    .await;
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_handed_over_and_is_lost_is_counted_too() {
+    let dir = Dir::new();
+    let (_, trusted) = crate::tls::identity(dir.path());
+    let v1 = Agent::start(Manner::Echo).await;
+    let mut controller = Controller::start(dir.path(), table(1, "v1", &[("w1", "v1", v1.addr)]));
+    let mut first = Process::start(dir.path(), false).await;
+    controller.report("the table", |r| r.epoch.0 == 1).await;
+    let (_, _stays) = crate::tls::call(first.addr, &trusted, "/ws/stays").await;
+    let _second = Process::start(dir.path(), true).await;
+    until("its own journal", || {
+        let text = std::fs::read_to_string(aside(&dir).first()?).ok()?;
+        text.contains(r#""is":"connected""#).then_some(())
+    })
+    .await;
+    first.child.kill().await.unwrap();
+    let told = |ended: &Ended| ended.records.len() == 1;
+    let record = controller.ended("the lost call", told).await.remove(0);
+    assert_eq!(
+        (record.call.as_str(), record.outcome),
+        ("stays", CallOutcome::Lost)
+    );
+    until("nothing left aside", || {
+        aside(&dir).is_empty().then_some(())
+    })
+    .await;
+}
+
+/// Journals of processes that drain.
+fn aside(dir: &Dir) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir.path().join("gateway")).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    files
+        .filter(|path| path.to_string_lossy().contains("/draining-"))
+        .filter(|path| path.extension().is_some_and(|end| end == "journal"))
+        .collect()
 }
