@@ -5,7 +5,11 @@ DEMO ?=
 # nextest where it is installed (one process and a time limit per test), else cargo's own runner.
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run --profile $(if $(CI),ci,default) || echo test --lib --bins --tests)
 
-.PHONY: help demo test check sim bench docs
+# Calls of each test, and seconds of each call, of `make talk`.
+CALLS ?= 30
+TALK ?= 60
+
+.PHONY: help demo test check sim bench docs python talk
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,9 +17,15 @@ help: ## what there is
 demo: ## two releases of a voice agent under live calls, none dropped (DEMO="--callers 80")
 	cargo run --locked -p segue -- demo $(DEMO)
 
-test: ## every test: unit, simulator, model, black box, documentation
+test: python ## every test: unit, simulator, model, black box, documentation
 	cargo $(RUN_TESTS) --workspace --locked
 	cargo test --workspace --locked --doc
+
+python: ## the Python of the examples and their tests, in target/venv (PYTHON=python3.12)
+	@examples/python-env target/venv
+
+talk: python ## agents that hear and speak, with more and longer calls (CALLS=40 TALK=120)
+	SEGUE_TEST_CALLS=$(CALLS) SEGUE_TEST_SECONDS=$(TALK) cargo test --locked -p segue --test it -- --test-threads 1 receptionist:: pipecat::
 
 check: ## formatting, lints, documentation, all without a warning
 	cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -29,3 +39,6 @@ bench: ## timings of the hot decisions
 
 docs: ## the API documentation, in target/doc
 	cargo doc --workspace --no-deps --locked --open
+
+reference: ## docs/reference/config.md and its JSON Schema, anew from the keys
+	SEGUE_REGENERATE=1 cargo test --locked -p segue-core --lib published

@@ -8,6 +8,7 @@ its calls; that is what a deployment has to live with.
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -175,7 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--prompt", type=Path, default=RECEPTIONIST / "prompts/front-desk.toml", help="TOML"
     )
-    parser.add_argument("--call-log", help="JSON lines")
+    parser.add_argument("--call-log", default=os.environ.get("AGENT_CALL_LOG"), help="JSON lines")
     return parser.parse_args()
 
 

@@ -91,6 +91,7 @@ class Caller:
             await phone.break_off()
             report["clears"] += phone.clears
             greeting = self._scenario.turns[done - 1]["back"]
+            await asyncio.sleep(self._args.away)
             phone = await Phone.dial(self._session, await self._where(call), call)
         else:
             greeting = self._scenario.greeting
@@ -218,7 +219,8 @@ async def main(args) -> int:
             print(json.dumps(report), flush=True)
             return report
 
-    async with aiohttp.ClientSession() as session:
+    headers = {"Host": args.host} if args.host else {}
+    async with aiohttp.ClientSession(headers=headers) as session:
         caller = Caller(args, session)
         reports = await asyncio.gather(*(one(caller, number) for number in range(args.calls)))
     print(json.dumps({"summary": summary(reports)}), flush=True)
@@ -238,6 +240,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--linger", type=float, default=0.0, help="listen on for these seconds")
     parser.add_argument("--within", type=float, default=5.0, help="seconds an answer may take")
     parser.add_argument("--break-after", type=int, help="lose the line after so many turns, redial")
+    parser.add_argument("--away", type=float, default=0.0, help="seconds until then")
+    parser.add_argument("--host", help="name to ask for, where it is not that of the address")
     parser.add_argument("--prefix", default="CA", help="of call ids")
     parser.add_argument("--voice", default="rms", help="of the caller, where flite speaks")
     parser.add_argument("--call-log", help="JSON lines, as Segue's judge reads them")

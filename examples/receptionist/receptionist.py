@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
         default=Path(env("SEGUE_CONFIG")) if env("SEGUE_CONFIG") else None,
         help="voice, endpoint_ms, barge_in (TOML), or $SEGUE_CONFIG",
     )
-    parser.add_argument("--call-log", default=env("RECEPTIONIST_CALL_LOG"), help="JSON lines")
+    parser.add_argument("--call-log", default=env("AGENT_CALL_LOG"), help="JSON lines")
     parser.add_argument(
         "--fault",
         default=env("RECEPTIONIST_FAULT", ""),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections import deque
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
@@ -22,6 +23,8 @@ BODY_BYTES_MAX = 64 * 1024
 MESSAGE_BYTES_MAX = 64 * 1024
 # Time between pings of a call's socket; one that does not answer is gone.
 PING_SECONDS = 30.0
+# Events remembered, since one whose answer was lost is sent again.
+EVENTS_KEPT = 256
 # Ids as carriers make them; anything else is not put into an address.
 CALL_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 HOST = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}")
@@ -77,6 +80,7 @@ class Server:
         self._empty.set()
         self._stopping = False
         self._retiring = False
+        self._known: deque[str] = deque(maxlen=EVENTS_KEPT)
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.router.add_get("/healthz", self._health)
         app.router.add_post("/voice", self._voice)
@@ -134,9 +138,9 @@ class Server:
         self._calls.add(talk)
         self._empty.clear()
         by, code = "error", None
+        self._desk.log.write("call.started", call)
         try:
             await socket.prepare(request)
-            self._desk.log.write("call.started", call)
             by, code = await talk.run()
         finally:
             self._desk.log.write("call.ended", call, by=by, code=code)
@@ -153,15 +157,20 @@ class Server:
             return web.Response(status=403, text="events come from Segue itself\n")
         try:
             event = json.loads(await request.text())
-            kind, data = str(event["type"]), event.get("data") or {}
+            kind, number, data = str(event["type"]), str(event["id"]), event.get("data") or {}
             named = data.get("call") or event.get("subject")
         except (ValueError, KeyError, TypeError, AttributeError):
             return web.Response(status=400, text="not a CloudEvent\n")
+        if number in self._known:
+            return web.Response(status=204)
         calls = [call for call in self._calls if call.id == named]
         prompt = self._desk.brain.prompt
         if kind == "dev.segue.worker.retiring":
             self._retiring = True
             say("its release retires: no new calls will come")
+        elif kind == "dev.segue.worker.resumed":
+            self._retiring = False
+            say("its release takes new calls again")
         elif kind in ("dev.segue.call.announce", "dev.segue.call.hand-off") and not calls:
             return web.Response(status=404, text="no such call here\n")
         elif kind == "dev.segue.call.announce":
@@ -172,4 +181,5 @@ class Server:
                 call.hand_off(prompt.hand_off)
         else:
             say(f"an event it has no use for: {kind[:80]!r}")
+        self._known.append(number)
         return web.Response(status=204)

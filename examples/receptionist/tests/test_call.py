@@ -80,7 +80,7 @@ class Calls(unittest.IsolatedAsyncioTestCase):
         return await self.heard(phone)
 
     async def event(self, kind: str, call: str, **headers) -> int:
-        event = {"specversion": "1.0", "id": "1", "source": "segue", "type": kind}
+        event = {"specversion": "1.0", "id": f"{kind} {call}", "source": "segue", "type": kind}
         event["data"] = {"call": call}
         url = f"http://127.0.0.1:{self.port}/segue/events"
         async with self.session.post(url, json=event, headers=headers) as answer:
@@ -113,7 +113,9 @@ class Calls(unittest.IsolatedAsyncioTestCase):
         foreign = await self.event("dev.segue.call.announce", "CA9")
         outside = await self.event("dev.segue.call.hand-off", "CA2", **{"X-Segue-Release": "v1"})
         self.assertEqual((retiring, foreign, outside), (204, 404, 403))
-        await self.event("dev.segue.call.announce", "CA2")
+        # The second one is the first, sent again because its answer was lost: said once.
+        for _ in range(2):
+            self.assertEqual(await self.event("dev.segue.call.announce", "CA2"), 204)
         self.assertEqual(await self.heard(phone), stt.words(desk().announce))
         self.stop.set()
         answer = await self.ask(phone, "what are your opening hours")

@@ -6,15 +6,25 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod python;
 mod site;
+mod terminal;
 
 mod tidy;
 
 mod cli;
+mod components;
 mod config;
 mod crash;
 mod demo;
+mod help;
+mod look;
+mod hooks;
 mod operate;
+mod parts;
+mod pipecat;
+mod receptionist;
 mod releases;
 mod supervise;
 mod tls;
+mod top;

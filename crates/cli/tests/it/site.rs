@@ -387,9 +387,12 @@ impl Drop for Site {
                 kill_record(&record.path());
             }
         }
-        let records = self.home().join("workers").join(AGENT);
-        for worker in fs::read_dir(records).into_iter().flatten().flatten() {
-            kill_record(&worker.path());
+        let agents = fs::read_dir(self.home().join("workers"));
+        for agent in agents.into_iter().flatten().flatten() {
+            let records = fs::read_dir(agent.path());
+            for worker in records.into_iter().flatten().flatten() {
+                kill_record(&worker.path());
+            }
         }
         if !std::thread::panicking() {
             let _ = fs::remove_dir_all(&self.dir);
