@@ -7,6 +7,9 @@
 //! A copy is used only once the original is not any more what was deployed: a script that looks
 //! for what lies beside it, or a program for its libraries, finds them beside the original only.
 //! It is a copy and never a hard link, which would change with the original.
+//!
+//! Prompts and configurations are parts of a release: of them the copy alone is ever used, in a
+//! directory named by its digest and under its own name, whose ending tells what it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -15,7 +18,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use segue_core::release::Content;
+use segue_core::names::hex;
+use segue_core::release::{Content, PartFile};
+use sha2::{Digest as _, Sha256};
 
 use crate::digest::{Digests, digest, is_of_bytes};
 use crate::state::StateDir;
@@ -32,6 +37,9 @@ const WRITE_BITS: u32 = 0o222;
 
 /// End of the name of a copy that is not whole yet.
 const UNFINISHED: &str = "tmp";
+
+/// End of the name of the directory that a part is in.
+const PART: &str = "part";
 
 /// The copies of one state directory.
 #[derive(Debug, Clone)]
@@ -84,6 +92,16 @@ pub struct Gone {
     is_large: bool,
 }
 
+/// Digests of everything that a release is made of.
+pub fn digests(content: &Content) -> impl Iterator<Item = &str> {
+    let components = content.components.values();
+    let files = components.flat_map(|component| component.files.values());
+    let files = content.files.values().chain(files);
+    let parts = [&content.parts.prompt, &content.parts.config].into_iter();
+    let parts = parts.flatten().map(|file| &file.digest);
+    files.chain(parts).map(String::as_str)
+}
+
 impl Copies {
     /// The copies in a state directory; nothing is read or made.
     pub fn new(state: &StateDir) -> Self {
@@ -116,22 +134,26 @@ impl Copies {
         self.0.directory.join(digest)
     }
 
-    /// What stands in for files of a release that are not any more what was deployed, by the word
-    /// of the command that names them. Empty: they all are. Reads files, so it may take a while.
+    /// What stands in for files that are not any more what was deployed, by the word of the
+    /// command that names them. Empty: they all are. Reads files, so it may take a while.
     ///
     /// # Errors
     ///
-    /// When there is nothing to stand in. A worker that would run something else is not started.
-    pub fn stand_ins(&self, content: &Content) -> Result<BTreeMap<String, PathBuf>, Gone> {
+    /// When there is nothing to stand in. A process that would run something else is not started.
+    pub fn stand_ins(
+        &self,
+        directory: &str,
+        files: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, PathBuf>, Gone> {
         let mut found = BTreeMap::new();
-        for (text, digest) in &content.files {
+        for (text, digest) in files {
             let is = |path: &Path| self.0.digests.is(path, digest).unwrap_or(false);
-            if is(&Path::new(&content.directory).join(text)) {
+            if is(&Path::new(directory).join(text)) {
                 continue;
             }
             let copy = self.path(digest);
             if !is_of_bytes(digest) || !is(&copy) {
-                let original = Path::new(&content.directory).join(text).metadata();
+                let original = Path::new(directory).join(text).metadata();
                 let is_large = original.is_ok_and(|file| file.len() > FILE_BYTES_MAX);
                 return Err(Gone {
                     path: text.clone(),
@@ -141,6 +163,57 @@ impl Copies {
             found.insert(text.clone(), copy);
         }
         Ok(found)
+    }
+
+    /// What a worker is given as `prompt`, `model` and `config`: paths of copies, or the name of
+    /// the model. Reads files.
+    ///
+    /// # Errors
+    ///
+    /// When a copy is not there any more, or is not what its name says.
+    pub fn parts(&self, content: &Content) -> Result<BTreeMap<&'static str, String>, Gone> {
+        let mut found = BTreeMap::new();
+        let parts = &content.parts;
+        for (part, file) in [("prompt", &parts.prompt), ("config", &parts.config)] {
+            if let Some(file) = file {
+                let path = self.part(file)?;
+                found.insert(part, path.to_string_lossy().into_owned());
+            }
+        }
+        if let Some(model) = &parts.model {
+            let file = content.files.get_key_value(model);
+            let one = file.map(|(text, digest)| BTreeMap::from([(text.clone(), digest.clone())]));
+            let moved = self.stand_ins(&content.directory, &one.clone().unwrap_or_default())?;
+            let path = match (one, moved.get(model)) {
+                (Some(_), Some(copy)) => copy.clone(),
+                (Some(_), None) => Path::new(&content.directory).join(model),
+                (None, _) => PathBuf::from(model),
+            };
+            found.insert("model", path.to_string_lossy().into_owned());
+        }
+        Ok(found)
+    }
+
+    /// Where the copy of a part is.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there any more, or is not what its name says.
+    pub fn part(&self, file: &PartFile) -> Result<PathBuf, Gone> {
+        let path = self.part_path(file);
+        if self.0.digests.is(&path, &file.digest).unwrap_or(false) {
+            return Ok(path);
+        }
+        Err(Gone {
+            path: file.name.clone(),
+            is_large: false,
+        })
+    }
+
+    fn part_path(&self, file: &PartFile) -> PathBuf {
+        self.path(&file.digest)
+            .with_extension(PART)
+            .join(&file.name)
     }
 
     /// Removes the copies that no release names and nobody holds.
@@ -157,11 +230,16 @@ impl Copies {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let digest = name.split('.').next().unwrap_or_default();
-            let whole = digest == name;
+            let part = entry.file_type()?.is_dir();
+            let whole = digest == name || part;
             if held.contains_key(digest) || whole && named.contains(digest) {
                 continue;
             }
-            fs::remove_file(entry.path())?;
+            if part {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
         }
         Ok(())
     }
@@ -169,13 +247,66 @@ impl Copies {
     fn bytes(&self) -> io::Result<u64> {
         let mut all = 0;
         for entry in fs::read_dir(&self.0.directory)? {
-            all += entry?.metadata()?.len();
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                all += entry.metadata()?.len();
+                continue;
+            }
+            for part in fs::read_dir(entry.path())? {
+                all += part?.metadata()?.len();
+            }
         }
         Ok(all)
     }
 }
 
 impl Kept {
+    /// Keeps what is there already of these bytes.
+    pub fn keep_known(&mut self, digest_of: &str) {
+        *self.copies.held().entry(digest_of.to_owned()).or_default() += 1;
+        self.digests.push(digest_of.to_owned());
+    }
+
+    /// Keeps a part under a name, which must be that of a file without a path. Answers what a
+    /// release says of it.
+    ///
+    /// A crash before the rename leaves an unfinished copy, which is collected with its directory;
+    /// after it, a whole one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be kept: no release should be made of it then.
+    pub fn keep_part(&mut self, name: &str, bytes: &[u8]) -> Result<PartFile, KeepError> {
+        let file = PartFile {
+            name: name.to_owned(),
+            digest: hex(&Sha256::digest(bytes)),
+        };
+        self.keep_known(&file.digest);
+        let inner = Arc::clone(&self.copies.0);
+        let _one = inner.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.copies.part(&file).is_ok() {
+            return Ok(file);
+        }
+        if self.copies.bytes()?.saturating_add(bytes.len() as u64) > inner.bytes_max {
+            let max = inner.bytes_max;
+            return Err(KeepError::TooMuch { max });
+        }
+        let copy = self.copies.part_path(&file);
+        let directory = copy.parent().unwrap_or(&inner.directory);
+        fs::create_dir_all(directory)?;
+        // Beside the directory: a part may have any name.
+        let unfinished = inner
+            .directory
+            .join(format!("{}.{UNFINISHED}", file.digest));
+        fs::write(&unfinished, bytes)?;
+        fs::set_permissions(&unfinished, Permissions::from_mode(0o444))?;
+        File::open(&unfinished)?.sync_all()?;
+        fs::rename(&unfinished, &copy)?;
+        File::open(directory)?.sync_all()?;
+        File::open(&inner.directory)?.sync_all()?;
+        Ok(file)
+    }
+
     /// Keeps a copy of a file, whose digest was taken just before. One that is too large to be
     /// copied is left out.
     ///
@@ -191,8 +322,7 @@ impl Kept {
             tracing::warn!(path = %path.display(), size, "too large to be copied: its workers start only as long as it stays as it is");
             return Ok(());
         }
-        *self.copies.held().entry(digest_of.to_owned()).or_default() += 1;
-        self.digests.push(digest_of.to_owned());
+        self.keep_known(digest_of);
         let inner = Arc::clone(&self.copies.0);
         let _one = inner.copying.lock().unwrap_or_else(PoisonError::into_inner);
         let mode = path.metadata()?.permissions().mode() & 0o777 & !WRITE_BITS | 0o400;
@@ -281,6 +411,7 @@ mod tests {
                     .iter()
                     .map(|(name, digest)| (text(name), text(digest)))
                     .collect(),
+                ..Content::default()
             }
         }
     }
@@ -289,6 +420,45 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    fn stand_ins(copies: &Copies, content: &Content) -> Result<BTreeMap<String, PathBuf>, Gone> {
+        copies.stand_ins(&content.directory, &content.files)
+    }
+
+    #[test]
+    fn of_a_part_the_copy_alone_is_used() {
+        let place = Place::new("part");
+        let copies = Copies::new(&place.state());
+        let mut kept = copies.hold();
+        let prompt = kept.keep_part("prompt.toml", b"be kind").unwrap();
+        let same = kept.keep_part("other.toml", b"be kind").unwrap();
+        assert_eq!(prompt.digest, same.digest);
+        let (path, model) = place.write("model", "weights", 0o644);
+        kept.keep(&path, &model).unwrap();
+        let mut content = place.content(&[("model", &model)]);
+        content.parts.prompt = Some(prompt.clone());
+        content.parts.model = Some("model".to_owned());
+        let parts = copies.parts(&content).unwrap();
+        let given = Path::new(&parts["prompt"]);
+        assert!(given.ends_with("prompt.toml"), "{given:?}");
+        assert_eq!(fs::read(given).unwrap(), b"be kind");
+        let mode = given.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o444, "nobody writes it");
+        assert_eq!(parts["model"], path.to_string_lossy());
+        place.write("model", "others", 0o644);
+        let moved = copies.parts(&content).unwrap();
+        assert_eq!(fs::read(&moved["model"]).unwrap(), b"weights");
+        content.parts.model = Some("gpt-x".to_owned());
+        assert_eq!(copies.parts(&content).unwrap()["model"], "gpt-x");
+        assert_eq!(copies.bytes().unwrap(), 7 + 7 + 7);
+        drop(kept);
+        let named = BTreeSet::from([prompt.digest.as_str()]);
+        copies.collect(&named).unwrap();
+        assert_eq!(copies.part(&prompt).unwrap(), given);
+        copies.collect(&BTreeSet::new()).unwrap();
+        let gone = copies.parts(&content).unwrap_err().to_string();
+        assert!(gone.starts_with("prompt.toml is not any more"), "{gone}");
     }
 
     #[test]
@@ -301,22 +471,22 @@ mod tests {
         kept.keep(&bot, &first).unwrap();
         kept.keep(&prompt, &text).unwrap();
         let content = place.content(&[("bot", &first), ("prompt", &text)]);
-        assert!(copies.stand_ins(&content).unwrap().is_empty());
+        assert!(stand_ins(&copies, &content).unwrap().is_empty());
         place.write("bot", "two", 0o755);
-        let found = copies.stand_ins(&content).unwrap();
+        let found = stand_ins(&copies, &content).unwrap();
         let copy = &found["bot"];
         assert_eq!((found.len(), fs::read(copy).unwrap()), (1, b"one".to_vec()));
         assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o555);
         fs::remove_file(&prompt).unwrap();
-        assert_eq!(copies.stand_ins(&content).unwrap().len(), 2, "it is gone");
+        assert_eq!(stand_ins(&copies, &content).unwrap().len(), 2, "it is gone");
         // A copy that is not what its name says is none.
         fs::set_permissions(copy, Permissions::from_mode(0o755)).unwrap();
         fs::write(copy, "bad").unwrap();
-        let error = copies.stand_ins(&content).unwrap_err().to_string();
+        let error = stand_ins(&copies, &content).unwrap_err().to_string();
         assert!(error.starts_with("bot is not any more"), "{error}");
         // Put back, it is the original again.
         place.write("bot", "one", 0o755);
-        assert_eq!(copies.stand_ins(&content).unwrap().len(), 1);
+        assert_eq!(stand_ins(&copies, &content).unwrap().len(), 1);
     }
 
     #[test]
@@ -333,12 +503,12 @@ mod tests {
         kept.keep(&path, &by_size).unwrap();
         assert_eq!(copies.bytes().unwrap(), 0);
         let content = place.content(&[("model", &by_size)]);
-        assert!(copies.stand_ins(&content).unwrap().is_empty());
+        assert!(stand_ins(&copies, &content).unwrap().is_empty());
         File::create(&path)
             .unwrap()
             .set_len(FILE_BYTES_MAX + 2)
             .unwrap();
-        let error = copies.stand_ins(&content).unwrap_err().to_string();
+        let error = stand_ins(&copies, &content).unwrap_err().to_string();
         assert!(error.contains("because of its size"), "{error}");
     }
 

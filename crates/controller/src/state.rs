@@ -112,6 +112,11 @@ impl StateDir {
         self.0.join("override.token")
     }
 
+    /// The key of the hashes by which the log names calls.
+    pub fn call_key(&self) -> PathBuf {
+        self.0.join("call.key")
+    }
+
     /// What smoke calls log, in the callers' format.
     pub fn smoke_log(&self) -> PathBuf {
         self.0.join("log/smoke.jsonl")

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::clock;
+use crate::copies::digests;
 use crate::platform::{WorkerState, WorkerStatus};
 use crate::smoke::Attempt;
 
@@ -25,12 +26,17 @@ impl Driver {
             return;
         };
         let was_dirty = std::mem::take(&mut holding.dirty);
-        let phase = holding.agent.rollout.as_ref().map(|rollout| &rollout.phase);
+        let rollout = holding.agent.rollout.as_ref();
+        let smokes = rollout.is_some_and(|rollout| {
+            matches!(rollout.phase, Phase::Verifying { .. }) || rollout.bake.is_some()
+        });
         // Smoke calls may wait for a gateway; everything else follows from decisions alone.
-        if !was_dirty && !matches!(phase, Some(Phase::Verifying { .. })) {
+        if !was_dirty && !smokes {
             return;
         }
         let mut smoke = None;
+        let (mut webhooks, mut stragglers) = (Vec::new(), Vec::new());
+        let mut hooks = Vec::new();
         if was_dirty {
             let table = self.table(&self.agents[name].agent);
             self.parts.link.publish(table);
@@ -46,14 +52,31 @@ impl Driver {
                     release,
                     smoke: how,
                 } => smoke = Some(((rollout, attempt), release, how)),
+                Effect::Webhook {
+                    rollout,
+                    attempt,
+                    release,
+                    webhook,
+                } => webhooks.push(((rollout, attempt), release, webhook)),
+                Effect::Stragglers {
+                    release,
+                    since,
+                    stragglers: how,
+                } => stragglers.push((release, since, how)),
+                Effect::Hook {
+                    kind,
+                    rollout,
+                    attempt,
+                    release,
+                    hook,
+                } => hooks.push((kind, (rollout, attempt), release, hook)),
                 // The table is published above, with what is not decided in it.
-                Effect::Publish(_)
-                | Effect::Workers { .. }
-                | Effect::Webhook { .. }
-                | Effect::Hook { .. }
-                | Effect::Stragglers { .. } => {}
+                Effect::Publish(_) | Effect::Workers { .. } => {}
             }
         }
+        self.want_hooks(name, hooks);
+        self.ask_webhooks(name, webhooks);
+        self.usher(name, stragglers);
         if let Some((of, release, how)) = smoke {
             self.smoke(name, of, release, how);
             return;
@@ -68,12 +91,8 @@ impl Driver {
     pub(super) fn collect_copies(&self) {
         let releases = self.agents().flat_map(|agent| agent.releases.values());
         let runs = releases.filter(|is| !matches!(is.state, ReleaseState::Retired { .. }));
-        let files = runs.flat_map(|is| is.release.content.files.values());
-        if let Err(error) = self
-            .parts
-            .copies
-            .collect(&files.map(String::as_str).collect())
-        {
+        let files = runs.flat_map(|is| digests(&is.release.content));
+        if let Err(error) = self.parts.copies.collect(&files.collect()) {
             tracing::warn!(%error, "copies of files that no release needs could not be removed");
         }
     }

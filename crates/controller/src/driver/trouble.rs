@@ -5,7 +5,7 @@ use segue_core::names::{AgentName, ReleaseId};
 use segue_core::rollout::{Agent, Phase};
 
 use super::{Driver, Holding};
-use crate::platform::{WorkerState, WorkerStatus};
+use crate::platform::{ComponentStatus, WorkerState, WorkerStatus};
 
 /// What core says of a rollout that failed because of its workers.
 const NOT_READY: &str = "workers ready after";
@@ -30,7 +30,10 @@ impl Driver {
             return;
         };
         let workers = self.parts.platform.workers(name);
-        if let Some(what) = trouble(&holding.agent, rollout.incoming, &workers) {
+        let components = self.parts.platform.components(name);
+        let of_component = of_component(&holding.agent, rollout.incoming, &components);
+        let of_worker = || trouble(&holding.agent, rollout.incoming, &workers);
+        if let Some(what) = of_component.or_else(of_worker) {
             let rollout = rollout.id;
             holding.trouble = Some(Trouble { rollout, what });
         }
@@ -64,19 +67,51 @@ fn trouble(agent: &Agent, release: ReleaseId, workers: &[WorkerStatus]) -> Optio
         .iter()
         .filter(waits)
         .max_by_key(|is| (is.ended.is_some(), is.restarts))?;
-    let restarts = match worst.restarts {
-        0 => String::new(),
-        1 => ", 1 restart".to_owned(),
-        more => format!(", {more} restarts"),
-    };
-    let what = match (&worst.ended, &worst.health_path) {
-        (Some(ended), _) => ended.clone(),
-        (None, Some(path)) => format!("it does not answer GET {path} with 200 yet"),
-        (None, None) => "it does not listen on its port yet".to_owned(),
-    };
+    let restarts = times(worst.restarts);
+    let what = said(worst.ended.as_ref(), worst.health_path.as_ref());
     let label = agent.label(release);
     let worker = &worst.worker;
     Some(format!(
         "{worker}: {what}{restarts}; see `segue logs {label}`"
     ))
+}
+
+/// Workers wait for components, so one of those speaks first; of them the one that waits for no
+/// other.
+fn of_component(
+    agent: &Agent,
+    release: ReleaseId,
+    components: &[ComponentStatus],
+) -> Option<String> {
+    let waits = |is: &&ComponentStatus| {
+        is.release == release
+            && is.state != WorkerState::Ready
+            && (is.pid.is_some() || is.ended.is_some())
+    };
+    let worst = components
+        .iter()
+        .filter(waits)
+        .max_by_key(|is| (is.ended.is_some(), is.restarts))?;
+    let restarts = times(worst.restarts);
+    let what = said(worst.ended.as_ref(), worst.health_path.as_ref());
+    let (label, component) = (agent.label(release), &worst.component);
+    Some(format!(
+        "component {component}: {what}{restarts}; see `segue logs {label}`"
+    ))
+}
+
+fn times(restarts: u32) -> String {
+    match restarts {
+        0 => String::new(),
+        1 => ", 1 restart".to_owned(),
+        more => format!(", {more} restarts"),
+    }
+}
+
+fn said(ended: Option<&String>, health_path: Option<&String>) -> String {
+    match (ended, health_path) {
+        (Some(ended), _) => ended.clone(),
+        (None, Some(path)) => format!("it does not answer GET {path} with 200 yet"),
+        (None, None) => "it does not listen on its port yet".to_owned(),
+    }
 }

@@ -320,7 +320,7 @@ impl Handle {
     /// what is left after `grace`. Returns once all are gone.
     pub async fn stop(&self, grace: Duration) -> Exit {
         let deadline = Instant::now() + grace;
-        if self.is_running() {
+        if self.is_running() || self.has_group() {
             self.signal_group(Signal::TERM);
         }
         let by_itself = timeout_at(deadline, self.pidfd.readable()).await.is_ok();

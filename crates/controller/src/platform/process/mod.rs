@@ -1,16 +1,17 @@
-//! Workers as processes of this machine. They outlive the controller: each has its own process
-//! group, writes to a file, and is found again by its record.
+//! Workers and components as processes of this machine. They outlive the controller: each has its
+//! own process group, writes to a file, and is found again by its record.
 
+mod adopt;
 mod detached;
+mod member;
 mod port;
 mod proc;
 mod ready;
-mod worker;
+mod spawn;
+mod stack;
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use segue_core::names::{AgentName, ReleaseId, WorkerId};
@@ -19,9 +20,10 @@ use segue_core::rollout::Want;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use self::member::{Member, Mode, Note, Started, Status};
 use self::port::Ports;
-use self::worker::{Mode, Note, Started, Worker};
-use super::{Platform, WorkerState, WorkerStatus};
+use self::stack::{Role, Stack};
+use super::{ComponentStatus, Platform, WorkerStatus, health_path};
 use crate::copies::Copies;
 use crate::state::{StateDir, short_label};
 
@@ -34,7 +36,7 @@ pub const WORKERS_PER_RELEASE_MAX: u32 = 1_000;
 /// Digits of the digest in the name of a worker, so that two releases of one label differ.
 const DIGITS: usize = 6;
 
-/// Runs workers as processes of this machine.
+/// Runs workers and components as processes of this machine.
 #[derive(Debug)]
 pub struct ProcessPlatform {
     state: StateDir,
@@ -44,26 +46,32 @@ pub struct ProcessPlatform {
     inner: Mutex<Inner>,
 }
 
-/// Agent, release and number.
-type Key = (AgentName, ReleaseId, u32);
+/// A process: agent, release and role. Workers come before components.
+type Key = (AgentName, ReleaseId, Role);
 
 #[derive(Debug, Default)]
 struct Inner {
     cells: BTreeMap<Key, Cell>,
-    /// Ports of those that had ended before this controller began.
+    /// What the processes of each release share, for as long as it has any.
+    stacks: BTreeMap<(AgentName, ReleaseId), Arc<Stack>>,
+    /// Ports of workers that had ended before this controller began.
     former: BTreeMap<Key, u16>,
+    /// Processes of releases that nobody knows; they are left alone.
+    strays: Vec<(AgentName, ReleaseId, Handle)>,
     /// Ended with the platform; the processes are not.
     tasks: JoinSet<()>,
 }
 
 #[derive(Debug)]
 struct Cell {
-    status: Arc<Mutex<WorkerStatus>>,
+    release: Release,
+    name: String,
+    status: Arc<Mutex<Status>>,
     mode: watch::Sender<Mode>,
 }
 
 impl Cell {
-    fn status(&self) -> WorkerStatus {
+    fn status(&self) -> Status {
         self.status
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -76,10 +84,20 @@ impl Cell {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut status.capacity, capacity) != capacity
     }
+
+    fn set_mode(&self, mode: Mode) {
+        self.mode
+            .send_if_modified(|is| std::mem::replace(is, mode) != mode);
+    }
+
+    /// One that was stopped is not spoken of any more.
+    fn is_over(&self) -> bool {
+        *self.mode.borrow() == Mode::Stop && self.mode.is_closed()
+    }
 }
 
 impl ProcessPlatform {
-    /// A platform that runs nothing yet. It rings `bell` when something about a worker changed.
+    /// A platform that runs nothing yet. It rings `bell` when something about a process changed.
     pub fn new(state: StateDir, copies: Copies, bell: Arc<Notify>) -> Self {
         Self {
             state,
@@ -90,190 +108,265 @@ impl ProcessPlatform {
         }
     }
 
-    /// Finds the workers again that an earlier controller started, before anything is reconciled.
-    /// One whose release `known` does not know is left alone: it may hold calls.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be told whether a worker still runs: a second one might be started.
-    pub fn adopt(
-        &self,
-        known: &dyn Fn(&AgentName, ReleaseId) -> Option<Release>,
-    ) -> io::Result<()> {
-        for path in records(&self.state.workers())? {
-            let dead = Record::read(&path)
-                .ok()
-                .and_then(|record| Note::of(&record));
-            let process = match Handle::adopt(&path) {
-                Ok(Some(process)) => process,
-                Ok(None) => {
-                    if let Some(note) = dead {
-                        self.remember(note);
-                    }
-                    fs::remove_file(&path)?;
-                    continue;
-                }
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    tracing::error!(path = %path.display(), %error, "a worker record is damaged; its worker, if there is one, is left alone");
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let known = Note::of(process.record()).and_then(|note| {
-                let release = known(&note.agent, note.release)?;
-                Some((note, release))
-            });
-            let Some((note, release)) = known else {
-                let (pid, path) = (process.pid(), path.display());
-                tracing::warn!(pid, %path, "a worker of an unknown release runs; it is left alone");
-                continue;
-            };
-            tracing::info!(agent = %note.agent, worker = %note.worker, pid = process.pid(), "worker adopted");
-            let mut inner = self.lock();
-            self.add(&mut inner, &release, note, Some(process));
-        }
-        Ok(())
-    }
-
-    /// A worker that ended while nobody looked comes back where it was, and nobody else does.
-    fn remember(&self, note: Note) {
-        self.ports.keep_apart(note.port, note.release);
-        let key = (note.agent, note.release, note.index);
-        self.lock().former.insert(key, note.port);
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, inner: &mut Inner, release: &Release, note: Note, process: Option<Handle>) {
-        let label = (&release.label, release.id);
-        let log = self.state.worker_log(&note.agent, label, &note.worker);
-        let mut status = Worker::unborn(note.worker, release, log);
-        status.restarts = note.restarts;
+    /// What the processes of a release share.
+    fn stack(
+        &self,
+        inner: &mut Inner,
+        agent: &AgentName,
+        release: &Release,
+    ) -> io::Result<Arc<Stack>> {
+        let of = (agent.clone(), release.id);
+        if let Some(stack) = inner.stacks.get(&of) {
+            return Ok(Arc::clone(stack));
+        }
+        let stack = Stack::open(&self.state, agent, release, &self.ports)?;
+        inner.stacks.insert(of, Arc::clone(&stack));
+        Ok(stack)
+    }
+
+    fn add(
+        &self,
+        inner: &mut Inner,
+        stack: Arc<Stack>,
+        release: &Release,
+        (agent, role): (&AgentName, Role),
+        (port, restarts): (u16, u32),
+        process: Option<(Handle, Note)>,
+    ) {
+        let name = name(release, &role);
+        let of = (&release.label, release.id);
+        let (log, own) = match &role {
+            Role::Worker(_) => {
+                let worker = worker_id(&name);
+                (self.state.worker_log(agent, of, &worker), port)
+            }
+            Role::Component(component) => {
+                let port = stack.port(component).unwrap_or_default();
+                (self.state.component_log(agent, of, component), port)
+            }
+        };
+        let mut status = Status::unborn(own, release.capacity, log);
+        status.restarts = restarts;
         // An adopted one is left as it is until the driver has said what it wants.
         let first = if process.is_some() {
             Mode::Keep
         } else {
             Mode::Run
         };
-        let adopted = process.map(|process| {
-            status.addr.set_port(note.port);
+        let adopted = process.map(|(process, note)| {
+            status.addr.set_port(note.port());
             status.pid = Some(process.pid());
             status.log.clone_from(&process.record().log);
             status.adopted = true;
-            let port = self.ports.adopt(note.port, release.id);
+            // Before anybody is told to stop: those it needs must know of it.
+            stack.set_running(&role, true);
+            let port = match &role {
+                Role::Worker(_) => Some(self.ports.adopt(note.port(), release.id)),
+                Role::Component(_) => None,
+            };
             Started {
                 process,
+                number: note.port(),
                 port,
-                copied: note.copied,
+                copied: note.is_copied(),
             }
         });
         let (mode, wanted) = watch::channel(first);
         let status = Arc::new(Mutex::new(status));
-        let worker = Worker {
-            agent: note.agent.clone(),
+        let member = Member {
+            agent: agent.clone(),
             release: release.clone(),
-            index: note.index,
+            role: role.clone(),
+            name: name.clone(),
             state: self.state.clone(),
             copies: self.copies.clone(),
-            former: Some(note.port).filter(|port| *port != 0),
+            stack,
+            former: Some(port).filter(|port| *port != 0),
             status: Arc::clone(&status),
             mode: wanted,
             ports: self.ports.clone(),
             bell: Arc::clone(&self.bell),
         };
-        let key = (note.agent, release.id, note.index);
-        inner.cells.insert(key, Cell { status, mode });
-        inner.tasks.spawn(worker.live(adopted));
+        let cell = Cell {
+            release: release.clone(),
+            name,
+            status,
+            mode,
+        };
+        inner.cells.insert((agent.clone(), release.id, role), cell);
+        inner.tasks.spawn(member.live(adopted));
     }
 
-    /// Starts the workers that a release should have and has not.
+    /// Starts the processes that a release should have and has not.
     fn fill(&self, inner: &mut Inner, agent: &AgentName, release: &Release, count: u32) {
-        for index in 1..=count.min(WORKERS_PER_RELEASE_MAX) {
-            let key = (agent.clone(), release.id, index);
-            if inner
-                .cells
-                .get(&key)
-                .is_some_and(|cell| !cell.mode.is_closed())
-            {
+        let stack = match self.stack(inner, agent, release) {
+            Ok(stack) => stack,
+            Err(error) => {
+                // It is asked for again in a moment.
+                tracing::error!(%agent, release = %release.label, %error, "the ports of its components could not be written down");
+                return;
+            }
+        };
+        let components = stack.order.clone().into_iter().map(Role::Component);
+        let workers = (1..=count.min(WORKERS_PER_RELEASE_MAX)).map(Role::Worker);
+        for role in components.chain(workers) {
+            let key = (agent.clone(), release.id, role.clone());
+            let runs = |cell: &Cell| !cell.mode.is_closed();
+            if inner.cells.get(&key).is_some_and(runs) {
                 continue;
             }
             let before = inner.cells.get(&key).map(Cell::status);
-            let (port, restarts) = match before {
+            let was = match before {
                 Some(status) => (status.addr.port(), status.restarts),
                 None => (inner.former.remove(&key).unwrap_or(0), 0),
             };
-            let digits = &release.id.short()[..DIGITS];
-            let name = format!("{}-{digits}-{index}", short_label(&release.label));
-            let worker: WorkerId = name.parse().expect("a label with a suffix is a name");
-            let note = Note {
-                agent: agent.clone(),
-                release: release.id,
-                worker,
-                index,
-                port,
-                copied: false,
-                restarts,
-            };
-            self.add(inner, release, note, None);
+            self.add(inner, Arc::clone(&stack), release, (agent, role), was, None);
         }
+    }
+
+    /// Forgets releases of which nothing runs any more.
+    fn sweep(&self, inner: &mut Inner) {
+        while inner.tasks.try_join_next().is_some() {}
+        inner.cells.retain(|_, cell| !cell.is_over());
+        inner.strays.retain(|(_, _, process)| process.is_running());
     }
 }
 
 impl Platform for ProcessPlatform {
     fn reconcile(&self, agent: &AgentName, release: &Release, want: Want) {
         let mut inner = self.lock();
-        while inner.tasks.try_join_next().is_some() {}
-        let mode = |index| match want {
+        self.sweep(&mut inner);
+        let mode = |role: &Role| match (want, role) {
             // Deployed again with fewer workers: the surplus may hold calls, so it runs on.
-            Want::Run(count) if index > count => Mode::Keep,
-            Want::Run(_) => Mode::Run,
-            Want::Keep => Mode::Keep,
-            Want::Stop => Mode::Stop,
+            (Want::Run(count), Role::Worker(index)) if *index > count => Mode::Keep,
+            (Want::Run(_), _) => Mode::Run,
+            (Want::Keep, _) => Mode::Keep,
+            (Want::Stop, _) => Mode::Stop,
         };
-        let from = (agent.clone(), release.id, 0);
-        let to = (agent.clone(), release.id, u32::MAX);
-        for ((_, _, index), cell) in inner.cells.range(from..=to) {
-            let mode = mode(*index);
+        let of = (agent.clone(), release.id);
+        // Those that others need hear of it last: none may end while one that needs it could
+        // still be starting.
+        let stack = inner.stacks.get(&of).cloned();
+        let mut last: Vec<Role> = stack
+            .iter()
+            .flat_map(|stack| stack.order.clone())
+            .map(Role::Component)
+            .collect();
+        last.reverse();
+        let from = (of.0.clone(), of.1, Role::Worker(0));
+        let to = (of.0.clone(), of.1, Role::Worker(u32::MAX));
+        for ((_, _, role), cell) in inner.cells.range(from..=to) {
             if cell.set_capacity(release.capacity) {
                 self.bell.notify_one();
             }
-            cell.mode
-                .send_if_modified(|is| std::mem::replace(is, mode) != mode);
+            cell.set_mode(mode(role));
         }
-        if let Want::Run(count) = want {
-            self.fill(&mut inner, agent, release, count);
+        for role in last {
+            let key = (of.0.clone(), of.1, role);
+            if let Some(cell) = inner.cells.get(&key) {
+                cell.set_mode(mode(&key.2));
+            }
+        }
+        match want {
+            Want::Run(count) => self.fill(&mut inner, agent, release, count),
+            Want::Stop if !inner.has_cells(&of) => {
+                if let Some(stack) = inner.stacks.remove(&of) {
+                    stack.forget();
+                }
+            }
+            Want::Keep | Want::Stop => {}
         }
     }
 
     fn workers(&self, agent: &AgentName) -> Vec<WorkerStatus> {
         let mut inner = self.lock();
-        // One that was stopped is not spoken of any more.
-        inner.cells.retain(|_, cell| {
-            *cell.mode.borrow() != Mode::Stop || cell.status().state != WorkerState::Gone
-        });
+        self.sweep(&mut inner);
         let ours = inner.cells.iter().filter(|((of, _, _), _)| of == agent);
-        ours.map(|(_, cell)| cell.status()).collect()
+        let worker = |((_, release, role), cell): (&Key, &Cell)| {
+            let status = cell.status();
+            matches!(role, Role::Worker(_)).then(|| WorkerStatus {
+                worker: worker_id(&cell.name),
+                release: *release,
+                state: status.state,
+                addr: status.addr,
+                capacity: status.capacity,
+                health_path: health_path(&cell.release),
+                pid: status.pid,
+                adopted: status.adopted,
+                restarts: status.restarts,
+                log: status.log,
+                why: status.why,
+                ended: status.ended,
+            })
+        };
+        ours.filter_map(worker).collect()
+    }
+
+    fn components(&self, agent: &AgentName) -> Vec<ComponentStatus> {
+        let mut inner = self.lock();
+        self.sweep(&mut inner);
+        let ours = inner.cells.iter().filter(|((of, _, _), _)| of == agent);
+        let component = |((_, release, role), cell): (&Key, &Cell)| {
+            let Role::Component(component) = role else {
+                return None;
+            };
+            let status = cell.status();
+            let is = cell.release.content.components.get(component);
+            Some(ComponentStatus {
+                component: component.clone(),
+                release: *release,
+                state: status.state,
+                addr: status.addr,
+                health_path: is.and_then(|is| is.health_path.clone()),
+                pid: status.pid,
+                restarts: status.restarts,
+                log: status.log,
+                why: status.why,
+                ended: status.ended,
+            })
+        };
+        ours.filter_map(component).collect()
+    }
+
+    fn processes(&self, agent: &AgentName) -> BTreeSet<ReleaseId> {
+        let mut inner = self.lock();
+        self.sweep(&mut inner);
+        let strays = inner.strays.iter().filter(|(of, _, _)| of == agent);
+        let strays = strays.map(|(_, release, _)| *release);
+        // One whose life has ended starts no process any more.
+        let living = inner
+            .cells
+            .iter()
+            .filter(|(_, cell)| !cell.mode.is_closed());
+        let ours = living.filter(|((of, _, _), _)| of == agent);
+        ours.map(|((_, release, _), _)| *release)
+            .chain(strays)
+            .collect()
     }
 }
 
-fn records(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for agent in fs::read_dir(directory)? {
-        let agent = agent?.path();
-        if !agent.is_dir() {
-            continue;
-        }
-        for entry in fs::read_dir(agent)? {
-            let path = entry?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
-                found.push(path);
-            }
-        }
+impl Inner {
+    fn has_cells(&self, (agent, release): &(AgentName, ReleaseId)) -> bool {
+        let of = |(a, r, _): &Key| a == agent && r == release;
+        self.cells.keys().any(of)
     }
-    Ok(found)
+}
+
+/// What a process of a release is called.
+fn name(release: &Release, role: &Role) -> String {
+    match role {
+        Role::Worker(index) => {
+            let digits = &release.id.short()[..DIGITS];
+            format!("{}-{digits}-{index}", short_label(&release.label))
+        }
+        Role::Component(name) => name.to_string(),
+    }
+}
+
+fn worker_id(name: &str) -> WorkerId {
+    name.parse().expect("a label with a suffix is a name")
 }

@@ -42,6 +42,14 @@ pub(super) struct Port {
     ports: Ports,
 }
 
+impl Port {
+    /// The same, told to others from now on.
+    pub(super) fn told(mut self) -> Self {
+        self.told = true;
+        self
+    }
+}
+
 impl Given {
     fn take(&mut self, number: u16, release: ReleaseId, now: Instant) -> bool {
         let others = |(of, until): &(ReleaseId, Instant)| *of != release && now < *until;
@@ -59,8 +67,7 @@ impl Ports {
     /// does: then the worker ends, and is started again with another.
     pub(super) fn pick(&self, release: ReleaseId, former: Option<u16>) -> io::Result<Port> {
         let take = |number| self.change(|given| given.take(number, release, Instant::now()));
-        let may_bind = |number: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *number)).is_ok();
-        if let Some(number) = former.filter(may_bind)
+        if let Some(number) = former.filter(|number| Self::is_free(*number))
             && take(number)
         {
             return Ok(self.hold(number, release, false));
@@ -76,6 +83,11 @@ impl Ports {
             io::ErrorKind::AddrInUse,
             "no free port was found",
         ))
+    }
+
+    /// Whether nobody listens there.
+    pub(super) fn is_free(number: u16) -> bool {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok()
     }
 
     /// Notes one that an adopted worker has.

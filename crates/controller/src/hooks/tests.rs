@@ -1,0 +1,205 @@
+use std::time::Duration;
+
+use rustix::process::{Pid, test_kill_process};
+use segue_core::release::Content;
+use segue_core::time::Millis;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Scene {
+    state: StateDir,
+    agent: AgentName,
+}
+
+impl Scene {
+    fn new(name: &str) -> Self {
+        let name = format!("segue-hooks-{name}-{}", std::process::id());
+        let state = StateDir::new(std::env::temp_dir().join(name));
+        state.create().unwrap();
+        let agent = "desk".parse().unwrap();
+        Self { state, agent }
+    }
+
+    fn hooks(&self) -> Hooks {
+        let copies = Copies::new(&self.state);
+        Hooks::new(self.state.clone(), copies, Arc::new(Notify::new()))
+    }
+
+    fn attempt(&self, script: &str, timeout_ms: u64, number: u32) -> Attempt {
+        let mut content = Content {
+            command: vec!["bot".to_owned()],
+            directory: self.state.path().to_string_lossy().into_owned(),
+            ..Content::default()
+        };
+        for (name, value) in [
+            ("DB", "x"),
+            ("LISTEN", ":{port}"),
+            ("ENGINE", "{engine.url}"),
+        ] {
+            content.env.insert(name.to_owned(), value.to_owned());
+        }
+        let release = Release::new(&self.agent, "v2".parse().unwrap(), content, 1, 1);
+        Attempt {
+            key: Key {
+                kind: HookKind::BeforeDeploy,
+                rollout: 7,
+                release: release.id,
+                attempt: number,
+            },
+            release: Box::new(release),
+            hook: Hook {
+                command: ["sh", "-c", script, "hook", "{release}@{agent}"]
+                    .map(str::to_owned)
+                    .into(),
+                timeout: Millis(timeout_ms),
+            },
+            from: Some("v1".parse().unwrap()),
+        }
+    }
+
+    async fn ends(&self, hooks: &Hooks) -> Outcome {
+        let ended = async {
+            loop {
+                if let Some((_, outcome)) = hooks.outcomes(&self.agent).pop() {
+                    return outcome;
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, ended).await.unwrap()
+    }
+
+    async fn file(&self, name: &str) -> String {
+        let path = self.state.path().join(name);
+        let there = async {
+            loop {
+                match fs::read_to_string(&path) {
+                    Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+                    _ => sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        timeout(PATIENCE, there).await.unwrap()
+    }
+
+    fn files(&self) -> usize {
+        fs::read_dir(self.state.hooks(&self.agent)).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.state.path());
+    }
+}
+
+fn is_alive(pid: &str) -> bool {
+    let pid = pid.parse().ok().and_then(Pid::from_raw).unwrap();
+    test_kill_process(pid).is_ok()
+}
+
+#[tokio::test]
+async fn it_is_told_where_it_is_and_says_how_it_went() {
+    let scene = Scene::new("told");
+    let mut hooks = scene.hooks();
+    let script = "echo \"$1 $SEGUE_HOOK $SEGUE_FROM_RELEASE $SEGUE_RELEASE $DB [$LISTEN$ENGINE]\"";
+    hooks.want(&scene.agent, vec![scene.attempt(script, 10_000, 1)]);
+    let outcome = scene.ends(&hooks).await;
+    assert_eq!(outcome.failed, None);
+    assert_eq!(outcome.report["status"], 0);
+    let said = &outcome.report["output"][0];
+    assert_eq!(said, "v2@desk before_deploy v1 v2 x []");
+    // Wanted again, it does not run again; unwanted, nothing of it is left but its log.
+    hooks.want(&scene.agent, vec![scene.attempt(script, 10_000, 1)]);
+    assert_eq!(hooks.outcomes(&scene.agent).len(), 1);
+    hooks.want(&scene.agent, Vec::new());
+    assert_eq!((hooks.outcomes(&scene.agent).len(), scene.files()), (0, 0));
+    // The next attempt is another run.
+    let script = "for i in $(seq 100); do echo line $i; done; exit 3";
+    hooks.want(&scene.agent, vec![scene.attempt(script, 10_000, 2)]);
+    let outcome = scene.ends(&hooks).await;
+    let why = outcome.failed.unwrap();
+    assert_eq!(why, "before_deploy ended with status 3: line 100");
+    let lines = outcome.report["output"].as_array().unwrap().len();
+    assert_eq!(lines, 20, "what it said is bounded");
+}
+
+#[tokio::test]
+async fn one_that_takes_too_long_is_ended_with_what_it_started() {
+    let scene = Scene::new("late");
+    let mut hooks = scene.hooks();
+    let script = "sleep 600 & echo $! > child; echo begun; wait";
+    hooks.want(&scene.agent, vec![scene.attempt(script, 1_500, 1)]);
+    let child = scene.file("child").await;
+    let why = scene.ends(&hooks).await.failed.unwrap();
+    assert!(
+        why.starts_with("before_deploy did not end within 1.5s"),
+        "{why}"
+    );
+    assert!(why.ends_with(": begun"), "{why}");
+    assert!(!is_alive(&child));
+}
+
+#[tokio::test]
+async fn the_next_controller_waits_for_it_or_finds_what_came_of_it() {
+    let scene = Scene::new("again");
+    let script = "echo $$ > \"pid-$SEGUE_RELEASE\"; echo ran >> runs; \
+                  while ! [ -e go ]; do sleep 0.05; done; exit 4";
+    let attempt = || scene.attempt(script, 60_000, 1);
+    let mut first = scene.hooks();
+    first.want(&scene.agent, vec![attempt()]);
+    let pid = scene.file("pid-v2").await;
+    drop(first);
+    assert!(is_alive(&pid), "a controller that ends leaves it alone");
+    let mut second = scene.hooks();
+    second.want(&scene.agent, vec![attempt()]);
+    sleep(Duration::from_millis(50)).await;
+    drop(second);
+    // It ends while nobody looks.
+    fs::write(scene.state.path().join("go"), "").unwrap();
+    let ended = async {
+        while is_alive(&pid) || scene.files() < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, ended).await.unwrap();
+    let mut third = scene.hooks();
+    third.want(&scene.agent, vec![attempt()]);
+    let why = scene.ends(&third).await.failed.unwrap();
+    assert_eq!(why, "before_deploy ended with status 4");
+    let runs = fs::read_to_string(scene.state.path().join("runs")).unwrap();
+    assert_eq!(runs, "ran\n", "it ran once");
+}
+
+#[tokio::test]
+async fn one_that_is_not_wanted_any_more_is_ended_before_the_next_begins() {
+    let scene = Scene::new("cancel");
+    let mut hooks = scene.hooks();
+    let slow = "trap 'sleep 0.3; echo ended >> order; exit 1' TERM; echo $$ > pid; \
+                while :; do sleep 0.05; done";
+    hooks.want(&scene.agent, vec![scene.attempt(slow, 60_000, 1)]);
+    let pid = scene.file("pid").await;
+    let next = scene.attempt("echo begun >> order", 60_000, 2);
+    hooks.want(&scene.agent, vec![next]);
+    assert_eq!(scene.ends(&hooks).await.failed, None);
+    let order = fs::read_to_string(scene.state.path().join("order")).unwrap();
+    assert_eq!(order, "ended\nbegun\n");
+    assert!(!is_alive(&pid));
+    // One that was left over is ended too, by whoever comes next.
+    let left = "echo $$ > left; while :; do sleep 0.05; done";
+    hooks.want(&scene.agent, vec![scene.attempt(left, 60_000, 3)]);
+    let left = scene.file("left").await;
+    drop(hooks);
+    let mut next = scene.hooks();
+    next.want(&scene.agent, Vec::new());
+    let ended = async {
+        while is_alive(&left) || scene.files() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, ended).await.unwrap();
+}
