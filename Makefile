@@ -9,7 +9,7 @@ RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run
 CALLS ?= 30
 TALK ?= 60
 
-.PHONY: help demo test check sim bench docs python talk
+.PHONY: help demo test check sim bench docs python talk reference
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10

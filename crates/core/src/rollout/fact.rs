@@ -17,6 +17,41 @@ use crate::time::Timestamp;
 /// Version of the journaled form. A reader refuses a larger one.
 pub const FACT_VERSION: u32 = 1;
 
+/// Names of all facts, as journaled.
+pub const FACT_NAMES: [&str; 31] = [
+    "configured",
+    "deployed",
+    "provision_started",
+    "worker_ready",
+    "worker_gone",
+    "gateway_joined",
+    "gateway_forgotten",
+    "verify_started",
+    "gate_passed",
+    "gates_skipped",
+    "step_started",
+    "paused",
+    "resumed",
+    "cut_over",
+    "landed",
+    "bake_smoke_started",
+    "bake_smoked",
+    "baked",
+    "rollback_started",
+    "rolled_back",
+    "failed",
+    "drain_started",
+    "emptied",
+    "refilled",
+    "ceiling_reached",
+    "calls_ending",
+    "contract_started",
+    "contract_finished",
+    "drained",
+    "retiring",
+    "retired",
+];
+
 /// One decision about one agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]

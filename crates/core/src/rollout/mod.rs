@@ -30,7 +30,7 @@ pub use agent::{
 pub use bake::BAKE_ATTEMPTS;
 pub use effect::{Effect, HookKind, Want};
 pub use event::{Event, Input, Verdict};
-pub use fact::{FACT_VERSION, Fact};
+pub use fact::{FACT_NAMES, FACT_VERSION, Fact};
 pub use gates::WEBHOOK_PAUSE_MAX;
 pub use guard::Guard;
 pub use hold::{Hold, ROLLBACK_WAIT, SILENT_WAIT};

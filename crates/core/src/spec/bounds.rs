@@ -126,3 +126,66 @@ pub(super) const CALLS: Bound<u64> = Bound {
     max: 1_000_000,
     why: "a number of calls that an agent takes in a rollout",
 };
+
+/// Receivers of notifications: each is asked for every decision it wants to know of.
+pub(super) const NOTIFY_MAX: usize = 16;
+
+/// Webhooks of one agent: all of them must agree to each deploy.
+pub(super) const WEBHOOKS_MAX: usize = 8;
+
+/// Components of one agent: each is a process of every release that runs.
+pub(super) const COMPONENTS_MAX: usize = 16;
+
+/// Longest address that is called, in bytes: what servers commonly take.
+pub(super) const URL_BYTES_MAX: usize = 2_048;
+
+/// Longest text of a notification before it is filled in, in bytes: chats show no more.
+pub(super) const TEMPLATE_BYTES_MAX: usize = 4_096;
+
+pub(super) const RATE_LIMIT: Bound<u32> = Bound {
+    min: 1,
+    max: 10_000,
+    why: "requests per second that one token may make; `segue top` needs ten",
+};
+
+pub(super) const BAKE: Bound<Millis> = Bound {
+    min: Millis(0),
+    max: Millis(24 * HOUR),
+    why: "the release before it keeps all of its workers for this long",
+};
+
+pub(super) const WEBHOOK_TIMEOUT: Bound<Millis> = Bound {
+    min: Millis(100),
+    max: Millis(30 * SECOND),
+    why: "the deploy waits for it; who needs longer is better an approval",
+};
+
+pub(super) const WEBHOOK_RETRIES: Bound<u32> = Bound {
+    min: 0,
+    max: 10,
+    why: "the deploy waits for all tries; then a person decides",
+};
+
+pub(super) const HOOK_TIMEOUT: Bound<Millis> = Bound {
+    min: Millis(SECOND),
+    max: Millis(HOUR),
+    why: "the deploy waits for it; run a longer migration beside it",
+};
+
+pub(super) const CEILING: Bound<Millis> = Bound {
+    min: Millis(0),
+    max: Millis(7 * 24 * HOUR),
+    why: "it counts from the beginning of the drain; leave it out to wait for the last call",
+};
+
+pub(super) const JITTER: Bound<Millis> = Bound {
+    min: Millis(0),
+    max: Millis(HOUR),
+    why: "so that calls that are asked to come back do not come all at once",
+};
+
+pub(super) const PER_SECOND: Bound<u32> = Bound {
+    min: 1,
+    max: 1_000,
+    why: "each call that is ended or handed off may come back at once",
+};

@@ -2,13 +2,21 @@
 //!
 //! Domain types only; [`parse()`] makes them from text and reports every fault at once.
 
+mod api;
 mod bounds;
+mod component;
 mod fault;
+mod gates;
 mod ingress;
 mod keys;
+mod notify;
 mod parse;
 mod plan;
+mod policy;
+mod program;
 mod reader;
+mod reference;
+mod schema;
 mod values;
 mod worker;
 
@@ -25,8 +33,11 @@ use crate::names::{AgentName, ComponentName, Label};
 use crate::split::Share;
 use crate::time::Millis;
 
+pub use api::{API_LISTEN, API_RATE_LIMIT, GATEWAY_LISTEN};
 pub use fault::Fault;
-pub use parse::{API_LISTEN, API_RATE_LIMIT, GATEWAY_LISTEN, parse};
+pub use parse::parse;
+pub use reference::reference;
+pub use schema::{SCHEMA_ID, schema};
 
 /// What `segue init` writes: an agent that runs at once, and every key with its default.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -322,6 +333,9 @@ pub enum StragglerPolicy {
 }
 
 impl StragglerPolicy {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Wait, Self::Announce, Self::HandOff, Self::End];
+
     /// One word for people, as it is written in `segue.toml`.
     pub fn word(self) -> &'static str {
         match self {

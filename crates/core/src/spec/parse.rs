@@ -6,29 +6,20 @@
 //! exception are values that lack their quotes, which are read as if they had them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use toml::de::{DeTable, Error};
 
+use super::api::{read_listeners, read_telemetry};
 use super::fault::{Fault, Faults};
 use super::ingress::{Claim, read_ingress};
-use super::keys::{AGENT, API, GATEWAY, TLS, TOP};
+use super::keys::{AGENT, TOP};
+use super::notify::read_notify;
 use super::plan::read_plan;
+use super::policy::read_policy;
 use super::reader::{Item, Section, quoted};
-use super::values::listen;
-use super::worker::{read_policy, read_worker};
-use super::{AgentSpec, ApiSpec, GatewaySpec, PartsSpec, Spec, TelemetrySpec, TlsSpec, bounds};
+use super::worker::read_programs;
+use super::{AgentSpec, Spec, bounds};
 use crate::names::{AgentName, BadName};
-
-/// Where calls come in, if the file does not say.
-pub const GATEWAY_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-
-/// Where the admin API listens, if the file does not say.
-pub const API_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
-
-/// Requests per second that one token may make of the admin API, if the file does not say: `segue
-/// top` and a few scripts need ten.
-pub const API_RATE_LIMIT: u32 = 50;
 
 /// Start of the message of the TOML parser for a value without quotes.
 const UNQUOTED: &str = "string values must be quoted";
@@ -106,86 +97,14 @@ fn report_syntax(text: &str, error: &Error, faults: &Faults<'_>) {
 }
 
 fn read_spec(top: &Section<'_>) -> Spec {
-    let gateway = top.item("gateway").and_then(|item| item.section(&GATEWAY));
-    let api = top.item("api").and_then(|item| item.section(&API));
-    let gateway_listen = read_listen(gateway, GATEWAY_LISTEN, |_, address| Some(address));
-    let api_listen = read_listen(api, API_LISTEN, loopback);
-    if let (Some(gateway_listen), Some(api_listen)) = (gateway_listen, api_listen) {
-        check_ports(gateway, gateway_listen, api, api_listen);
-    }
+    let (gateway, api) = read_listeners(top);
     Spec {
-        gateway: GatewaySpec {
-            listen: gateway_listen.unwrap_or(GATEWAY_LISTEN),
-            tls: gateway.and_then(|gateway| gateway.read_option("tls", read_tls)),
-        },
-        api: ApiSpec {
-            listen: api_listen.unwrap_or(API_LISTEN),
-            ..ApiSpec::default()
-        },
-        telemetry: TelemetrySpec::default(),
-        notify: Vec::new(),
+        gateway,
+        api,
+        telemetry: read_telemetry(top),
+        notify: read_notify(top),
         agents: read_agents(top),
     }
-}
-
-/// The `listen` of a table, which may be missing; `None` if it is bad.
-fn read_listen<'a>(
-    section: Option<Section<'a>>,
-    default: SocketAddr,
-    check: impl FnOnce(Item<'a>, SocketAddr) -> Option<SocketAddr>,
-) -> Option<SocketAddr> {
-    let Some(section) = section else {
-        return Some(default);
-    };
-    section.read_sound("listen", default, |item| {
-        check(item, listen(item, default)?)
-    })
-}
-
-/// The admin API can end every call; it is not offered to a network without TLS and a login.
-fn loopback(item: Item<'_>, address: SocketAddr) -> Option<SocketAddr> {
-    if !address.ip().is_loopback() {
-        return item.fault(
-            format!("refused: {address} is not a loopback address"),
-            "the admin API has neither TLS nor authentication; listen on 127.0.0.1 and reach it \
-             through SSH",
-        );
-    }
-    Some(address)
-}
-
-/// One port for both is one mistake in the making, even on different addresses. Port 0 is chosen
-/// by the system and never collides.
-fn check_ports(
-    gateway: Option<Section<'_>>,
-    gateway_listen: SocketAddr,
-    api: Option<Section<'_>>,
-    api_listen: SocketAddr,
-) {
-    let port = api_listen.port();
-    if port == 0 || port != gateway_listen.port() {
-        return;
-    }
-    let listen = |section: Option<Section<'_>>| section.is_some_and(|s| s.item("listen").is_some());
-    let section = if listen(api) { api } else { gateway };
-    let place = section
-        .and_then(|section| section.item("listen"))
-        .expect("the defaults differ, so one of them is given");
-    place.fault::<()>(
-        format!("the gateway and the admin API both listen on port {port}"),
-        "give one of them another port",
-    );
-}
-
-fn read_tls(item: Item<'_>) -> Option<TlsSpec> {
-    const HINT: &str = "TLS needs both: tls = { cert = \"cert.pem\", key = \"key.pem\" }";
-    let tls = item.section(&TLS)?;
-    let file = |key| tls.need(key, HINT).and_then(|item| item.filled());
-    let (cert, key) = (file("cert"), file("key"));
-    Some(TlsSpec {
-        cert: cert?.to_owned(),
-        key: key?.to_owned(),
-    })
 }
 
 fn read_agents(top: &Section<'_>) -> BTreeMap<AgentName, AgentSpec> {
@@ -227,10 +146,11 @@ fn read_agent(entry: Item<'_>) -> Option<(AgentSpec, Vec<Claim>)> {
     }
     let agent = entry.section(&AGENT)?;
     let (ingress, claims) = read_ingress(&agent);
+    let (worker, parts, components) = read_programs(&agent);
     let spec = AgentSpec {
-        worker: read_worker(&agent),
-        parts: PartsSpec::default(),
-        components: BTreeMap::new(),
+        worker,
+        parts,
+        components,
         ingress,
         policy: read_policy(&agent),
         plan: read_plan(&agent),

@@ -1,7 +1,8 @@
 //! Reads how a new release of an agent is brought in.
 
 use super::bounds;
-use super::keys::{LIMITS, SMOKE, STEP};
+use super::gates::{read_approval, read_hooks, read_webhooks};
+use super::keys::{LIMITS, SMOKE, STEP, STEP_CONDITIONS};
 use super::reader::{Item, Section};
 use super::values::{Query, duration, path, placeholders, share, whole};
 use super::{Limits, Plan, Smoke, Step};
@@ -27,11 +28,11 @@ pub(super) fn read_plan(agent: &Section<'_>) -> Plan {
         smoke: agent.read_option("smoke", read_smoke),
         steps: agent.read("steps", default.steps, read_steps),
         limits: agent.read("limits", default.limits, read_limits),
-        webhooks: default.webhooks,
-        approval: default.approval,
-        hooks: default.hooks,
-        bake: default.bake,
-        fast_track: default.fast_track,
+        webhooks: agent.read("webhooks", default.webhooks, read_webhooks),
+        approval: agent.read_option("approval", read_approval),
+        hooks: agent.read("hooks", default.hooks, read_hooks),
+        bake: agent.read("bake", default.bake, |item| duration(item, &bounds::BAKE)),
+        fast_track: agent.read("fast_track", default.fast_track, |item| item.flag()),
     }
 }
 
@@ -92,8 +93,7 @@ fn check_rises(item: Item<'_>, share: Share, highest: Option<(Share, usize)>) {
 }
 
 fn read_step(step: &Section<'_>, share: Share) -> Step {
-    let waits = ["min_calls", "min_duration", "pause"];
-    if waits.iter().all(|key| step.item(key).is_none()) {
+    if STEP_CONDITIONS.iter().all(|key| step.item(key).is_none()) {
         step.fault(
             "the step waits for nothing, so it ends as soon as it begins",
             "write at least one of min_calls, min_duration and pause = true",

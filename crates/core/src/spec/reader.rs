@@ -191,7 +191,7 @@ impl<'a> Item<'a> {
     /// A table with known keys; any other key is a fault.
     pub(super) fn section(&self, keys: &Keys) -> Option<Section<'a>> {
         let Some(table) = self.value.as_table() else {
-            return self.not_a("a table", format!("known here: {}", keys.names.join(", ")));
+            return self.not_a("a table", format!("known here: {}", keys.listed()));
         };
         Some(Section::open(table, self.at, keys, self.faults))
     }
@@ -217,7 +217,7 @@ impl<'a> Section<'a> {
     ) -> Self {
         for key in table.keys() {
             let name = key.get_ref().as_ref();
-            if !keys.names.contains(&name) {
+            if !keys.has(name) {
                 let message = format!("unknown key {}", quoted(name));
                 faults.report(key.span().start, message, Some(keys.hint(name)));
             }

@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 
-use super::bounds::Bound;
+use super::bounds::{self, Bound};
 use super::reader::{Item, quoted};
 use crate::split::Share;
 use crate::time::Millis;
@@ -18,9 +18,6 @@ const SHARE_PER_PERCENT: u64 = 100;
 
 /// Most digits on either side of the point; their product with a unit still fits 64 bits.
 const DIGITS_MAX: usize = 9;
-
-/// Placeholders of a command and of environment values.
-const PLACEHOLDERS: [&str; 4] = ["port", "release", "worker", "agent"];
 
 /// A whole number.
 pub(super) fn whole<T>(item: Item<'_>, bound: &Bound<T>) -> Option<T>
@@ -195,26 +192,143 @@ pub(super) fn host(item: Item<'_>) -> Option<String> {
     )
 }
 
-/// A command argument or an environment value: its placeholders must be known.
-pub(super) fn template(item: Item<'_>) -> Option<String> {
+/// One of a few words.
+pub(super) fn word<T: Copy>(item: Item<'_>, words: &[(&str, T)], why: &str) -> Option<T> {
     let text = item.text()?;
-    let unknown = placeholders(text).find(|name| !PLACEHOLDERS.contains(name));
-    if let Some(name) = unknown {
-        return item.fault(
-            format!("`{}`: unknown placeholder `{{{name}}}`", item.name),
-            "known are {port}, {release}, {worker} and {agent}; for a shell write $NAME",
+    let found = words.iter().find(|(word, _)| *word == text);
+    if let Some((_, value)) = found {
+        return Some(*value);
+    }
+    let known: Vec<String> = words
+        .iter()
+        .map(|(word, _)| format!("\"{word}\""))
+        .collect();
+    let (last, rest) = known.split_last()?;
+    let bound = format!("{} or {last}", rest.join(", "));
+    item.outside(&quoted(text), bound, why)
+}
+
+/// An address that is called: `http` or `https`, a host, and nothing that others would read
+/// differently.
+pub(super) fn url(item: Item<'_>) -> Option<String> {
+    const HINT: &str = "write it like \"https://example.com/path\"";
+    let text = item.filled()?;
+    let fault = |what: &str, hint: &str| {
+        item.fault(format!("`{}`: {} {what}", item.name, quoted(text)), hint)
+    };
+    if text.len() > bounds::URL_BYTES_MAX {
+        return fault("is too long", "2048 bytes are enough for any address");
+    }
+    if let Some(bad) = text.chars().find(|char| !char.is_ascii_graphic()) {
+        return fault(
+            &format!("contains {bad:?}"),
+            "percent-encode spaces and what is not ASCII",
+        );
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return fault("is not an address with a scheme", HINT);
+    };
+    if !matches!(scheme, "http" | "https") {
+        return fault(
+            &format!("has the scheme {}", quoted(scheme)),
+            "only http and https are called",
+        );
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return fault(
+            "contains a user or password",
+            "sign the body with `secret_file` instead; addresses end up in logs",
+        );
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok());
+    let named = !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    if !bracketed && !named {
+        return fault("names no host", HINT);
+    }
+    if port.is_some_and(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
+        return fault("has a port that is none", "ports go from 1 to 65535");
+    }
+    if text.contains('#') {
+        return fault("contains `#`", "a fragment is never sent; leave it out");
+    }
+    Some(text.to_owned())
+}
+
+/// An address or a network: `127.0.0.1`, `10.0.0.0/8`.
+pub(super) fn network(item: Item<'_>) -> Option<String> {
+    const HINT: &str = "write an address or a network: \"127.0.0.1\", \"10.0.0.0/8\"";
+    let text = item.filled()?;
+    let fault = |what: &str, hint: &str| {
+        item.fault(format!("`{}`: {} {what}", item.name, quoted(text)), hint)
+    };
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let Ok(address) = address.parse::<std::net::IpAddr>() else {
+        return fault("is not an address or a network", HINT);
+    };
+    let bits: u32 = if address.is_ipv4() { 32 } else { 128 };
+    let Some(prefix) = prefix else {
+        return Some(text.to_owned());
+    };
+    let digits = prefix.bytes().all(|byte| byte.is_ascii_digit());
+    let length = prefix
+        .parse::<u32>()
+        .ok()
+        .filter(|length| digits && *length <= bits);
+    let Some(length) = length else {
+        return fault(&format!("must end in 0 to {bits}"), HINT);
+    };
+    let value = match address {
+        std::net::IpAddr::V4(address) => u128::from(address.to_bits()),
+        std::net::IpAddr::V6(address) => address.to_bits(),
+    };
+    let host = u128::MAX.checked_shr(128 - (bits - length)).unwrap_or(0);
+    if value & host != 0 {
+        return fault(
+            "is an address inside of its network",
+            "leave the length out for this address alone, or write zeros after it",
         );
     }
     Some(text.to_owned())
 }
 
-/// The names in `{name}`. Braces around anything but letters, digits, `_` and `-` are ordinary
-/// text, so that JSON needs no escapes.
+/// Items that are read one by one; `None` if any is bad.
+pub(super) fn each<'a, T>(
+    item: Item<'a>,
+    count_max: usize,
+    read: impl Fn(Item<'a>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let read: Vec<_> = item
+        .items_or_one(count_max)?
+        .into_iter()
+        .map(read)
+        .collect();
+    read.into_iter().collect()
+}
+
+/// The names in `{name}` and `{name.url}`. Braces around anything but letters, digits, `_`, `-` and
+/// a dot in between are ordinary text, so that JSON needs no escapes.
 pub(super) fn placeholders(text: &str) -> impl Iterator<Item = &str> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     text.split('{').skip(1).filter_map(move |rest| {
         let (name, _) = rest.split_once('}')?;
-        (!name.is_empty() && name.bytes().all(good)).then_some(name)
+        let dotted = name.contains('.');
+        // `{1.5}` and `{.}` are no names of anything.
+        let named = !dotted || name.starts_with(|c: char| c.is_ascii_alphabetic());
+        (!name.is_empty() && named && name.bytes().all(good)).then_some(name)
     })
 }
 
@@ -251,5 +365,9 @@ mod tests {
         assert_eq!(names("{\"a\": {\"b\": 1}}"), [""; 0]);
         assert_eq!(names("{{port}}"), ["port"]);
         assert_eq!(names("{open"), [""; 0]);
+        assert_eq!(
+            names("{engine.url} {1.5} {.} {a.b.c}"),
+            ["engine.url", "a.b.c"]
+        );
     }
 }

@@ -217,7 +217,7 @@ fn addresses() {
         ),
         (
             "api.listen = \"0.0.0.0:7070\"",
-            "2:14: refused: 0.0.0.0:7070 is not a loopback address … neither TLS nor authentication",
+            "2:14: refused: 0.0.0.0:7070 is not a loopback address … tls = {",
         ),
         (
             "api.listen = \"127.0.0.1:8080\"",
