@@ -85,7 +85,9 @@ mod tests {
         let wait = buckets.take(token("a"), start).unwrap_err();
         assert_eq!(wait, Duration::from_millis(100));
         buckets.take(token("b"), start).unwrap();
-        buckets.take(Asker::Peer([127, 0, 0, 1].into()), start).unwrap();
+        buckets
+            .take(Asker::Peer([127, 0, 0, 1].into()), start)
+            .unwrap();
         let later = start + Duration::from_millis(150);
         buckets.take(token("a"), later).unwrap();
         buckets.take(token("a"), later).unwrap_err();
@@ -96,7 +98,9 @@ mod tests {
         let buckets = Buckets::new(Rate::per_second(1));
         let start = Instant::now();
         for n in 0..10_000_u32 {
-            buckets.take(Asker::Peer(IpAddr::V4(n.into())), start).unwrap();
+            buckets
+                .take(Asker::Peer(IpAddr::V4(n.into())), start)
+                .unwrap();
         }
         assert!(buckets.buckets.lock().unwrap().len() <= BUCKETS_MAX);
     }

@@ -45,6 +45,7 @@ pub fn document() -> Value {
         let method = endpoint.method.to_ascii_lowercase();
         let operation = &mut document["paths"][endpoint.path][method.as_str()];
         complete(operation, endpoint);
+        mend_parameters(operation);
     }
     document
 }
@@ -73,8 +74,12 @@ fn flatten(schema: &mut Value, shared: &[(&str, fn() -> Value)]) {
         return;
     };
     let mut whole = Map::new();
+    let is_ask = |part: &Value| part["$ref"] == "#/components/schemas/Ask";
+    let shared_by_body = parts.iter().any(is_ask);
     for part in std::mem::take(parts) {
-        let name = part["$ref"].as_str().and_then(|name| name.rsplit('/').next());
+        let name = part["$ref"]
+            .as_str()
+            .and_then(|name| name.rsplit('/').next());
         let part = match name {
             Some(name) => shared
                 .iter()
@@ -93,6 +98,9 @@ fn flatten(schema: &mut Value, shared: &[(&str, fn() -> Value)]) {
                 }
             }
         }
+    }
+    if shared_by_body {
+        whole.insert("additionalProperties".to_owned(), json!(false));
     }
     let described = schema.get("description").cloned();
     whole.extend(described.map(|text| ("description".to_owned(), text)));
@@ -155,6 +163,33 @@ fn complete(operation: &mut Value, endpoint: &Endpoint) {
     }
 }
 
+/// A parameter is there or not; it is never `null`. And tags have a form.
+fn mend_parameters(operation: &mut Value) {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        let is_tag = matches!(
+            parameter["name"].as_str(),
+            Some("If-Match" | "If-None-Match")
+        );
+        let schema = &mut parameter["schema"];
+        let kinds = schema["type"].as_array().into_iter().flatten();
+        if let Some(kind) = kinds.filter(|kind| *kind != "null").next_back().cloned() {
+            schema["type"] = kind;
+        }
+        let choices = schema["oneOf"].as_array().into_iter().flatten();
+        let choice = choices.filter(|choice| choice["type"] != "null").next_back();
+        if let Some(choice) = choice.cloned() {
+            *schema = choice;
+        }
+        if is_tag {
+            schema["pattern"] = json!(TAGS);
+        }
+    }
+}
+
+/// `*`, or entity tags.
+const TAGS: &str = r#"^(\*|(W/)?"[!#-+\--~]*"( ?, ?(W/)?"[!#-+\--~]*")*)$"#;
+
 fn problem(status: u16) -> Value {
     let mut response = json!({
         "description": meaning(status),
@@ -163,7 +198,8 @@ fn problem(status: u16) -> Value {
         } }
     });
     if matches!(status, 409 | 429 | 503) {
-        response["headers"] = json!({ "Retry-After": { "$ref": "#/components/headers/RetryAfter" } });
+        response["headers"] =
+            json!({ "Retry-After": { "$ref": "#/components/headers/RetryAfter" } });
     }
     response
 }

@@ -42,6 +42,10 @@ pub(super) struct Feed {
     pub(super) agent: Option<AgentName>,
     /// The last entry that was heard.
     pub(super) after: u64,
+    #[expect(
+        dead_code,
+        reason = "it is held, and given back when the listener goes"
+    )]
     pub(super) place: OwnedSemaphorePermit,
 }
 
@@ -195,7 +199,10 @@ mod tests {
             assert!(text(events.next().await).contains("id: 2\\n"));
             advance(STALL_MAX + Duration::from_millis(1)).await;
             let last = text(events.next().await);
-            assert!(last.contains("cut-off") && last.contains("too-slow"), "{last}");
+            assert!(
+                last.contains("cut-off") && last.contains("too-slow"),
+                "{last}"
+            );
             assert!(!last.contains("id:"), "{last}");
             assert!(events.next().await.is_none());
             assert_eq!(places.available_permits(), 0);

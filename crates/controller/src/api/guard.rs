@@ -119,7 +119,10 @@ fn identify(api: &Arc<Api>, headers: &HeaderMap) -> Result<Principal, Unknown> {
 }
 
 fn take(api: &Api, asker: Asker) -> Result<(), Reject> {
-    api.access.buckets.take(asker, Instant::now()).map_err(too_often)
+    api.access
+        .buckets
+        .take(asker, Instant::now())
+        .map_err(too_often)
 }
 
 fn too_often(wait: Duration) -> Reject {
@@ -249,7 +252,10 @@ mod tests {
             (&[("host", "localhost"), ("host", "evil.example")], "host"),
             (&[("host", "localhost\u{e9}")], "host"),
             // What a browser adds.
-            (&[("host", "localhost"), ("origin", "http://localhost")], "ok"),
+            (
+                &[("host", "localhost"), ("origin", "http://localhost")],
+                "ok",
+            ),
             (
                 &[("host", "localhost:1"), ("origin", "http://localhost:1")],
                 "ok",
@@ -317,7 +323,11 @@ mod tests {
             let uri: Uri = uri.parse().unwrap();
             let names = Names::default();
             let ours = "127.0.0.1".parse().unwrap();
-            assert_eq!(check_host(&uri, &headers, &names, ours).is_ok(), good, "{uri}");
+            assert_eq!(
+                check_host(&uri, &headers, &names, ours).is_ok(),
+                good,
+                "{uri}"
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use super::problem::Reject;
-use super::roles::{ROLLBACK, writes};
+use super::roles::{ROLLBACK, endpoint, writes};
 use super::tokens::Principal;
 use super::wire::{NewTokenView, Problem};
 use super::{Api, BODY_BYTES_MAX};
@@ -51,9 +51,13 @@ pub(super) async fn repeat(
     request: Request,
     next: Next,
 ) -> Result<Response, Reject> {
-    if !writes(request.method()) {
+    let path = request.extensions().get::<MatchedPath>();
+    let path = path.map_or("", MatchedPath::as_str);
+    // What is no endpoint is refused by the router.
+    if !writes(request.method()) || endpoint(request.method(), path).is_none() {
         return Ok(next.run(request).await);
     }
+    let is_rollback = path == ROLLBACK;
     let key = key(request.headers())?;
     let (head, body) = request.into_parts();
     let body = collect(body).await?;
@@ -73,8 +77,6 @@ pub(super) async fn repeat(
             &body,
         ]),
     };
-    let matched = head.extensions.get::<MatchedPath>();
-    let is_rollback = matched.is_some_and(|path| path.as_str() == ROLLBACK);
     match begin(&api, &key, is_rollback).await {
         Ok(Begun::New) => {}
         Ok(Begun::Answered(answer)) => return Ok(replayed(answer)),

@@ -202,12 +202,7 @@ impl Tokens {
 
     /// Revokes a token; it opens nothing from the answer on. Answers whether there was a good one.
     /// Calls block.
-    pub(super) fn revoke(
-        &self,
-        id: &str,
-        actor: &str,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    pub(super) fn revoke(&self, id: &str, actor: &str, now: Timestamp) -> Result<bool, StoreError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let revoked = self.store.revoke_token(id, actor, now)?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

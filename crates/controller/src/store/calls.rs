@@ -49,27 +49,36 @@ pub struct CallState {
 
 /// What must hold of the state that is there for a write to happen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Condition {
-    /// Nothing.
-    #[default]
-    None,
-    /// There is one.
-    Exists,
-    /// There is none.
-    Missing,
-    /// There is one, of one of these versions.
-    Version(Vec<u64>),
+pub struct Condition {
+    /// It is one of these.
+    pub only: Option<Versions>,
+    /// It is none of these.
+    pub not: Option<Versions>,
+}
+
+/// Versions of a state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Versions {
+    /// Whichever.
+    Any,
+    /// These.
+    These(Vec<u64>),
+}
+
+impl Versions {
+    fn have(&self, version: Option<u64>) -> bool {
+        match self {
+            Self::Any => version.is_some(),
+            Self::These(versions) => version.is_some_and(|is| versions.contains(&is)),
+        }
+    }
 }
 
 impl Condition {
     /// Whether it holds.
     pub fn holds(&self, version: Option<u64>) -> bool {
-        match self {
-            Self::None => true,
-            Self::Exists => version.is_some(),
-            Self::Missing => version.is_none(),
-            Self::Version(wanted) => version.is_some_and(|is| wanted.contains(&is)),
-        }
+        self.only.as_ref().is_none_or(|only| only.have(version))
+            && self.not.as_ref().is_none_or(|not| !not.have(version))
     }
 }
 
@@ -297,14 +306,30 @@ mod tests {
             (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
             (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
             (json!({"a":"b"}), json!({"a":null}), json!({})),
-            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
+            (
+                json!({"a":"b","b":"c"}),
+                json!({"a":null}),
+                json!({"b":"c"}),
+            ),
             (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
             (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
-            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (
+                json!({"a":{"b":"c"}}),
+                json!({"a":{"b":"d","c":null}}),
+                json!({"a":{"b":"d"}}),
+            ),
             (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
             (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
-            (json!({"a":"foo"}), json!({"b":{"c":{"d":null}}}), json!({"a":"foo","b":{"c":{}}})),
-            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+            (
+                json!({"a":"foo"}),
+                json!({"b":{"c":{"d":null}}}),
+                json!({"a":"foo","b":{"c":{}}}),
+            ),
+            (
+                json!({}),
+                json!({"a":{"bb":{"ccc":null}}}),
+                json!({"a":{"bb":{}}}),
+            ),
         ] {
             let mut target = object(before.clone());
             merge(&mut target, object(patch.clone()));
@@ -328,21 +353,35 @@ mod tests {
             let change = Change::Put(object(json!({"n": now})));
             states.write(&call, change, condition, Timestamp(now))
         };
-        let (first, new) = put(1_000, &Condition::Missing).unwrap();
+        let missing = Condition {
+            not: Some(Versions::Any),
+            ..Condition::default()
+        };
+        let (first, new) = put(1_000, &missing).unwrap();
         assert!(new);
         assert_eq!(first.expires_at, Timestamp(1_000) + CALL_STATE_KEPT);
-        assert!(matches!(put(1_001, &Condition::Missing), Err(CallStateError::Precondition)));
-        let (second, new) = put(2_000, &Condition::Version(vec![first.version])).unwrap();
+        assert!(matches!(
+            put(1_001, &missing),
+            Err(CallStateError::Precondition)
+        ));
+        let only_first = Condition {
+            only: Some(Versions::These(vec![first.version])),
+            ..Condition::default()
+        };
+        let (second, new) = put(2_000, &only_first).unwrap();
         assert!(!new && second.version > first.version);
         let last = Timestamp(second.expires_at.0 - 1);
         assert_eq!(states.read(&call, last).unwrap(), Some(second.clone()));
         assert_eq!(states.read(&call, second.expires_at).unwrap(), None);
-        let (third, new) = put(second.expires_at.0, &Condition::Missing).unwrap();
+        let (third, new) = put(second.expires_at.0, &missing).unwrap();
         assert!(new && third.version > second.version);
-        let gone = states.remove(&call, &Condition::None, Timestamp(third.expires_at.0 - 1));
+        let gone = states.remove(&call, &Condition::default(), Timestamp(third.expires_at.0 - 1));
         assert!(gone.unwrap());
-        let (fourth, _) = put(third.expires_at.0, &Condition::None).unwrap();
-        assert!(fourth.version > third.version, "a version is never used again");
+        let (fourth, _) = put(third.expires_at.0, &Condition::default()).unwrap();
+        assert!(
+            fourth.version > third.version,
+            "a version is never used again"
+        );
         std::fs::remove_file(path).unwrap();
     }
 
@@ -350,9 +389,8 @@ mod tests {
     fn what_is_too_large_changes_nothing() {
         let (states, path) = states();
         let (call, now) = ("CA1".parse().unwrap(), Timestamp(1));
-        let write = |value: Value| {
-            states.write(&call, Change::Merge(object(value)), &Condition::None, now)
-        };
+        let write =
+            |value: Value| states.write(&call, Change::Merge(object(value)), &Condition::default(), now);
         let large = "x".repeat(CALL_STATE_BYTES_MAX - 100);
         let (kept, _) = write(json!({ "large": large })).unwrap();
         let more = write(json!({ "more": "x".repeat(100) }));

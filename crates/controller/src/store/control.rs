@@ -356,14 +356,7 @@ fn note(
 ) -> rusqlite::Result<()> {
     let insert = "INSERT INTO token_events (at, event, token, name, role, actor)
                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let values = params![
-        now.0,
-        event,
-        token.id,
-        token.name,
-        token.role.word(),
-        actor
-    ];
+    let values = params![now.0, event, token.id, token.name, token.role.word(), actor];
     connection.execute(insert, values).map(drop)
 }
 

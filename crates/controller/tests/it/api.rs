@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::http::{Answer, request, send};
 use crate::{Directory, Running, spec};
 
-fn is_problem(answer: &Answer, status: u16, kind: &str) {
+pub(crate) fn is_problem(answer: &Answer, status: u16, kind: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert!(
         answer
@@ -170,8 +170,8 @@ async fn every_error_says_what_to_do() {
             "POST",
             "/v1/agents/desk/promote",
             json!({ "skip_gates": true }),
-            400,
-            "bad-request",
+            422,
+            "reason-needed",
         ),
         ("POST", "/v1/agents/desk/drain", json!({}), 422, "not-now"),
         (
@@ -192,15 +192,15 @@ async fn every_error_says_what_to_do() {
             "POST",
             "/v1/agents/desk/deploy",
             json!({ "label": "a b" }),
-            400,
-            "bad-request",
+            422,
+            "bad-release",
         ),
         (
             "POST",
             "/v1/agents/desk/deploy",
             json!({ "label": "v1", "command": ["no-such-bot", "{port}"] }),
-            400,
-            "bad-request",
+            422,
+            "bad-release",
         ),
         (
             "POST",
@@ -219,6 +219,89 @@ async fn every_error_says_what_to_do() {
         ("GET", "/v1/agents/%FF", json!(null), 400, "bad-request"),
         ("POST", "/healthz", json!({}), 405, "bad-request"),
         ("GET", "/v1/audit?after=x", json!(null), 400, "bad-request"),
+        ("GET", "/v1/audit?limit=0", json!(null), 400, "bad-request"),
+        (
+            "GET",
+            "/v1/audit?limit=1001",
+            json!(null),
+            400,
+            "bad-request",
+        ),
+        (
+            "GET",
+            "/v1/audit?after=9223372036854775808",
+            json!(null),
+            400,
+            "bad-request",
+        ),
+        (
+            "GET",
+            "/v1/agents/desk/calls?after=x",
+            json!(null),
+            400,
+            "bad-request",
+        ),
+        ("GET", "/v1/events?after=x", json!(null), 400, "bad-request"),
+        (
+            "GET",
+            "/v1/agents/desk/releases/v9",
+            json!(null),
+            404,
+            "not-found",
+        ),
+        (
+            "GET",
+            "/v1/agents/nobody/releases/v9",
+            json!(null),
+            404,
+            "not-found",
+        ),
+        (
+            "POST",
+            "/v1/gateways/gw-1/forget",
+            json!({}),
+            422,
+            "reason-needed",
+        ),
+        (
+            "GET",
+            "/v1/calls/a%20b/state",
+            json!(null),
+            400,
+            "bad-request",
+        ),
+        ("GET", "/v1/calls/CA1/state", json!(null), 404, "not-found"),
+        ("PUT", "/v1/calls/CA1/state", json!([1]), 400, "bad-request"),
+        (
+            "DELETE",
+            "/v1/calls/CA1/state",
+            json!(null),
+            404,
+            "not-found",
+        ),
+        ("DELETE", "/v1/tokens/0", json!(null), 404, "not-found"),
+        ("GET", "/v1/tokens?after=x", json!(null), 400, "bad-request"),
+        (
+            "POST",
+            "/v1/tokens",
+            json!({ "name": "a b", "role": "viewer" }),
+            400,
+            "bad-request",
+        ),
+        (
+            "POST",
+            "/v1/tokens",
+            json!({ "name": "ab", "role": "root" }),
+            400,
+            "bad-request",
+        ),
+        (
+            "POST",
+            "/v1/tokens",
+            json!({ "name": "ab", "role": "viewer", "expires_in": 0 }),
+            400,
+            "bad-request",
+        ),
     ] {
         let body = (!body.is_null()).then_some(body);
         let answer = client.ask(method, path, body.as_ref()).await;
@@ -241,7 +324,16 @@ async fn every_error_says_what_to_do() {
         &large,
     )
     .await;
-    is_problem(&large, 413, "bad-request");
+    is_problem(&large, 413, "too-large");
+    let form = [
+        headers[0],
+        ("Content-Type", "application/x-www-form-urlencoded"),
+    ];
+    let form = send(client.addr, "POST", "/v1/agents/desk/pause", &form, "{}").await;
+    is_problem(&form, 415, "bad-request");
+    let allow = client.ask("PUT", "/v1/status", None).await;
+    is_problem(&allow, 405, "bad-request");
+    assert!(allow.head.contains("allow: get,head"), "{allow:?}");
     let empty = send(client.addr, "POST", "/v1/agents/desk/pause", &headers, "").await;
     is_problem(&empty, 422, "not-now");
     running.stop().await;
@@ -251,7 +343,7 @@ async fn every_error_says_what_to_do() {
 async fn it_listens_on_loopback_only() {
     let directory = Directory::new();
     let mut config = directory.config(spec());
-    config.api = "0.0.0.0:0".parse().unwrap();
+    config.api.listen = "0.0.0.0:0".parse().unwrap();
     let error = segue_controller::run(config, std::future::pending())
         .await
         .unwrap_err();
@@ -274,7 +366,7 @@ async fn a_deploy_with_an_unknown_scenario_is_refused() {
         .client
         .post("deploy", json!({ "label": "v1" }))
         .await;
-    is_problem(&refused, 400, "bad-request");
+    is_problem(&refused, 422, "bad-release");
     assert!(refused.json()["hint"].as_str().unwrap().contains("hours"));
     running.stop().await;
 }

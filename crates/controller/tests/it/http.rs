@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
 
 #[derive(Debug)]
@@ -14,6 +14,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// A header, by lower-case name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
@@ -58,5 +64,62 @@ pub(crate) async fn send(
         status,
         head: head.to_ascii_lowercase(),
         body: body.to_owned(),
+    }
+}
+
+/// Sends a GET whose answer may never end, and reads its head.
+pub(crate) async fn head(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer {
+    Stream::open(addr, path, headers).await.answer
+}
+
+/// An answer that goes on.
+pub(crate) struct Stream {
+    pub(crate) answer: Answer,
+    lines: Lines<BufReader<TcpStream>>,
+}
+
+impl Stream {
+    pub(crate) async fn open(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+        use std::fmt::Write as _;
+        let mut text = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            write!(text, "{name}: {value}\r\n").unwrap();
+        }
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream
+            .write_all(format!("{text}\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        let mut head = String::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.is_empty() {
+                break;
+            }
+            head += &line.to_ascii_lowercase();
+            head.push('\n');
+        }
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = String::new();
+        let answer = Answer { status, head, body };
+        Self { answer, lines }
+    }
+
+    /// The next event: its id, its name and its data. `None`: the stream has ended.
+    pub(crate) async fn event(&mut self) -> Option<(u64, String, Value)> {
+        let (mut id, mut name, mut data) = (0, String::new(), Value::Null);
+        while let Some(line) = self.lines.next_line().await.unwrap() {
+            // Sizes of chunks and comments are neither of these.
+            if let Some(text) = line.strip_prefix("id: ") {
+                id = text.parse().unwrap();
+            } else if let Some(text) = line.strip_prefix("event: ") {
+                name = text.to_owned();
+            } else if let Some(text) = line.strip_prefix("data: ") {
+                data = serde_json::from_str(text).unwrap();
+            } else if line.is_empty() && !name.is_empty() {
+                return Some((id, name, data));
+            }
+        }
+        None
     }
 }

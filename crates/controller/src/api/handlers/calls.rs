@@ -24,7 +24,7 @@ pub(crate) struct CallsQuery {
     #[param(minimum = 1, maximum = 10_000)]
     limit: Option<usize>,
     /// `next` of the page before.
-    #[param(pattern = "^[0-9]{1,20}:[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
+    #[param(pattern = "^[0-9]{1,19}:[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
     after: Option<String>,
 }
 

@@ -16,9 +16,7 @@ use crate::api::wire::CallStateView;
 use crate::api::{Api, schema};
 use crate::clock;
 use crate::driver::blocking;
-use crate::store::{
-    CALL_STATE_BYTES_MAX, CallState, CallStateError, Change, Condition,
-};
+use crate::store::{CALL_STATE_BYTES_MAX, CallState, CallStateError, Change, Condition, Versions};
 
 /// Types of a whole state, and of a patch.
 const WHOLE: [&str; 1] = ["application/json"];
@@ -47,8 +45,11 @@ pub(crate) async fn read(
     let (states, of) = (Arc::clone(&api.states), call.clone());
     let state = blocking(move || states.read(&of, clock::now())).await?;
     let state = state.ok_or_else(none)?;
-    let known = tags(&headers, &header::IF_NONE_MATCH)?;
-    if known.is_some_and(|known| known.holds_weakly(state.version)) {
+    let known = Condition {
+        not: tags(&headers, &header::IF_NONE_MATCH)?.map(|tags| tags.all),
+        ..Condition::default()
+    };
+    if !known.holds(Some(state.version)) {
         let tag = format!("\"{}\"", state.version);
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
@@ -63,7 +64,7 @@ pub(crate) async fn read(
     params(
         ("id" = schema::CallId, Path, description = "Which call"),
         ("If-Match" = Option<String>, Header, description = "Only if the state is this one; `*`: only if there is one"),
-        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none")
+        ("If-None-Match" = Option<String>, Header, description = "Only if the state is none of these; `*`: only if there is none")
     ),
     request_body(content = schema::StateObject, content_type = "application/json"),
     responses(
@@ -89,7 +90,7 @@ pub(crate) async fn put(
     params(
         ("id" = schema::CallId, Path, description = "Which call"),
         ("If-Match" = Option<String>, Header, description = "Only if the state is this one; `*`: only if there is one"),
-        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none")
+        ("If-None-Match" = Option<String>, Header, description = "Only if the state is none of these; `*`: only if there is none")
     ),
     request_body(
         content(
@@ -176,11 +177,7 @@ fn shown(status: StatusCode, call: CallId, state: CallState) -> Response {
     (status, tag, Json(view)).into_response()
 }
 
-fn object(
-    headers: &HeaderMap,
-    body: &[u8],
-    types: &[&str],
-) -> Result<Map<String, Value>, Reject> {
+fn object(headers: &HeaderMap, body: &[u8], types: &[&str]) -> Result<Map<String, Value>, Reject> {
     is_json(headers, types)?;
     if body.len() > CALL_STATE_BYTES_MAX {
         return Err(CallStateError::TooLarge.into());
@@ -200,20 +197,11 @@ fn call_id(text: &str) -> Result<CallId, Reject> {
     })
 }
 
-/// Entity tags of a header.
-enum Tags {
-    Any,
-    /// Versions of ours, and whether each was marked as weak. Others match nothing.
-    These(Vec<(u64, bool)>),
-}
-
-impl Tags {
-    fn holds_weakly(&self, version: u64) -> bool {
-        match self {
-            Self::Any => true,
-            Self::These(tags) => tags.iter().any(|(tag, _)| *tag == version),
-        }
-    }
+/// The versions of a header, and of them those that were not marked as weak. Tags that are none of
+/// ours match nothing.
+struct Tags {
+    all: Versions,
+    strong: Versions,
 }
 
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Reject> {
@@ -225,47 +213,37 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Reject> 
         let hint = "send ETags as they were given, in quotes, or *";
         Reject::bad(format!("{name} is not usable"), hint)
     };
-    let mut these = Vec::new();
+    let (mut all, mut strong) = (Vec::new(), Vec::new());
     for value in given {
-        for tag in value.to_str().map_err(|_| bad())?.split(',') {
+        let value = value.to_str().map_err(|_| bad())?.trim();
+        if value == "*" {
+            let (all, strong) = (Versions::Any, Versions::Any);
+            return Ok(Some(Tags { all, strong }));
+        }
+        for tag in value.split(',') {
             let tag = tag.trim();
-            if tag == "*" {
-                return Ok(Some(Tags::Any));
-            }
-            let strong = tag.strip_prefix("W/");
-            let inner = strong
+            let weak = tag.strip_prefix("W/");
+            let inner = weak
                 .unwrap_or(tag)
                 .strip_prefix('"')
                 .and_then(|tag| tag.strip_suffix('"'))
                 .ok_or_else(bad)?;
-            these.extend(inner.parse().ok().map(|tag| (tag, strong.is_some())));
+            let version: Option<u64> = inner.parse().ok();
+            all.extend(version);
+            strong.extend(version.filter(|_| weak.is_none()));
         }
     }
-    Ok(Some(Tags::These(these)))
+    let (all, strong) = (Versions::These(all), Versions::These(strong));
+    Ok(Some(Tags { all, strong }))
 }
 
 fn condition(headers: &HeaderMap) -> Result<Condition, Reject> {
-    let (wanted, unwanted) = (
-        tags(headers, &header::IF_MATCH)?,
-        tags(headers, &header::IF_NONE_MATCH)?,
-    );
-    match (wanted, unwanted) {
-        (None, None) => Ok(Condition::None),
-        (Some(Tags::Any), None) => Ok(Condition::Exists),
-        (Some(Tags::These(tags)), None) => {
-            let strong = tags.into_iter().filter(|(_, weak)| !weak);
-            Ok(Condition::Version(strong.map(|(tag, _)| tag).collect()))
-        }
-        (None, Some(Tags::Any)) => Ok(Condition::Missing),
-        (None, Some(Tags::These(_))) => Err(Reject::bad(
-            "a write takes no versions in If-None-Match",
-            "send `*`: only if there is none",
-        )),
-        (Some(_), Some(_)) => Err(Reject::bad(
-            "If-Match and If-None-Match cannot both be meant",
-            "send one of them",
-        )),
-    }
+    let only = tags(headers, &header::IF_MATCH)?;
+    let not = tags(headers, &header::IF_NONE_MATCH)?;
+    Ok(Condition {
+        only: only.map(|tags| tags.strong),
+        not: not.map(|tags| tags.all),
+    })
 }
 
 fn none() -> Reject {

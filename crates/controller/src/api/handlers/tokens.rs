@@ -12,7 +12,7 @@ use super::{Answer, Asked, bounded, parse, query};
 use crate::api::Api;
 use crate::api::problem::Reject;
 use crate::api::tokens::{NoToken, Principal};
-use crate::api::wire::{NewTokenView, TokenBody, TokenEventsView, TokensView};
+use crate::api::wire::{NewTokenView, TokenBody, TokenEventsView, TokenView, TokensView};
 use crate::clock;
 use crate::driver::blocking;
 
@@ -28,7 +28,7 @@ pub(crate) struct TokensQuery {
     #[param(minimum = 1, maximum = 1_000)]
     limit: Option<usize>,
     /// `next` of the page before.
-    #[param(max_length = 64)]
+    #[param(pattern = "^[0-9]{1,19}:[0-9a-f]{12}$")]
     after: Option<String>,
 }
 
@@ -48,16 +48,19 @@ pub(crate) async fn list(
     let limit = bounded(asked.limit, TOKENS)?;
     let mut tokens = api.tokens.list();
     if let Some(after) = &asked.after {
-        let before = tokens.iter().position(|token| token.id == *after);
-        let Some(before) = before else {
-            let hint = "send `next` of the page before, or begin again without";
-            return Err(Reject::bad("`after` is not usable", hint));
-        };
-        tokens.drain(..=before);
+        let (since, id) = after
+            .split_once(':')
+            .and_then(|(since, id)| Some((since.parse::<u64>().ok()?, id)))
+            .ok_or_else(|| {
+                let hint = "send `next` of the page before, or begin again without";
+                Reject::bad("`after` is not usable", hint)
+            })?;
+        tokens.retain(|token| (token.created_at.0, token.id.as_str()) > (since, id));
     }
     let more = tokens.len() > limit;
     tokens.truncate(limit);
-    let next = tokens.last().filter(|_| more).map(|last| last.id.clone());
+    let cursor = |last: &TokenView| format!("{}:{}", last.created_at.0, last.id);
+    let next = tokens.last().filter(|_| more).map(cursor);
     Ok(Json(TokensView { tokens, next }))
 }
 
