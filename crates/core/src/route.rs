@@ -249,3 +249,65 @@ pub fn choose_worker(
     }
     Ok(best.1.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::rollout::Agent;
+    use crate::split::Split;
+
+    fn table() -> (RoutingTable, ReleaseId, ReleaseId) {
+        let (old, new) = (ReleaseId::of(b"old"), ReleaseId::of(b"new"));
+        let worker = |id: &str, release| {
+            let route = WorkerRoute {
+                release,
+                addr: ([127, 0, 0, 1], 1).into(),
+                capacity: 1,
+                health_path: None,
+            };
+            (id.parse().expect("a good id"), route)
+        };
+        let table = RoutingTable {
+            split: Split::all(new),
+            workers: BTreeMap::from([worker("old-1", old), worker("new-1", new)]),
+            ..Agent::new("desk".parse().expect("a good name")).table()
+        };
+        (table, old, new)
+    }
+
+    /// Where a call goes that is pinned to the old release.
+    fn of_pinned(table: &RoutingTable, release: ReleaseId, connected: bool) -> Decision {
+        let facts = CallFacts {
+            call: &"a".parse().expect("a good id"),
+            cohort: None,
+            caller: None,
+            tenant: None,
+            headers: &[],
+            pin: Some(Pin {
+                release,
+                worker: "old-1".parse().expect("a good id"),
+            }),
+            connected,
+            version_override: None,
+        };
+        route(table, &facts).expect("somewhere")
+    }
+
+    #[test]
+    fn a_handed_off_release_keeps_its_connected_calls_and_no_others() {
+        let (mut table, old, new) = table();
+        for connected in [true, false] {
+            assert_eq!(of_pinned(&table, old, connected).reason, Reason::Pin);
+        }
+        table.handed_off.insert(old);
+        let stays = of_pinned(&table, old, true);
+        assert_eq!((stays.release, stays.reason), (old, Reason::Pin));
+        let moves = of_pinned(&table, old, false);
+        assert_eq!((moves.release, moves.reason), (new, Reason::Split));
+        // Of a release that is not handed off nothing changes.
+        table.handed_off = [new].into();
+        assert_eq!(of_pinned(&table, old, false).release, old);
+    }
+}
