@@ -1,7 +1,11 @@
-"""Text to speech: flite or espeak-ng where installed, else the espeak-ng library from PyPI."""
+"""Text to speech: flite or espeak-ng where installed, else the espeak-ng library from PyPI.
+
+`RECEPTIONIST_TTS` chooses one of `flite`, `espeak-ng`, `espeakng-loader`.
+"""
 
 import ctypes
 import io
+import os
 import shutil
 import subprocess
 import threading
@@ -33,12 +37,15 @@ class Speaker:
 
     def __init__(self, voice: str = "slt"):
         self.voice = voice
-        if shutil.which("flite"):
-            self.engine, self._synthesise = "flite", self._flite
-        elif shutil.which("espeak-ng"):
-            self.engine, self._synthesise = "espeak-ng", self._espeak
-        else:
-            self.engine, self._synthesise = "espeakng-loader", Library.load().synthesise
+        engines = {"flite": self._flite, "espeak-ng": self._espeak, "espeakng-loader": self._library}
+        told = os.environ.get("RECEPTIONIST_TTS")
+        found = told or next(filter(shutil.which, ("flite", "espeak-ng")), "espeakng-loader")
+        if found not in engines:
+            raise CannotSpeak(f"no such synthesiser: {found!r}; there are {', '.join(engines)}")
+        self.engine, self._synthesise = found, engines[found]
+        if found == "espeakng-loader":
+            # What is missing is told at the start.
+            Library.load()
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._busy = threading.Lock()
 
@@ -63,6 +70,9 @@ class Speaker:
 
     def _espeak(self, text: str):
         return _run(["espeak-ng", "-v", VOICE, "--stdout", text])
+
+    def _library(self, text: str):
+        return Library.load().synthesise(text)
 
 
 def _run(command: list[str]):
@@ -104,6 +114,7 @@ class Library:
     """The espeak-ng library that the PyPI package `espeakng-loader` carries, called directly."""
 
     _one = None
+    _loading = threading.Lock()
 
     def __init__(self):
         try:
@@ -132,9 +143,10 @@ class Library:
     @classmethod
     def load(cls) -> "Library":
         """The library of this process; it can be initialised only once."""
-        if cls._one is None:
-            cls._one = cls()
-        return cls._one
+        with cls._loading:
+            if cls._one is None:
+                cls._one = cls()
+            return cls._one
 
     def _take(self, samples, count, _events) -> int:
         if samples and count > 0:

@@ -92,6 +92,9 @@ async fn behind_segue_it_is_replaced_without_a_dropped_call() {
     let workers = site.workers("v1");
     assert_eq!(workers.len(), 1);
     site.deploy("v2");
+    // It has calls, so it is not told to end: that would end them.
+    assert_eq!(site.release("v1").unwrap()["state"], "draining");
+    test_kill_process(workers[0]).unwrap();
     let url = format!(
         "ws://{}/ws/{{call}}",
         site.state("run/gateway.addr").unwrap()
@@ -99,9 +102,6 @@ async fn behind_segue_it_is_replaced_without_a_dropped_call() {
     let new = Caller::start(&site, "hours", &["--url", &url, "--prefix", "CAnew"]);
     let new = new.end().await;
     assert!(new.well, "{new:?}");
-    // The old worker is alive for as long as it has calls, and not told to end: that would end them.
-    assert_eq!(site.release("v1").unwrap()["state"], "draining");
-    test_kill_process(workers[0]).unwrap();
     for report in reports(old).await {
         assert_eq!(report.end, CallEnd::HungUp, "{report:?}");
         assert_eq!(report.turns_heard(), report.turns.len(), "{report:?}");
