@@ -303,6 +303,47 @@ async fn a_frame_under_way_is_finished_and_nothing_behind_it_is_relayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frame_under_way_in_a_tls_call_is_finished_too() {
+    let certs = Dir::new();
+    let (files, trusted) = crate::tls::identity(certs.path());
+    let mut rig = Rig::start_with(Manner::Echo, Manner::Echo, |config| {
+        config.tls = Some(files);
+    })
+    .await;
+    let puppet = Puppet::start(&mut rig).await;
+    let addr = rig.gateway.addr;
+    let caller = tokio::spawn(async move { crate::tls::call(addr, &trusted, "/ws/a").await });
+    let mut worker = puppet.asked().await;
+    accept(&mut worker).await;
+    let (_, mut caller) = soon("the call", caller).await.unwrap();
+    let frame = ws::frame(BINARY, &[7; 100], true);
+    caller.stream.write_all(&frame[..60]).await.unwrap();
+    let mut arrived = vec![0; 60];
+    soon("half a frame", worker.read_exact(&mut arrived))
+        .await
+        .unwrap();
+    rig.controller.tell(end_calls("v1", ["a".to_owned()]));
+    let close = soon("a close frame", caller.next()).await.unwrap();
+    assert_eq!(close, Some((CLOSE, RETIRED.to_vec())));
+    // The rest of it, a whole one, and the answer to the close frame, all at once.
+    let mut rest = frame[60..].to_vec();
+    rest.extend(ws::frame(BINARY, b"too late", true));
+    rest.extend(ws::frame(CLOSE, &1001u16.to_be_bytes(), true));
+    caller.stream.write_all(&rest).await.unwrap();
+    let mut worker = ws::Ws::new(worker, arrived, false);
+    let whole = soon("a whole frame", worker.next()).await.unwrap();
+    assert_eq!(whole, Some((BINARY, vec![7; 100])));
+    let close = soon("a close frame", worker.next()).await.unwrap();
+    assert_eq!(close, Some((CLOSE, RETIRED.to_vec())), "ours");
+    assert!(worker.was_masked);
+    worker.close(1001).await.unwrap();
+    assert_eq!(soon("the end", worker.next()).await.unwrap(), None);
+    assert_eq!(soon("the end", caller.next()).await.unwrap(), None);
+    let counts = rig.counts(release("v1"), |counts| counts.live == 0).await;
+    assert_eq!((counts.totals.policy, counts.totals.ended), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_being_dialled_is_refused_instead() {
     let mut rig = Rig::start(Manner::Echo, Manner::Echo).await;
     let puppet = Puppet::start(&mut rig).await;
