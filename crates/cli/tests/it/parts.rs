@@ -181,12 +181,12 @@ async fn a_release_is_made_from_whichever_is_named() {
         (json!({ "label": "v5", "from": "v0" }), 404),
         (
             json!({ "label": "v5", "prompt": { "name": "../x", "content": "" } }),
-            400,
+            422,
         ),
-        (json!({ "label": "v5", "env": { "engine:X": "1" } }), 400),
+        (json!({ "label": "v5", "env": { "engine:X": "1" } }), 422),
         (
             json!({ "label": "v5", "config": { "name": "c", "content": "x".repeat(300_000) } }),
-            400,
+            422,
         ),
     ] {
         let (status, problem) = site.post(&verb, &body);

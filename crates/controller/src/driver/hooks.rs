@@ -94,14 +94,22 @@ pub(super) fn contract_views(agent: &Agent) -> Vec<ContractView> {
     view.collect()
 }
 
-/// The release that a hook comes after.
+/// The release that a hook comes after: the one that serves, or the one that was replaced.
 fn before(agent: &Agent, kind: HookKind, release: ReleaseId) -> Option<Label> {
+    let replaced = || {
+        let rollout = agent.rollout.as_ref();
+        let rollout = rollout.filter(|rollout| rollout.incoming == release);
+        rollout.and_then(|rollout| rollout.outgoing)
+    };
+    // Several rollouts later it is the youngest of those that are older.
+    let youngest = || {
+        let of = agent.releases.get(&release)?.rollout;
+        let older = agent.releases.iter().filter(|(_, is)| is.rollout < of);
+        older.max_by_key(|(_, is)| is.rollout).map(|(id, _)| *id)
+    };
     let id = match kind {
         HookKind::BeforeDeploy => agent.current(),
-        HookKind::AfterRetire => {
-            let others = |id: &&ReleaseId| **id != release;
-            agent.history.iter().rev().find(others).copied()
-        }
+        HookKind::AfterRetire => replaced().or_else(youngest),
     };
     label(agent, id?)
 }
