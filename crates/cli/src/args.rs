@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access;
 mod change;
 mod examples;
 mod look;
@@ -9,11 +10,13 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::access::{ApiDo, RemoteArgs, TokenCreateArgs, TokenDo};
 pub(crate) use self::change::{
-    DeployArgs, ForgetArgs, PlanArgs, PromoteArgs, ReleaseArgs, VerbArgs, Wait,
+    DeployArgs, ForgetArgs, MadeOf, OnlyPart, PlanArgs, PromoteArgs, ReleaseArgs, RollbackArgs,
+    VerbArgs, Wait,
 };
 pub(crate) use self::look::{
-    AuditArgs, AuditDo, CallsArgs, DoctorArgs, ExplainArgs, HistoryArgs, LogsArgs, StatusArgs,
+    AuditArgs, AuditDo, CallsArgs, DiffArgs, DoctorArgs, ExplainArgs, HistoryArgs, LogsArgs, PermitsArgs, StatusArgs,
     TopArgs,
 };
 pub(crate) use self::setup::{
@@ -41,6 +44,9 @@ pub(crate) struct Cli {
     /// How answers are printed; words for people go to standard error
     #[arg(long, short, global = true, value_enum, default_value_t)]
     pub(crate) output: Format,
+
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
 }
 
 /// How answers are printed.
@@ -111,15 +117,31 @@ pub(crate) enum Command {
     /// Give all new calls back to the release before
     ///
     /// Waits for no gate, worker or person. Calls in progress stay where they are and end by
-    /// themselves.
+    /// themselves. With --only, a release that differs from the current one in that part alone is
+    /// brought in instead, without ramp and approval.
     #[command(after_help = examples::ROLLBACK)]
-    Rollback(VerbArgs),
+    Rollback(RollbackArgs),
+    /// Agree to a rollout that waits for a person; needs the role approver
+    #[command(after_help = examples::APPROVE)]
+    Approve(VerbArgs),
+    /// Run the contract hook of the current release, once no process of an older one is left
+    ///
+    /// It runs by itself as soon as that is so; this runs one that failed again, and says which
+    /// releases are in the way.
+    #[command(after_help = examples::CONTRACT)]
+    Contract(ReleaseArgs),
     /// Take the current release out of service: new calls are turned away, live ones go on
     #[command(after_help = examples::DRAIN)]
     Drain(ReleaseArgs),
     /// Retire a drained release now instead of at the end of its standby
     #[command(after_help = examples::RETIRE)]
     Retire(ReleaseArgs),
+    /// Show what tells two releases apart: command, files, prompt, model, environment, components
+    #[command(after_help = examples::DIFF)]
+    Diff(DiffArgs),
+    /// List the outbound calls that workers were permitted to make and that are not over
+    #[command(after_help = examples::PERMITS)]
+    Permits(PermitsArgs),
     /// List the rollouts of an agent: what, when, how it ended, by whom
     #[command(after_help = examples::HISTORY)]
     History(HistoryArgs),
@@ -163,6 +185,14 @@ pub(crate) enum Command {
     /// Print the manual page, or write one page per verb into a folder
     #[command(after_help = examples::MAN)]
     Man(ManArgs),
+    /// Make, list or revoke tokens of the admin API
+    ///
+    /// Each has a role: viewer, operator, approver, admin, or worker for agents.
+    #[command(after_help = examples::TOKEN, subcommand)]
+    Token(TokenDo),
+    /// Describe the admin API
+    #[command(after_help = examples::API, subcommand)]
+    Api(ApiDo),
     /// Judge a folder of caller and worker logs
     #[command(hide = true)]
     Judge {

@@ -5,7 +5,7 @@
 
 mod steps;
 
-use segue_controller::api::wire::AgentView;
+use segue_controller::api::wire::{AgentView, DeployBody};
 use segue_core::names::AgentName;
 use segue_core::spec::AgentSpec;
 use segue_core::time::Millis;
@@ -18,6 +18,12 @@ pub(crate) struct Wish<'a> {
     pub(crate) label: Option<&'a str>,
     pub(crate) workers: u32,
     pub(crate) capacity: u32,
+    /// Its program, if it is not the configured one.
+    pub(crate) command: &'a [String],
+    /// What else is given.
+    pub(crate) body: &'a DeployBody,
+    /// Whether a release that served well skips the ramp and the approval.
+    pub(crate) fast_track: bool,
 }
 
 /// What runs, as far as it can be seen.
@@ -119,7 +125,7 @@ impl Forecast {
             ),
             Running::Agent(agent) => self.in_the_way(agent, spec, wish, &mut lacks),
         }
-        if spec.worker.command.is_empty() {
+        if spec.worker.command.is_empty() && wish.command.is_empty() {
             lacks(
                 false,
                 "segue.toml has no `command`".to_owned(),
@@ -203,7 +209,7 @@ impl Forecast {
                 lines.push(format!("{:19}{until}", ""));
             }
         }
-        if self.ramp_ms > 0 {
+        if self.ramp_ms > 0 && self.steps.iter().any(|step| step.phase == "canary") {
             let ramp = output::age(self.ramp_ms);
             lines.push(format!(
                 "at least {ramp} of ramp before it has all new calls"
@@ -279,6 +285,12 @@ pause = true
             label: Some("v3"),
             workers: agent.worker.count,
             capacity: agent.worker.capacity,
+            command: &[],
+            body: &DeployBody {
+                model: Some("large".to_owned()),
+                ..DeployBody::default()
+            },
+            fast_track: true,
         };
         Forecast::of(name, agent, &wish, running)
     }
@@ -291,6 +303,7 @@ pause = true
         assert_eq!(
             phases,
             [
+                "made",
                 "slot",
                 "provisioning",
                 "verifying",
@@ -307,6 +320,7 @@ pause = true
         assert_eq!(forecast.ramp_ms, 120_000);
         let text = forecast.text();
         for said in [
+            "v2 (the current release), with model large",
             "v2 is current, 12 live calls",
             "slot blue",
             "v1 leaves it and finishes its 3 calls",

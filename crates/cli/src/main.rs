@@ -7,7 +7,9 @@ mod demo;
 mod exit;
 mod forecast;
 mod home;
+mod made;
 mod output;
+mod reach;
 mod story;
 mod supervise;
 mod top;
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<Exit> {
-    let home = Home::find(cli.home.as_deref())?;
+    let home = Home::find(cli.home.as_deref())?.asked_at(cli.remote.remote());
     let format = cli.output;
     match cli.command {
         Command::Init(args) => verb::init::run(&args),
@@ -66,7 +68,11 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Resume(args) => verb::act::run(&home, format, "resume", &args),
         Command::Promote(args) => verb::act::promote(&home, format, &args),
         Command::Abort(args) => verb::act::run(&home, format, "abort", &args),
-        Command::Rollback(args) => verb::act::run(&home, format, "rollback", &args),
+        Command::Rollback(args) => verb::rollback::run(&home, format, &args).await,
+        Command::Approve(args) => verb::act::run(&home, format, "approve", &args),
+        Command::Contract(args) => verb::act::release(&home, format, "contract", &args),
+        Command::Diff(args) => verb::diff::run(&home, format, &args),
+        Command::Permits(args) => verb::permits::run(&home, format, &args),
         Command::Drain(args) => verb::act::release(&home, format, "drain", &args),
         Command::Retire(args) => verb::act::release(&home, format, "retire", &args),
         Command::History(args) => verb::history::run(&home, format, &args),
@@ -80,6 +86,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::SampleAgent(args) => verb::sample_agent::run(args).await,
         Command::Completions { shell } => verb::completions::run(shell),
         Command::Man(args) => verb::man::run(&args),
+        Command::Token(what) => verb::token::run(&home, format, &what),
+        Command::Api(what) => verb::api::run(&what),
         Command::Judge { dir } => verb::judge::run(format, &dir),
         Command::Gateway(args) => verb::process::gateway(&home, &args).await,
         Command::Controller(args) => verb::process::controller(&home, &args).await,

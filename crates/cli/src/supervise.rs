@@ -22,10 +22,10 @@ use self::draining::Draining;
 use self::ending::wind_down;
 use self::wishes::{Wish, Wishes};
 use crate::args::ConfigArgs;
-use crate::client::never_ran;
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
 use crate::output;
+use crate::reach::never_ran;
 use crate::verb::process::configuration;
 
 /// How long the processes may take to listen before that is worth a word.

@@ -14,14 +14,9 @@ Examples:\n\
 pub(super) const PLAN: &str = "\
 Examples:\n\
 \x20 segue plan                     what the next deploy would do\n\
-\x20 segue plan v2 --workers 4      with other room than the configuration says\n\
+\x20 segue plan v2 --workers 4      with other room than segue.toml says\n\
+\x20 segue plan v3 --prompt shorter.txt\n\
 \x20 segue plan --output json | jq .missing";
-pub(super) const DEPLOY: &str = "\
-Examples:\n\
-\x20 segue deploy v1                the command of segue.toml\n\
-\x20 segue deploy v2 -- ./agent --port {port} --prompt shorter.txt\n\
-\x20 segue deploy v2 --env GREETING=hi --wait drained\n\
-\x20 segue deploy v3 --wait none    begin, and do not watch";
 pub(super) const STATUS: &str = "\
 Examples:\n\
 \x20 segue status\n\
@@ -51,10 +46,6 @@ Examples:\n\
 pub(super) const ABORT: &str = "\
 Examples:\n\
 \x20 segue abort --reason \"wrong build\"";
-pub(super) const ROLLBACK: &str = "\
-Examples:\n\
-\x20 segue rollback\n\
-\x20 segue rollback --reason \"callers are not understood\"";
 pub(super) const DRAIN: &str = "\
 Examples:\n\
 \x20 segue drain --reason maintenance\n\
@@ -72,11 +63,6 @@ Examples:\n\
 \x20 segue explain                  the last rollout\n\
 \x20 segue explain 7                number 7, as in `segue history`\n\
 \x20 segue explain --output json | jq .decisions[].what";
-pub(super) const LOGS: &str = "\
-Examples:\n\
-\x20 segue logs                     every worker of the current release\n\
-\x20 segue logs v2 --follow\n\
-\x20 segue logs controller -n 200";
 pub(super) const AUDIT: &str = "\
 Examples:\n\
 \x20 segue audit\n\
@@ -90,21 +76,10 @@ Examples:\n\
 \x20 segue doctor                   ./segue.toml, and what runs of it\n\
 \x20 segue doctor --config /etc/segue/segue.toml\n\
 \x20 segue doctor --output json | jq '.findings[] | select(.level != \"ok\")'";
-pub(super) const CONFIG: &str = "\
-Examples:\n\
-\x20 segue config check             every fault, with its place\n\
-\x20 segue config schema > segue.schema.json\n\
-\x20 segue config reference         every key, as Markdown";
 pub(super) const CONFIG_CHECK: &str = "\
 Examples:\n\
 \x20 segue config check\n\
 \x20 segue config check /etc/segue/segue.toml --output json";
-pub(super) const CONFIG_SCHEMA: &str = "\
-Examples:\n\
-\x20 segue config schema > segue.schema.json";
-pub(super) const CONFIG_REFERENCE: &str = "\
-Examples:\n\
-\x20 segue config reference | less";
 pub(super) const DEMO: &str = "\
 Examples:\n\
 \x20 segue demo\n\
@@ -122,3 +97,60 @@ pub(super) const MAN: &str = "\
 Examples:\n\
 \x20 segue man > segue.1\n\
 \x20 segue man --dir /usr/local/share/man/man1";
+pub(super) const CONFIG: &str = "\
+Examples:\n\
+\x20 segue config check             every fault, with its place\n\
+\x20 segue config schema > segue.schema.json\n\
+\x20 segue config reference         every key, as Markdown";
+pub(super) const CONFIG_SCHEMA: &str = "\
+Examples:\n\
+\x20 segue config schema > segue.schema.json";
+pub(super) const CONFIG_REFERENCE: &str = "\
+Examples:\n\
+\x20 segue config reference | less";
+pub(super) const DEPLOY: &str = "\
+Examples:\n\
+\x20 segue deploy v1                the command of segue.toml\n\
+\x20 segue deploy v2 -- ./agent --port {port}\n\
+\x20 segue deploy v3 --prompt shorter.txt      the current release, with another prompt\n\
+\x20 segue deploy v4 --env engine:THREADS=4 --wait none";
+pub(super) const ROLLBACK: &str = "\
+Examples:\n\
+\x20 segue rollback\n\
+\x20 segue rollback --reason \"callers are not understood\"\n\
+\x20 segue rollback --only prompt   the current release, with the prompt of the one before";
+pub(super) const APPROVE: &str = "\
+Examples:\n\
+\x20 segue approve --reason \"heard three calls\"";
+pub(super) const CONTRACT: &str = "\
+Examples:\n\
+\x20 segue contract                 of the current release\n\
+\x20 segue contract v2 --reason \"the column is free now\"";
+pub(super) const DIFF: &str = "\
+Examples:\n\
+\x20 segue diff                     what a rollback would change\n\
+\x20 segue diff v1 v2\n\
+\x20 segue diff v1 v2 --output json | jq .changes[].field";
+pub(super) const PERMITS: &str = "\
+Examples:\n\
+\x20 segue permits\n\
+\x20 segue permits --output json | jq .permits[].call";
+pub(super) const LOGS: &str = "\
+Examples:\n\
+\x20 segue logs                     everything that the current release runs\n\
+\x20 segue logs v2 --follow\n\
+\x20 segue logs v2 --component engine\n\
+\x20 segue logs hooks";
+pub(super) const TOKEN: &str = "\
+Examples:\n\
+\x20 segue token create ann --role operator > ann.token\n\
+\x20 segue token list\n\
+\x20 segue token revoke ann";
+pub(super) const TOKEN_CREATE: &str = "\
+Examples:\n\
+\x20 segue token create ann --role operator\n\
+\x20 segue token create pipeline --role operator --expires-in 8h\n\
+\x20 segue token create desk --role worker > desk.token";
+pub(super) const API: &str = "\
+Examples:\n\
+\x20 segue api openapi > openapi.json";

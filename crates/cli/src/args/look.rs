@@ -28,8 +28,8 @@ pub(crate) struct CallsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// Label or digest of a release, `gateway`, `controller` or `calls`
-    /// [default: every worker of the current release]
+    /// Label or digest of a release, `gateway`, `controller`, `calls` or `hooks`
+    /// [default: every worker and component of the current release]
     pub(crate) of: Option<String>,
     /// Which agent [default: the only one]
     #[arg(long, short)]
@@ -37,6 +37,9 @@ pub(crate) struct LogsArgs {
     /// Only this worker
     #[arg(long, short)]
     pub(crate) worker: Option<String>,
+    /// Only this component
+    #[arg(long, short, conflicts_with = "worker")]
+    pub(crate) component: Option<String>,
     /// Keep printing what is added
     #[arg(long, short)]
     pub(crate) follow: bool,
@@ -76,6 +79,27 @@ pub(crate) enum AuditDo {
     /// only a copy of it finds that the whole log was written anew.
     #[command(after_help = examples::AUDIT)]
     Verify,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Label or digest of the one [default: the release that a rollback goes to]
+    pub(crate) from: Option<String>,
+    /// Label or digest of the other [default: the current release]
+    pub(crate) to: Option<String>,
+    /// Which agent [default: the only one]
+    #[arg(long, short)]
+    pub(crate) agent: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PermitsArgs {
+    /// Which agent [default: the only one]
+    #[arg(long, short)]
+    pub(crate) agent: Option<String>,
+    /// At most this many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
 }
 
 #[derive(Debug, Args)]

@@ -88,6 +88,12 @@ pub(crate) enum ConfigDo {
         #[arg(default_value = "segue.toml")]
         file: PathBuf,
     },
+    /// Print the JSON schema of segue.toml, for editors
+    #[command(after_help = examples::CONFIG_SCHEMA)]
+    Schema,
+    /// Print every key with its type, default and meaning, as Markdown
+    #[command(after_help = examples::CONFIG_REFERENCE)]
+    Reference,
 }
 
 #[derive(Debug, Args)]

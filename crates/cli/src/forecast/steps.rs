@@ -13,11 +13,14 @@ pub(super) fn of(
     wish: &Wish<'_>,
     seen: Option<&AgentView>,
 ) -> Vec<Step> {
-    let mut steps = vec![slot(seen)];
+    let mut steps = vec![made(forecast, wish), slot(seen)];
     steps.extend(start(spec, wish));
     steps.extend(gates(spec));
-    steps.extend(ramp(spec));
-    steps.push(cutover(forecast, spec));
+    // The first release has nothing to share calls with.
+    if before(forecast).is_some() {
+        steps.extend(ramp(spec));
+    }
+    steps.push(cutover(forecast, wish));
     steps.extend(afterwards(forecast, spec));
     steps
 }
@@ -55,6 +58,38 @@ fn free_slot(agent: &AgentView) -> Option<&'static str> {
         "blue" => "green",
         _ => "blue",
     })
+}
+
+/// What it is made of: segue.toml, or another release with what is given.
+fn made(forecast: &Forecast, wish: &Wish<'_>) -> Step {
+    let body = wish.body;
+    let parts = [
+        ("prompt", body.prompt.as_ref().map(|part| &part.name)),
+        ("model", body.model.as_ref()),
+        ("config", body.config.as_ref().map(|part| &part.name)),
+    ];
+    let parts = parts.into_iter();
+    let mut given: Vec<String> = parts
+        .filter_map(|(name, is)| Some(format!("{name} {}", is?)))
+        .collect();
+    given.extend(body.env.keys().map(|name| format!("variable {name}")));
+    let versions = body.component_versions.iter();
+    given.extend(versions.map(|(name, version)| format!("{name} {version}")));
+    // As the controller does: a part alone is a change of what serves.
+    let is_change = !given.is_empty() && wish.command.is_empty();
+    let base = match (&body.from, &forecast.current) {
+        (Some(from), _) => from.clone(),
+        (None, Some(current)) if is_change => format!("{current} (the current release)"),
+        (None, _) => "segue.toml".to_owned(),
+    };
+    if !wish.command.is_empty() {
+        given.push(format!("the command {}", wish.command.join(" ")));
+    }
+    let with = match given.len() {
+        0 => String::new(),
+        _ => format!(", with {}", given.join(", ")),
+    };
+    step("made", format!("from {base}{with}"), None)
 }
 
 fn slot(seen: Option<&AgentView>) -> Step {
@@ -202,7 +237,8 @@ fn ramp(spec: &AgentSpec) -> Vec<Step> {
         .map(|is| {
             let mut until = Vec::new();
             if is.min_calls > 0 {
-                until.push(format!("{} calls ended", is.min_calls));
+                let plural = if is.min_calls == 1 { "" } else { "s" };
+                until.push(format!("{} call{plural} ended", is.min_calls));
             }
             if is.min_duration > Millis(0) {
                 until.push(format!("{} passed", age(is.min_duration)));
@@ -237,9 +273,9 @@ fn ramp(spec: &AgentSpec) -> Vec<Step> {
     steps
 }
 
-fn cutover(forecast: &Forecast, spec: &AgentSpec) -> Step {
+fn cutover(forecast: &Forecast, wish: &Wish<'_>) -> Step {
     let mut what = "all new calls, once every gateway has acknowledged".to_owned();
-    if spec.plan.fast_track {
+    if wish.fast_track {
         what.push_str(
             "; a release that served before comes here at once, without ramp and approval",
         );

@@ -80,8 +80,10 @@ pub(super) fn of(entry: &Entry, fact: &Fact, standing: &Standing) -> Vec<String>
         Fact::GatePassed { gate, report, .. } => gate_report(gate, report),
         Fact::StepStarted { .. } | Fact::CutOver { .. } => {
             let mut lines: Vec<String> = standing.step_met(entry).into_iter().collect();
+            lines.extend(gates(inputs));
             lines.extend(every_release(inputs));
             lines.extend(room(inputs, standing.incoming));
+            lines.extend(counted(inputs));
             lines.extend(standing.limits());
             lines
         }
@@ -92,9 +94,12 @@ pub(super) fn of(entry: &Entry, fact: &Fact, standing: &Standing) -> Vec<String>
         | Fact::Failed { .. }
         | Fact::Baked { .. } => {
             let mut lines = every_release(inputs);
+            lines.extend(holds(inputs));
+            lines.extend(counted(inputs));
             lines.extend(standing.limits());
             lines
         }
+        Fact::BakeSmokeStarted { .. } => counted(inputs).into_iter().collect(),
         Fact::BakeSmoked { report, .. } => gate_report(&Gate::Smoke, report),
         Fact::Landed { .. } | Fact::RolledBack { .. } | Fact::GatewayForgotten { .. } => {
             acknowledged(inputs).into_iter().collect()
@@ -159,6 +164,52 @@ fn line(release: &Value) -> String {
         count("errors"),
         count("capacity"),
     )
+}
+
+/// Gates that were passed, and those that were not.
+fn gates(inputs: &Value) -> Option<String> {
+    let gates = &inputs["rollout"]["gates"];
+    let names = |key: &str| -> Vec<String> {
+        let all = gates[key].as_array().into_iter().flatten();
+        all.map(|gate| match (gate.as_str(), gate["webhook"].as_str()) {
+            (Some(name), _) => name.replace('_', " "),
+            (None, Some(hook)) => format!("webhook {hook}"),
+            (None, None) => gate.to_string(),
+        })
+        .collect()
+    };
+    let (passed, missing) = (names("passed"), names("missing"));
+    let mut parts = Vec::new();
+    if !passed.is_empty() {
+        parts.push(format!("passed {}", passed.join(", ")));
+    }
+    if !missing.is_empty() {
+        parts.push(format!("missing {}", missing.join(", ")));
+    }
+    if gates["skipped"] == true {
+        parts.push("skipped by an operator".to_owned());
+    }
+    (!parts.is_empty()).then(|| format!("gates: {}", parts.join("; ")))
+}
+
+/// Calls of the incoming release since it took the first of them.
+fn counted(inputs: &Value) -> Option<String> {
+    let counted = inputs["rollout"]["counted"].as_object()?;
+    let count = |key: &str| counted.get(key).and_then(Value::as_u64).unwrap_or(0);
+    Some(format!(
+        "judged on: {} calls started, {} ended, {} dropped, {} failed to connect",
+        count("started"),
+        count("ended"),
+        count("dropped"),
+        count("errors"),
+    ))
+}
+
+/// What the rollout waited for.
+fn holds(inputs: &Value) -> Option<String> {
+    let holds = inputs["rollout"]["holds"].as_array()?;
+    let holds: Vec<&str> = holds.iter().filter_map(Value::as_str).collect();
+    (!holds.is_empty()).then(|| format!("it waited: {}", holds.join("; ")))
 }
 
 /// What the incoming release can hold beside what is in progress.

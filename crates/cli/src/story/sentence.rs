@@ -48,18 +48,22 @@ pub(super) fn of(entry: &Entry, fact: &Fact, labels: &Labels) -> String {
             )
         }
         Fact::StepStarted { step, share, .. } => {
+            let incoming = incoming(entry);
             format!(
-                "ramp step {}: {share} of new calls go to the new release",
+                "ramp step {}: {incoming} takes {share} of new calls",
                 step + 1
             )
         }
         Fact::Paused { pause, .. } => format!("the rollout waits: {}", paused(pause)),
         Fact::Resumed { .. } => "the rollout goes on".to_owned(),
-        Fact::CutOver { .. } => {
-            "every new call goes to the new release; calls in progress stay where they are"
-                .to_owned()
-        }
+        Fact::CutOver { .. } => format!(
+            "every new call goes to {}; calls in progress stay where they are",
+            incoming(entry)
+        ),
         Fact::Landed { unacked, .. } => acknowledged("the cutover", unacked),
+        Fact::BakeSmokeStarted { attempt, .. } => {
+            format!("bake: smoke round {attempt} begins")
+        }
         Fact::BakeSmoked { attempt, .. } => {
             format!("bake: smoke round {attempt} did not fail")
         }
@@ -155,15 +159,16 @@ fn deployed(entry: &Entry, fact: &Fact, labels: &Labels) -> String {
     else {
         return String::new();
     };
-    let beside = super::current(entry);
-    let beside = beside.map_or_else(
-        || "in an agent that nothing serves yet".to_owned(),
-        |current| format!("beside {current}"),
-    );
-    let mut parts = vec![format!(
-        "{} is brought in {beside}, in slot {slot}",
-        release.label
-    )];
+    let mut parts = vec![match super::current(entry) {
+        Some(current) => format!(
+            "{} is brought in beside {current}, in slot {slot}",
+            release.label
+        ),
+        None => format!(
+            "{} is brought in, in slot {slot}; nothing serves yet",
+            release.label
+        ),
+    }];
     if let Some(displaced) = displaced {
         let label = labels.label(entry, *displaced);
         parts.push(format!("{label} leaves that slot and finishes its calls"));
@@ -172,6 +177,22 @@ fn deployed(entry: &Entry, fact: &Fact, labels: &Labels) -> String {
         parts.push("on the fast track: it served before, so it skips the ramp".to_owned());
     }
     parts.join("; ")
+}
+
+/// The release that is brought in, as its state says.
+fn incoming(entry: &Entry) -> &str {
+    if let Some(label) = entry.inputs["rollout"]["incoming"].as_str() {
+        return label;
+    }
+    // The log of a version that did not say.
+    let releases = entry.inputs["releases"].as_object();
+    let in_state = |state: &str| {
+        let mut releases = releases.into_iter().flat_map(serde_json::Map::values);
+        releases.find(|release| release["state"] == state)
+    };
+    let is = in_state("ramping").or_else(|| in_state("inactive"));
+    is.and_then(|release| release["label"].as_str())
+        .unwrap_or("the new release")
 }
 
 fn passed(gate: &Gate) -> String {

@@ -17,6 +17,10 @@ use crate::verb::status::phase;
 /// Cells of a bar that stands for all calls.
 const BAR: u16 = 10;
 
+/// The same where there is little room, and the columns from which on there is more.
+const BAR_NARROW: u16 = 3;
+const WIDE: u16 = 104;
+
 /// Releases that are shown: two in use, and the tails that a default configuration permits.
 const RELEASES_MAX: usize = 8;
 
@@ -25,6 +29,9 @@ const HOLDS_MAX: usize = 4;
 
 /// Width of a dialog, in columns.
 const DIALOG_WIDTH: u16 = 64;
+
+/// Columns of the time before a decision.
+const SET_IN: usize = 9;
 
 const KEYS: &str =
     " p pause  r resume  P promote  R rollback  a abort  ↑↓ calls  Tab agent  ? help  q quit";
@@ -154,6 +161,7 @@ fn shown(agent: &AgentView) -> impl Iterator<Item = &ReleaseView> {
 }
 
 fn draw_releases(agent: &AgentView, frame: &mut Frame<'_>, area: Rect) {
+    let cells = if area.width < WIDE { BAR_NARROW } else { BAR };
     let head = Row::new([
         "RELEASE",
         "STATE",
@@ -169,21 +177,22 @@ fn draw_releases(agent: &AgentView, frame: &mut Frame<'_>, area: Rect) {
     let widths = [
         Constraint::Min(10),
         Constraint::Length(9),
-        Constraint::Length(BAR + 8),
-        Constraint::Length(BAR + 8),
+        Constraint::Length(cells + 8),
+        Constraint::Length(cells + 8),
         Constraint::Length(6),
         Constraint::Length(6),
         Constraint::Length(7),
         Constraint::Length(7),
         Constraint::Length(6),
     ];
-    let table = Table::new(shown(agent).map(release_row), widths)
+    let rows = shown(agent).map(|release| release_row(release, cells));
+    let table = Table::new(rows, widths)
         .header(head)
         .block(Block::bordered().title(" releases "));
     frame.render_widget(table, area);
 }
 
-fn release_row(release: &ReleaseView) -> Row<'_> {
+fn release_row(release: &ReleaseView, cells: u16) -> Row<'_> {
     // A count that is not to be relied on says so.
     let mark = if release.unknown.is_empty() { "" } else { "?" };
     let wrong = release.dropped + release.errors + release.lost;
@@ -201,8 +210,8 @@ fn release_row(release: &ReleaseView) -> Row<'_> {
     Row::new([
         Cell::from(release.label.to_string()).style(bold()),
         Cell::from(release.state.clone()).style(style),
-        Cell::from(bar(release.share_bp)),
-        Cell::from(bar(release.live_share_bp)),
+        Cell::from(bar(release.share_bp, cells)),
+        Cell::from(bar(release.live_share_bp, cells)),
         Cell::from(format!("{}{mark}", release.live)),
         Cell::from(format!("{}{mark}", release.pinned)),
         Cell::from(format!(
@@ -216,10 +225,10 @@ fn release_row(release: &ReleaseView) -> Row<'_> {
 }
 
 /// A share as a bar and a number. Anything above nothing shows.
-fn bar(basis_points: u16) -> String {
-    let cells = (u32::from(basis_points) * u32::from(BAR)).div_ceil(10_000);
-    let cells = usize::try_from(cells).unwrap_or(0).min(usize::from(BAR));
-    let rest = usize::from(BAR) - cells;
+fn bar(basis_points: u16, width: u16) -> String {
+    let cells = (u32::from(basis_points) * u32::from(width)).div_ceil(10_000);
+    let cells = usize::try_from(cells).unwrap_or(0).min(usize::from(width));
+    let rest = usize::from(width) - cells;
     format!(
         "{}{} {}",
         "█".repeat(cells),
@@ -326,24 +335,59 @@ fn draw_calls(state: &State, frame: &mut Frame<'_>, area: Rect) {
 fn draw_events(state: &State, frame: &mut Frame<'_>, area: Rect) {
     // The newest below, as in a log.
     let room = usize::from(area.height.saturating_sub(2));
-    let skip = state.events.len().saturating_sub(room);
-    let lines: Vec<Line<'_>> = state.events.iter().skip(skip).map(event_line).collect();
+    let width = usize::from(area.width.saturating_sub(2));
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for event in state.events.iter().rev() {
+        if lines.len() >= room {
+            break;
+        }
+        lines.extend(event_lines(event, width).into_iter().rev());
+    }
+    lines.truncate(room);
+    lines.reverse();
     let block = Block::bordered().title(" decisions ");
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-fn event_line(event: &Event) -> Line<'_> {
+/// A decision, broken where a word ends; what follows is set in.
+fn event_lines(event: &Event, width: usize) -> Vec<Line<'static>> {
     // The time of day: the date is in the head.
     let at: String = output::utc(event.at).chars().skip(11).take(8).collect();
-    let mut spans = vec![Span::styled(
-        format!("{at} "),
-        Style::new().add_modifier(Modifier::DIM),
-    )];
+    let mut text = String::new();
     if event.actor != "segue" {
-        spans.push(Span::styled(format!("{}: ", event.actor), bold()));
+        text.extend([event.actor.as_str(), ": "]);
     }
-    spans.push(Span::raw(event.what.as_str()));
-    Line::from(spans)
+    text.push_str(&event.what);
+    let dim = Style::new().add_modifier(Modifier::DIM);
+    let mut before = Span::styled(format!("{at} "), dim);
+    let room = width.saturating_sub(SET_IN).max(1);
+    let mut lines = Vec::new();
+    for part in broken(&text, room) {
+        lines.push(Line::from(vec![before, Span::raw(part)]));
+        before = Span::raw(" ".repeat(SET_IN));
+    }
+    lines
+}
+
+/// Lines of at most `room` characters; a word that is longer is cut by the edge of its box.
+fn broken(text: &str, room: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > room {
+            lines.push(String::new());
+            used = 0;
+        }
+        let line = lines.last_mut().expect("there is always one");
+        if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        line.push_str(word);
+        used += length;
+    }
+    lines
 }
 
 fn draw_foot(state: &State, frame: &mut Frame<'_>, area: Rect) {

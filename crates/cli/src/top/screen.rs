@@ -148,7 +148,7 @@ fn keyboard(said: &mpsc::Sender<Heard>) {
 fn ask(client: &Client, dialog: &Dialog) -> String {
     let asked = client.agent(&dialog.agent).and_then(|agent| {
         let revision = (dialog.verb != Verb::Rollback).then_some(dialog.revision);
-        let reason = Some("segue top".to_owned());
+        let reason = Some("asked for in segue top".to_owned());
         let body = VerbBody::default();
         act::decide(
             client,

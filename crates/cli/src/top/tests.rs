@@ -59,7 +59,7 @@ fn news(phase: &str, paused: bool, v1: &str, v2: &str) -> News {
             seq: 9,
             at: segue_core::time::Timestamp(99_000),
             actor: "operator:ann".to_owned(),
-            what: "ramp step 1: 10 % of new calls go to the new release".to_owned(),
+            what: "ramp step 1: v2 takes 10 % of new calls, and this goes on for longer than one line is wide".to_owned(),
         }],
         agent: Some("desk".to_owned()),
     }
@@ -96,7 +96,8 @@ fn a_frame_shows_releases_shares_calls_decisions_and_what_is_waited_for() {
             "v2 after v1, begun 42s ago: canary step 1 of 2",
             "waits: 3 of 20 calls ended in this step",
             "1m30s   v1         live     CA0000",
-            "00:01:39 operator:ann: ramp step 1",
+            "00:01:39 operator:ann: ramp step 1: v2 takes 10 %",
+            "         calls, and this goes on for longer than one line",
             "R rollback",
         ],
     );

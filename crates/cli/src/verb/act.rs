@@ -194,6 +194,8 @@ fn clause(fact: &str, agent: &AgentView) -> Option<String> {
         "gates_skipped" => format!("the gates of {incoming} are skipped, for the reason given"),
         "paused" => format!("the rollout waits, {incoming} at {share} of new calls"),
         "resumed" => "the rollout goes on".to_owned(),
+        "gate_passed" => format!("{incoming} is approved"),
+        "contract_started" => "the contract hook runs; see `segue logs hooks`".to_owned(),
         "drain_started" => "new calls are turned away; live ones end by themselves".to_owned(),
         "retiring" => "it is withdrawn; its workers stop once every gateway confirms".to_owned(),
         "retired" => "its workers stop".to_owned(),

@@ -21,6 +21,14 @@ struct CheckView {
 pub(crate) fn run(format: Format, args: &ConfigDo) -> anyhow::Result<Exit> {
     match args {
         ConfigDo::Check { file } => check(format, file),
+        ConfigDo::Schema => {
+            output::line(&serde_json::to_string_pretty(&segue_core::spec::schema())?);
+            Ok(Exit::Ok)
+        }
+        ConfigDo::Reference => {
+            output::line(segue_core::spec::reference().trim_end());
+            Ok(Exit::Ok)
+        }
     }
 }
 

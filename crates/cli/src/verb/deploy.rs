@@ -1,15 +1,15 @@
 //! `segue deploy`: bring a release in, and watch it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use segue_controller::api::wire::{AgentView, Ask, DeployBody};
+use segue_controller::api::wire::{ActionView, AgentView, Ask, DeployBody};
 use segue_core::rollout::{Hold, Pause};
 
 use crate::args::{DeployArgs, Format, Wait};
 use crate::client::Client;
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
+use crate::made;
 use crate::output::{self, Progress};
 use crate::verb::act::{operator, shares};
 use crate::verb::status::phase;
@@ -24,49 +24,49 @@ const AWAY_MAX: Duration = Duration::from_secs(20);
 const INCONCLUSIVE: &str = "inconclusive";
 
 pub(crate) async fn run(home: &Home, format: Format, args: &DeployArgs) -> anyhow::Result<Exit> {
+    let made = made::of(&args.made)?;
     let client = Client::find(home)?;
     let agent = client.one_agent(args.verb.agent.as_deref())?;
     let body = DeployBody {
         label: args.label.clone(),
         command: (!args.command.is_empty()).then(|| args.command.clone()),
-        env: environment(&args.env)?,
-        workers: args.workers,
-        capacity: args.capacity,
+        fast_track: args.no_fast_track.then_some(false),
         ask: Ask {
             actor: Some(operator()),
             reason: args.verb.reason.clone(),
             revision: args.verb.revision.or(Some(agent.revision)),
         },
+        ..made
     };
     let name = agent.name.as_str();
     let view = client.deploy(name, &body)?;
+    follow(&client, format, view, args.wait).await
+}
+
+/// Watches what was begun, as long as that is wanted, and tells where it is then.
+pub(crate) async fn follow(
+    client: &Client,
+    format: Format,
+    view: ActionView,
+    wait: Wait,
+) -> anyhow::Result<Exit> {
     let Some(rollout) = view.agent.rollout.as_ref().map(|rollout| rollout.id) else {
         return Err(Trouble::new(Exit::Failed, "the deploy began no rollout", "").into());
     };
-    if args.wait == Wait::None {
+    if let Some(from) = &view.made_from {
+        output::say(&format!(
+            "made from {from}; `segue diff` shows what differs"
+        ));
+    }
+    if wait == Wait::None {
         output::data(format, &view.agent, || {
             format!("rollout {rollout} has begun")
         });
         return Ok(Exit::Ok);
     }
-    let (view, exit) = watch(&client, name, rollout, args.wait).await?;
+    let (view, exit) = watch(client, view.agent.name.as_str(), rollout, wait).await?;
     output::data(format, &view, || crate::verb::status::agent_text(&view));
     Ok(exit)
-}
-
-fn environment(pairs: &[String]) -> Result<BTreeMap<String, String>, Trouble> {
-    pairs
-        .iter()
-        .map(|pair| {
-            let split = pair.split_once('=').filter(|(name, _)| !name.is_empty());
-            split
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .ok_or_else(|| {
-                    let message = format!("--env {pair:?} is not NAME=VALUE");
-                    Trouble::new(Exit::Usage, message, "write it as --env NAME=VALUE")
-                })
-        })
-        .collect()
 }
 
 /// Watches a rollout until `wait` says that it is enough, it ends otherwise, or Ctrl-C.
@@ -141,6 +141,11 @@ fn ended(view: &AgentView, rollout: u64, wait: Wait) -> Option<Exit> {
             Some(Exit::RolledBack)
         }
         _ if is.paused => Some(waits(view)),
+        _ if view.holds == [Hold::Approval.to_string()] => {
+            output::say("the rollout waits for a person to agree");
+            output::say("hint: `segue approve`, by somebody with the role approver");
+            Some(Exit::Ok)
+        }
         "draining" | "settling" if wait == Wait::Landed => Some(landed),
         "standby" | "complete" => Some(landed),
         _ => None,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use segue_controller::api::wire::ReleaseView;
 
 use crate::args::LogsArgs;
 use crate::client::Client;
@@ -64,6 +65,14 @@ fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>>
     if of == Some("calls") {
         return Ok(vec![("calls".to_owned(), home.log().join("calls.jsonl"))]);
     }
+    if of == Some("hooks") {
+        let files = hooks(home, args.agent.as_deref());
+        let hint = "a hook runs before a deploy or after a retirement, if segue.toml has one";
+        if files.is_empty() {
+            return Err(Trouble::new(Exit::Usage, "no hook has run", hint).into());
+        }
+        return Ok(files);
+    }
     let asked = Client::find(home).and_then(|client| client.one_agent(args.agent.as_deref()));
     let agent = match asked {
         Ok(agent) => agent,
@@ -76,7 +85,7 @@ fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>>
         }
         Err(error) => return Err(error.into()),
     };
-    let wanted = |release: &&segue_controller::api::wire::ReleaseView| match of {
+    let wanted = |release: &&ReleaseView| match of {
         Some(name) => release.label.as_str() == name || String::from(release.id).starts_with(name),
         None => release.state == "current",
     };
@@ -84,9 +93,8 @@ fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>>
         .releases
         .iter()
         .filter(wanted)
-        .flat_map(|release| &release.workers)
-        .filter(|worker| is_wanted(args, worker.id.as_str()))
-        .map(|worker| (worker.id.to_string(), PathBuf::from(&worker.log)))
+        .flat_map(logs)
+        .filter(|(name, _)| is_wanted(args, name))
         .collect();
     if files.is_empty()
         && let Some(name) = of
@@ -97,16 +105,42 @@ fn files(home: &Home, args: &LogsArgs) -> anyhow::Result<Vec<(String, PathBuf)>>
     if files.is_empty() {
         let labels: Vec<String> = agent.releases.iter().map(|r| r.label.to_string()).collect();
         let hint = format!(
-            "releases: {}; or `gateway`, `controller`, `calls`",
+            "releases: {}; or `gateway`, `controller`, `calls`, `hooks`",
             labels.join(", ")
         );
-        return Err(Trouble::new(Exit::Usage, "no worker matches", &hint).into());
+        return Err(Trouble::new(Exit::Usage, "no worker or component matches", &hint).into());
     }
     Ok(files)
 }
 
-fn is_wanted(args: &LogsArgs, worker: &str) -> bool {
-    args.worker.as_ref().is_none_or(|id| worker == id)
+/// Log files of everything that a release runs.
+fn logs(release: &ReleaseView) -> Vec<(String, PathBuf)> {
+    let components = release
+        .components
+        .iter()
+        .map(|is| (is.name.to_string(), PathBuf::from(&is.log)));
+    let workers = release
+        .workers
+        .iter()
+        .map(|is| (is.id.to_string(), PathBuf::from(&is.log)));
+    components.chain(workers).collect()
+}
+
+/// Whether it is the worker or the component that was asked for.
+fn is_wanted(args: &LogsArgs, name: &str) -> bool {
+    let asked = args.worker.as_ref().or(args.component.as_ref());
+    asked.is_none_or(|asked| name == asked)
+}
+
+/// What hooks wrote, the newest run last.
+fn hooks(home: &Home, agent: Option<&str>) -> Vec<(String, PathBuf)> {
+    let mut runs: Vec<(String, PathBuf)> = entries(&home.log().join("hooks"))
+        .filter(|(name, _)| agent.is_none_or(|agent| name == agent))
+        .flat_map(|(_, agent)| entries(&agent))
+        .filter_map(|(name, path)| Some((name.strip_suffix(".log")?.to_owned(), path)))
+        .collect();
+    runs.sort_by_key(|(_, path)| std::fs::metadata(path).and_then(|is| is.modified()).ok());
+    runs
 }
 
 /// Log files of the workers of a release, found by their folders, which are called

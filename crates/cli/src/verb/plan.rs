@@ -9,18 +9,23 @@ use crate::client::Client;
 use crate::exit::{Exit, Trouble};
 use crate::forecast::{Forecast, Running, Wish};
 use crate::home::Home;
+use crate::made;
 use crate::output;
 use crate::verb::process::configuration;
 
 pub(crate) fn run(home: &Home, format: Format, args: &PlanArgs) -> anyhow::Result<Exit> {
-    let spec = configuration(&args.config)?;
+    let body = made::of(&args.made)?;
+    let spec = configuration(&args.file)?;
     let (name, agent) = agent(&spec, args.agent.as_deref())?;
     // Without a running Segue the configuration alone says a lot.
     let status = Client::find(home).and_then(|client| client.status()).ok();
     let wish = Wish {
         label: args.label.as_deref(),
-        workers: args.workers.unwrap_or(agent.worker.count),
-        capacity: args.capacity.unwrap_or(agent.worker.capacity),
+        workers: args.made.workers.unwrap_or(agent.worker.count),
+        capacity: args.made.capacity.unwrap_or(agent.worker.capacity),
+        command: &args.command,
+        body: &body,
+        fast_track: agent.plan.fast_track && !args.no_fast_track,
     };
     let running = match &status {
         Some(status) => of(status, name).map_or(Running::Another, Running::Agent),

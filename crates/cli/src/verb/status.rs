@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_controller::api::wire::{AgentView, ReleaseView, StatusView};
+use segue_controller::api::wire::{AgentView, ComponentView, ReleaseView, StatusView};
 
 use crate::args::{Format, StatusArgs};
 use crate::client::Client;
@@ -86,6 +86,9 @@ pub(crate) fn agent_text(agent: &AgentView) -> String {
     for hold in &agent.holds {
         head.extend(["\n  waits: ", hold]);
     }
+    for text in besides(agent) {
+        head.extend(["\n  ", &text]);
+    }
     let rows: Vec<Vec<String>> = agent.releases.iter().map(row).collect();
     let columns = [
         "  RELEASE",
@@ -103,6 +106,37 @@ pub(crate) fn agent_text(agent: &AgentView) -> String {
         "ERRORS",
     ];
     format!("{head}\n{}", output::table(&columns, &rows))
+}
+
+/// What else somebody should know: components, hooks, contracts, calls ended by policy.
+fn besides(agent: &AgentView) -> Vec<String> {
+    let mut told = Vec::new();
+    for release in agent.releases.iter().filter(|is| is.state != "retired") {
+        let of = |is: &ComponentView| match &is.why {
+            Some(why) => format!("{} {} ({why})", is.name, is.state),
+            None => format!("{} {}", is.name, is.state),
+        };
+        if !release.components.is_empty() {
+            let components: Vec<String> = release.components.iter().map(of).collect();
+            told.push(format!("{} runs {}", release.label, components.join(", ")));
+        }
+        if release.policy > 0 {
+            told.push(format!(
+                "{} calls of {} were ended by policy",
+                release.policy, release.label
+            ));
+        }
+    }
+    for hook in agent.hooks.iter().filter(|hook| hook.state != "done") {
+        let (name, release, state) = (&hook.hook, &hook.release, &hook.state);
+        told.push(format!("hook {name} of {release}: {state}; see `segue logs hooks`"));
+    }
+    for contract in agent.contracts.iter().filter(|is| is.state != "done") {
+        let why = contract.reason.as_deref();
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        told.push(format!("contract of {}: {}{why}", contract.release, contract.state));
+    }
+    told
 }
 
 fn row(release: &ReleaseView) -> Vec<String> {
