@@ -73,7 +73,9 @@ impl Agent {
         // A round that has begun is waited for: it may be the one that fails.
         let waits = bake.smoking.is_some_and(|deadline| now < deadline);
         if now >= bake.until {
-            return if waits {
+            // Nobody has looked whether it is bad as long as a gateway is silent (I10).
+            let unknown = !seen.silent(now, &self.gateways).is_empty();
+            return if waits || unknown && self.on(Guard::NoDataNoVerdict) {
                 Vec::new()
             } else {
                 vec![Fact::Baked { at: now }]

@@ -136,8 +136,13 @@ impl Agent {
                 }
             }
             Phase::Landed { .. } => {
-                let baking = rollout.baking();
-                holds.extend(baking.map(|bake| Hold::Baking { until: bake.until }));
+                if let Some(bake) = rollout.baking() {
+                    holds.push(Hold::Baking { until: bake.until });
+                    let gateways = seen.silent(now, &self.gateways);
+                    if now >= bake.until && !gateways.is_empty() {
+                        holds.push(Hold::Unknown { gateways });
+                    }
+                }
             }
             Phase::RolledBack { .. } | Phase::Failed { .. } => {}
         }

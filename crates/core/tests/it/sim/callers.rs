@@ -176,7 +176,14 @@ impl World {
             return;
         };
         let quality = self.scenario.quality[&held.placed.release];
-        let dropped = quality == super::scenario::Quality::Drops && self.rng.chance(500);
+        let bad = match quality {
+            super::scenario::Quality::Drops => true,
+            super::scenario::Quality::TurnsBad => {
+                self.truth.agent.current() == Some(held.placed.release)
+            }
+            _ => false,
+        };
+        let dropped = bad && self.rng.chance(500);
         self.disconnected(call, dropped);
     }
 
@@ -281,6 +288,9 @@ impl World {
             Ok(placed) => {
                 if pin.is_some() {
                     self.coverage.hit("call", "moved on reconnect");
+                    if self.truth.handed_off.contains(&before.placed.release) {
+                        self.coverage.hit("way", "moved by a hand-off");
+                    }
                 }
                 self.let_go(index, call);
                 self.count(index, call, &placed);
@@ -299,9 +309,14 @@ impl World {
 
     /// Whether a gateway may move a call on reconnect: its table says so.
     pub(crate) fn may_move(&self, index: usize, held: &Held) -> bool {
+        let release = held.placed.release;
         self.gateways[index].table.as_ref().is_some_and(|table| {
-            table.on_rollback == OnRollback::Move
-                && table.rolled_back.contains(&held.placed.release)
+            let rolled_back =
+                table.on_rollback == OnRollback::Move && table.rolled_back.contains(&release);
+            // Only what the log says first.
+            let handed_off =
+                table.handed_off.contains(&release) && self.truth.handed_off.contains(&release);
+            rolled_back || handed_off
         })
     }
 

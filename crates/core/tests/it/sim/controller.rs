@@ -17,10 +17,23 @@ use super::world::{Next, World};
 impl World {
     pub(crate) fn perform(&mut self, controller: &mut Controller, effect: &Effect) {
         match effect {
-            Effect::Publish(_)
-            | Effect::Webhook { .. }
-            | Effect::Hook { .. }
-            | Effect::Stragglers { .. } => {}
+            Effect::Publish(_) => {}
+            Effect::Webhook {
+                rollout,
+                attempt,
+                webhook,
+                ..
+            } => self.ask_webhook(controller, (*rollout, *attempt), &webhook.name),
+            Effect::Hook {
+                kind,
+                rollout,
+                attempt,
+                release,
+                ..
+            } => self.run_hook(controller, *kind, (*rollout, *attempt), release.id),
+            Effect::Stragglers { release, since, .. } => {
+                self.begin_straggling(controller, *release, *since);
+            }
             Effect::Workers { release, want } => {
                 self.want_workers(controller.position, release, *want);
             }
@@ -78,13 +91,22 @@ impl World {
             verdict,
             report: serde_json::json!({ "calls": 1 }),
         };
-        let input = Input::noticed(event);
+        self.word_comes(life, &Input::noticed(event));
+    }
+
+    /// Word that may come late, or twice.
+    pub(crate) fn word_comes(&mut self, life: u64, input: &Input) {
+        self.word_comes_after(0, life, input);
+    }
+
+    /// The same, of something that takes a while itself.
+    pub(crate) fn word_comes_after(&mut self, length: u64, life: u64, input: &Input) {
         let copies = if self.rng.chance(200) { 2 } else { 1 };
         for _ in 0..copies {
             let late = self.rng.chance(250);
             let delay = self.rng.heavy(if late { 30_000 } else { 4 }, 60_000);
             let input = Box::new(input.clone());
-            self.after(delay, Next::Word { life, input });
+            self.after(length + delay, Next::Word { life, input });
         }
     }
 
@@ -207,6 +229,7 @@ impl World {
             head: self.journal.head(),
             published: None,
             smokes: BTreeSet::new(),
+            begun: BTreeSet::new(),
             timer: None,
         };
         let outcome = self.carry_on(&mut controller, Stage::Publish, true);
@@ -228,6 +251,7 @@ impl World {
             // It also decides by what it saw before, until the journal refuses it.
             let input = Input::noticed(Event::Tick);
             controller.seen.listen(self.now);
+            self.look(&mut controller);
             let facts = controller
                 .agent
                 .step(self.now, &controller.seen, &input)

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use segue_core::rollout::FACT_NAMES;
+
 /// Counts by kind and name.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Coverage(BTreeMap<(&'static str, String), u64>);
@@ -53,13 +55,18 @@ const PHASES: [&str; 12] = [
     "failed",
 ];
 
-const EVENTS: [&str; 15] = [
+const EVENTS: [&str; 20] = [
     "configured",
     "deploy",
     "worker_ready",
     "worker_gone",
     "gateway_joined",
     "smoke_finished",
+    "gate_finished",
+    "contract_finished",
+    "approve",
+    "contract",
+    "end_calls",
     "pause",
     "resume",
     "promote",
@@ -71,37 +78,19 @@ const EVENTS: [&str; 15] = [
     "tick",
 ];
 
-/// Before the first deploy no worker was ever started and no smoke call made.
-const NEVER: [(&str, &str); 3] = [
+/// Before the first deploy no worker was ever started, no smoke call made and nobody asked. And a
+/// contract runs when nothing older lives, so that its end in the short phases with two releases is
+/// met by few seeds in a thousand.
+const NEVER: [(&str, &str); 9] = [
     ("none", "worker_ready"),
     ("none", "worker_gone"),
     ("none", "smoke_finished"),
-];
-
-const FACTS: [&str; 23] = [
-    "configured",
-    "deployed",
-    "worker_ready",
-    "worker_gone",
-    "gateway_joined",
-    "gateway_forgotten",
-    "verify_started",
-    "gate_passed",
-    "gates_skipped",
-    "step_started",
-    "paused",
-    "resumed",
-    "cut_over",
-    "landed",
-    "rollback_started",
-    "rolled_back",
-    "failed",
-    "drain_started",
-    "emptied",
-    "refilled",
-    "drained",
-    "retiring",
-    "retired",
+    ("none", "gate_finished"),
+    ("none", "contract_finished"),
+    ("promoting", "contract_finished"),
+    ("settling", "contract_finished"),
+    ("standby", "contract_finished"),
+    ("rolling back", "contract_finished"),
 ];
 
 const FAULTS: [&str; 22] = [
@@ -129,7 +118,7 @@ const FAULTS: [&str; 22] = [
     "live gateway forgotten",
 ];
 
-const REFUSALS: [&str; 19] = [
+const REFUSALS: [&str; 27] = [
     "Conflict",
     "Busy",
     "AlreadyCurrent",
@@ -139,6 +128,14 @@ const REFUSALS: [&str; 19] = [
     "AlreadyPaused",
     "NotPaused",
     "Unproven",
+    "Unapproved",
+    "NoApproval",
+    "ContractRuns",
+    "NoContract",
+    "ContractDone",
+    "OlderReleaseLives",
+    "Baking",
+    "NotEnding",
     "NoWorkers",
     "NoRoom",
     "NothingBefore",
@@ -163,6 +160,24 @@ const CALLS: [&str; 9] = [
     "lost with gateway",
 ];
 
+/// What gates, bake windows, migrations, policies and permits came to.
+const WAYS: [&str; 14] = [
+    "approved",
+    "webhook agreed",
+    "hook before deploy",
+    "contract started",
+    "fast track",
+    "baked",
+    "bake rolls back",
+    "baked smoke rolls back",
+    "announced",
+    "handed off",
+    "ended by policy",
+    "moved by a hand-off",
+    "permit granted",
+    "permit refused",
+];
+
 fn required() -> BTreeSet<(&'static str, String)> {
     let mut all = BTreeSet::new();
     for phase in PHASES {
@@ -172,8 +187,9 @@ fn required() -> BTreeSet<(&'static str, String)> {
             }
         }
     }
-    let lists: [(&'static str, &[&str]); 4] = [
-        ("fact", &FACTS),
+    let lists: [(&'static str, &[&str]); 5] = [
+        ("fact", &FACT_NAMES),
+        ("way", &WAYS),
         ("fault", &FAULTS),
         ("refusal", &REFUSALS),
         ("call", &CALLS),

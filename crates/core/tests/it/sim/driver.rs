@@ -25,6 +25,8 @@ pub(crate) struct Controller {
     pub(crate) head: (u64, String),
     pub(crate) published: Option<Epoch>,
     pub(crate) smokes: BTreeSet<(u64, u32)>,
+    /// Webhooks, hooks and stragglers that it has seen to.
+    pub(crate) begun: BTreeSet<String>,
     pub(crate) timer: Option<Timestamp>,
 }
 
@@ -64,6 +66,7 @@ impl World {
             return Answer::Nobody;
         };
         controller.seen.listen(self.now);
+        self.look(&mut controller);
         let phase = controller.agent.phase_word();
         let name = input.event.name();
         self.coverage.hit("event", format!("{phase} x {name}"));
@@ -102,11 +105,18 @@ impl World {
                 return Ok(());
             }
             input = Input::noticed(Event::Tick);
+            self.look(controller);
             facts = controller
                 .agent
                 .step(self.now, &controller.seen, &input)
                 .expect("a tick is always legal");
         }
+    }
+
+    /// What the controller sees beside reports: processes, and permits of outbound calls.
+    pub(crate) fn look(&self, controller: &mut Controller) {
+        controller.seen.set_processes(self.processes());
+        controller.seen.set_permits(self.permits_by_release());
     }
 
     pub(crate) fn settle(&mut self, controller: Controller, outcome: Result<(), Halt>) -> Answer {

@@ -81,6 +81,7 @@ impl World {
         let agent = &self.truth.agent;
         let rolling = agent.is_rolling_out();
         match self.rng.below(100) {
+            0..=9 if rolling => Event::Approve,
             0..=29 if rolling => Event::Promote {
                 full: self.rng.chance(300),
                 skip_gates: self.rng.chance(300),
@@ -94,7 +95,7 @@ impl World {
     }
 
     fn any_verb(&mut self) -> Event {
-        match self.rng.below(12) {
+        match self.rng.below(16) {
             0 => Event::Pause,
             1 => Event::Resume,
             2 => Event::Promote {
@@ -123,6 +124,20 @@ impl World {
                     .filter(|_| self.rng.chance(500));
                 let gateway = self.gateways[silent.unwrap_or(index)].id.clone();
                 Event::ForgetGateway { gateway }
+            }
+            12 => Event::Approve,
+            13 | 14 => {
+                let waiting = self.truth.agent.contracts.keys().next().copied();
+                let release = match waiting.filter(|_| self.rng.chance(700)) {
+                    Some(release) => release,
+                    None => self.rng.pick(&self.scenario.releases).id,
+                };
+                Event::Contract { release }
+            }
+            15 => {
+                let release = self.rng.pick(&self.scenario.releases).id;
+                let calls = vec!["nobody's".to_owned()];
+                Event::EndCalls { release, calls }
             }
             10 => {
                 let policy = policy(&mut self.rng);

@@ -19,7 +19,7 @@ pub(crate) struct Platform {
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     /// The journal position of the controller that was obeyed last. One that knows less was
     /// replaced and is not obeyed.
-    fence: usize,
+    pub(crate) fence: usize,
     wants: BTreeMap<ReleaseId, (Release, Want)>,
     started: u64,
 }
@@ -52,6 +52,7 @@ impl World {
             return;
         }
         self.platform.fence = self.platform.fence.max(fence);
+        self.no_worker_before_its_hook(fence, release.id, want);
         self.platform
             .wants
             .insert(release.id, (release.clone(), want));
@@ -76,6 +77,7 @@ impl World {
     }
 
     fn start_worker(&mut self, release: &Release) {
+        self.a_contract_runs_last(Some(release.id));
         self.platform.started += 1;
         let number = self.platform.started;
         let id: WorkerId = format!("w{number}").parse().expect("a good name");

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use segue_core::names::{AgentName, ReleaseId};
 use segue_core::release::{Content, Release};
 use segue_core::spec::{
-    Ingress, Limits, OnRollback, Plan, Policy, RuleWhen, Smoke, Step, TargetRule,
+    Approval, Before, Hook, Hooks, Ingress, Limits, OnRollback, Outbound, Plan, Policy, RuleWhen,
+    Smoke, Step, StragglerPolicy, Stragglers, TargetRule, Webhook,
 };
 use segue_core::split::Share;
 use segue_core::time::Millis;
@@ -18,6 +19,8 @@ pub(crate) enum Quality {
     Good,
     /// Drops some of its calls; its smoke calls may pass.
     Drops,
+    /// The same, but only once it is current.
+    TurnsBad,
     /// Its smoke calls fail.
     Mute,
     /// Some of its workers never get ready.
@@ -50,7 +53,8 @@ impl Scenario {
             .map(|number| {
                 let release = release(rng, name, number);
                 let kind = match rng.below(20) {
-                    0..=12 => Quality::Good,
+                    0..=11 => Quality::Good,
+                    12 => Quality::TurnsBad,
                     13..=14 => Quality::Drops,
                     15 => Quality::Mute,
                     16..=17 => Quality::NeverReady,
@@ -101,7 +105,17 @@ pub(crate) fn policy(rng: &mut Rng) -> Policy {
         straggler_buffer: Millis(rng.between(500, 8_000)),
         standby: Millis(rng.below(20_000)),
         max_tails: u32::try_from(rng.below(3)).expect("small"),
-        ..Policy::default()
+        stragglers: stragglers(rng),
+    }
+}
+
+fn stragglers(rng: &mut Rng) -> Stragglers {
+    let policy = *rng.pick(&StragglerPolicy::ALL);
+    Stragglers {
+        policy,
+        ceiling: (policy != StragglerPolicy::Wait).then(|| Millis(rng.below(8_000))),
+        jitter: Millis(rng.below(3_000)),
+        per_second: u32::try_from(rng.between(1, 20)).expect("small"),
     }
 }
 
@@ -151,6 +165,51 @@ pub(crate) fn plan(rng: &mut Rng) -> Plan {
             errors: Share(2_000),
             min_calls: rng.between(1, 10),
         },
-        ..Plan::default()
+        webhooks: ["board", "tests"]
+            .into_iter()
+            .filter(|_| rng.chance(150))
+            .map(webhook)
+            .collect(),
+        approval: approval(rng),
+        hooks: Hooks {
+            before_deploy: rng.chance(200).then(hook),
+            after_retire: rng.chance(300).then(hook),
+        },
+        bake: Millis(if rng.chance(400) {
+            rng.between(500, 20_000)
+        } else {
+            0
+        }),
+        fast_track: rng.chance(700),
+    }
+}
+
+fn webhook(name: &str) -> Webhook {
+    let to = Outbound {
+        url: format!("https://{name}.test"),
+        secret_file: None,
+        allow: Vec::new(),
+    };
+    Webhook {
+        name: name.to_owned(),
+        to,
+        timeout: Millis(500),
+        retries: 0,
+    }
+}
+
+fn approval(rng: &mut Rng) -> Option<Approval> {
+    let before = match rng.below(10) {
+        0 => Before::Ramp,
+        1..=2 => Before::Cutover,
+        _ => return None,
+    };
+    Some(Approval { before })
+}
+
+fn hook() -> Hook {
+    Hook {
+        command: vec!["migrate".to_owned()],
+        timeout: Millis::from_secs(30),
     }
 }

@@ -7,7 +7,7 @@ use segue_core::names::ReleaseId;
 use segue_core::presence::{AgentPresence, LEASE};
 use segue_core::release::ReleaseState;
 use segue_core::rollout::{Agent, Fact, Gate, Phase};
-use segue_core::spec::Plan;
+use segue_core::spec::{Before, Plan, StragglerPolicy};
 use segue_core::table::{Epoch, RoutingTable};
 use segue_core::time::Timestamp;
 
@@ -43,7 +43,17 @@ pub(crate) struct Truth {
     pub(crate) delivered: [Delivered; 3],
     /// Releases that may take calls by the split.
     pub(crate) proven: BTreeSet<ReleaseId>,
-    gates: BTreeMap<ReleaseId, BTreeSet<Gate>>,
+    pub(crate) gates: BTreeMap<ReleaseId, BTreeSet<Gate>>,
+    /// Let through without gates in their last rollout.
+    pub(crate) skipped: BTreeSet<ReleaseId>,
+    /// Landed at some time, and not rolled back from since.
+    pub(crate) served_well: BTreeSet<ReleaseId>,
+    /// Numbers of the first and the last rollout of each release.
+    pub(crate) rollouts: BTreeMap<ReleaseId, (u64, u64)>,
+    /// Whose calls the log says are handed off.
+    pub(crate) handed_off: BTreeSet<ReleaseId>,
+    /// Calls that the log says are ended by policy.
+    pub(crate) ending: BTreeSet<(ReleaseId, String)>,
     /// Releases a rollback could go to, or the current one.
     pub(crate) was_current: BTreeSet<ReleaseId>,
     /// When the ramp and its last step began, by what each gateway had reported.
@@ -63,6 +73,11 @@ impl Truth {
             delivered: Default::default(),
             proven: BTreeSet::new(),
             gates: BTreeMap::new(),
+            skipped: BTreeSet::new(),
+            served_well: BTreeSet::new(),
+            rollouts: BTreeMap::new(),
+            handed_off: BTreeSet::new(),
+            ending: BTreeSet::new(),
             was_current: BTreeSet::new(),
             ramp_sent: Default::default(),
             step_sent: Default::default(),
@@ -144,22 +159,42 @@ impl Truth {
     /// Takes in a journaled fact.
     pub(crate) fn take(&mut self, fact: &Fact) {
         match fact {
-            Fact::Deployed { release, .. } => {
+            Fact::Deployed {
+                release, rollout, ..
+            } => {
                 self.proven.remove(&release.id);
                 self.gates.remove(&release.id);
+                self.skipped.remove(&release.id);
+                self.handed_off.remove(&release.id);
+                let numbers = self.rollouts.entry(release.id);
+                numbers.or_insert((*rollout, *rollout)).1 = *rollout;
             }
             Fact::GatePassed { release, gate, .. } => {
                 let gates = self.gates.entry(*release).or_default();
                 gates.insert(gate.clone());
                 let plan = self.agent.rollout.as_ref().map(|r| &r.plan);
-                let needs_smoke = plan.is_some_and(|plan: &Plan| plan.smoke.is_some());
-                let smoke = !needs_smoke || gates.contains(&Gate::Smoke);
-                if smoke && gates.contains(&Gate::Readiness) {
+                if plan.is_some_and(|plan| asked(plan).is_subset(gates)) {
                     self.proven.insert(*release);
                 }
             }
             Fact::GatesSkipped { release, .. } => {
                 self.proven.insert(*release);
+                self.skipped.insert(*release);
+            }
+            Fact::CeilingReached {
+                release,
+                policy: StragglerPolicy::HandOff,
+                ..
+            } => {
+                self.handed_off.insert(*release);
+            }
+            Fact::CallsEnding { release, calls, .. } => {
+                let calls = calls.iter().map(|call| (*release, call.clone()));
+                self.ending.extend(calls);
+            }
+            Fact::Landed { .. } => {
+                let incoming = self.agent.rollout.as_ref().map(|r| r.incoming);
+                self.served_well.extend(incoming);
             }
             Fact::StepStarted { at, .. } => {
                 self.step_sent = self.sent();
@@ -169,7 +204,12 @@ impl Truth {
                     self.ramp_heard = std::array::from_fn(|index| self.is_leased(index, *at));
                 }
             }
-            Fact::CutOver { .. } => {
+            Fact::CutOver { at, .. } => {
+                if !matches!(self.phase(), Some(Phase::Canary { .. })) {
+                    self.ramp_sent = self.sent();
+                    self.ramp_at = *at;
+                    self.ramp_heard = std::array::from_fn(|index| self.is_leased(index, *at));
+                }
                 if let Some(rollout) = &self.agent.rollout {
                     self.was_current.insert(rollout.incoming);
                 }
@@ -177,6 +217,7 @@ impl Truth {
             Fact::RollbackStarted { from, to, .. } => {
                 if from != to {
                     self.was_current.remove(from);
+                    self.served_well.remove(from);
                 }
                 self.proven.insert(*to);
             }
@@ -214,4 +255,21 @@ impl Truth {
             })
             .collect()
     }
+}
+
+/// Gates that a plan asks for before the first call by the split.
+fn asked(plan: &Plan) -> BTreeSet<Gate> {
+    let mut gates = BTreeSet::from([Gate::Readiness]);
+    if plan.smoke.is_some() {
+        gates.insert(Gate::Smoke);
+    }
+    if plan.hooks.before_deploy.is_some() {
+        gates.insert(Gate::BeforeDeploy);
+    }
+    if plan.approval.is_some_and(|is| is.before == Before::Ramp) {
+        gates.insert(Gate::Approval);
+    }
+    let webhooks = plan.webhooks.iter();
+    gates.extend(webhooks.map(|is| Gate::Webhook(is.name.clone())));
+    gates
 }

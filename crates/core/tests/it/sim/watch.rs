@@ -1,6 +1,6 @@
 //! Where the checks are called: at every request, every fact, and the end.
 
-use segue_core::rollout::{Event, Fact, Gate, Input, Phase, Seen};
+use segue_core::rollout::{Event, Fact, Input, Phase, Seen};
 use segue_core::table::Epoch;
 use segue_core::time::{Millis, Timestamp};
 
@@ -51,9 +51,15 @@ impl World {
 
     fn check_fact(&mut self, fact: &Fact, input: &Input, seen: &Seen) {
         match fact {
-            Fact::GatePassed {
-                gate: Gate::Smoke, ..
-            } => self.i3_the_verdict_is_of_this_attempt(),
+            Fact::GatePassed { gate, .. } => self.check_gate(gate, input),
+            Fact::Deployed {
+                release,
+                fast_track: true,
+                ..
+            } => self.only_who_served_well_is_fast(release.id),
+            Fact::CeilingReached { release, .. } => self.only_a_drain_has_a_ceiling(*release),
+            Fact::ContractStarted { .. } => self.coverage.hit("way", "contract started"),
+            Fact::Baked { .. } if input.actor == "segue" => self.harm_is_not_baked(),
             Fact::GatesSkipped { .. } => {
                 let asked = matches!(
                     input.event,
@@ -67,11 +73,24 @@ impl World {
                     self.violate("i3_gates_are_skipped_by_operators_only", text);
                 }
             }
-            Fact::StepStarted { share, .. } => self.check_growth(share.0, input),
-            Fact::CutOver { .. } => self.check_growth(10_000, input),
+            Fact::StepStarted { share, .. } => {
+                self.i3_nobody_goes_on_without_approval(share.0, input);
+                self.check_growth(share.0, input);
+            }
+            Fact::CutOver { .. } => {
+                self.i3_nobody_goes_on_without_approval(10_000, input);
+                self.check_growth(10_000, input);
+            }
             Fact::Landed { unacked, .. } => self.i4_landed_is_a_fact(unacked),
             Fact::RolledBack { unacked, .. } => self.i5_rolled_back_is_a_fact(unacked),
+            Fact::RollbackStarted { .. } if matches!(input.event, Event::SmokeFinished { .. }) => {
+                self.coverage.hit("way", "baked smoke rolls back");
+                self.i10_only_a_failed_round_rolls_back(input);
+            }
             Fact::RollbackStarted { from, .. } if input.actor == "segue" => {
+                if matches!(self.truth.phase(), Some(Phase::Landed { .. })) {
+                    self.coverage.hit("way", "bake rolls back");
+                }
                 let harmed = self
                     .truth
                     .count_outcomes(*from, &self.truth.ramp_sent, |o| o.bad);
@@ -80,12 +99,19 @@ impl World {
                     self.violate("i10_no_false_alarm", text);
                 }
             }
-            Fact::Emptied { release, .. } => self.i8_empty_is_confirmed(*release),
+            Fact::Emptied { release, .. } => {
+                self.i8_empty_is_confirmed(*release);
+                self.i8_permits_count(*release);
+            }
             Fact::Drained { release, .. } => self.i8_drained_for_the_whole_buffer(*release),
             Fact::Retiring { release, .. } => {
+                self.the_way_back_is_kept_while_it_bakes(*release);
                 self.i8_only_a_drained_release_is_withdrawn(*release);
             }
-            Fact::Retired { release, .. } => self.i8_withdrawal_is_confirmed(*release),
+            Fact::Retired { release, .. } => {
+                self.i8_withdrawal_is_confirmed(*release);
+                self.i8_permits_count(*release);
+            }
             Fact::GatewayForgotten { gateway, .. } => {
                 debug_assert!(!seen.is_leased(self.now, gateway));
                 self.vouch(gateway, Epoch(u64::MAX));
@@ -119,7 +145,7 @@ impl World {
         }
     }
 
-    fn i3_the_verdict_is_of_this_attempt(&mut self) {
+    pub(crate) fn i3_the_verdict_is_of_this_attempt(&mut self) {
         let Some(rollout) = &self.truth.agent.rollout else {
             return;
         };
@@ -140,9 +166,13 @@ impl World {
             let text = format!("{:?}", table.split);
             self.violate("the_split_is_whole", text);
         }
+        if matches!(fact, Fact::ContractStarted { .. }) {
+            self.a_contract_runs_last(None);
+        }
+        let agent = &self.truth.agent;
         if let Fact::RollbackStarted { from, to, .. } = fact
             && from != to
-            && self.truth.agent.share(*from).0 > 0
+            && agent.share(*from).0 > 0
         {
             let text = self.label(*from);
             self.violate("a_rolled_back_release_takes_no_call", text);
@@ -203,7 +233,8 @@ impl World {
             .gateways
             .iter()
             .any(|gateway| gateway.epoch() != agent.epoch || !gateway.up);
-        self.done = !agent.is_rolling_out() && !winding_down && !lagging;
+        let baking = agent.rollout.as_ref().is_some_and(|r| r.bake.is_some());
+        self.done = !agent.is_rolling_out() && !winding_down && !lagging && !baking;
         let phase = agent.phase_word();
         let began = agent
             .rollout

@@ -78,6 +78,22 @@ pub(crate) enum Next {
         life: u64,
         input: Box<Input>,
     },
+    /// The turn of some stragglers may have come.
+    Straggle {
+        life: u64,
+        release: ReleaseId,
+        since: Timestamp,
+    },
+    /// A gateway is told to end a call.
+    EndCall {
+        gateway: usize,
+        release: ReleaseId,
+        call: u64,
+    },
+    /// Somebody wants to make an outbound call.
+    Dial,
+    /// An outbound call ends.
+    PermitEnds(u64),
     Timer {
         life: u64,
     },
@@ -125,6 +141,8 @@ pub(crate) struct World {
     pub(crate) platform: Platform,
     pub(crate) calls: BTreeMap<u64, Call>,
     pub(crate) calls_made: u64,
+    /// Outbound calls, by number; the controller keeps them in a store of its own.
+    pub(crate) permits: BTreeMap<u64, ReleaseId>,
     pub(crate) truth: Truth,
     pub(crate) coverage: Coverage,
     pub(crate) violation: Option<Violation>,
@@ -164,6 +182,7 @@ impl World {
             platform: Platform::default(),
             calls: BTreeMap::new(),
             calls_made: 0,
+            permits: BTreeMap::new(),
             truth: Truth::new(blank),
             coverage: Coverage::default(),
             violation: None,
@@ -190,6 +209,7 @@ impl World {
         self.after(500, Next::Operator);
         self.after(2_000, Next::Arrival);
         self.after(5_000, Next::StaffCall);
+        self.after(6_000, Next::Dial);
         self.after(4_000, Next::Trouble);
         let chaos = self.scenario.chaos;
         self.after(chaos.0, Next::Quiet);
@@ -282,6 +302,20 @@ impl World {
                 verdict,
             } => self.smoke_ends(life, rollout, attempt, verdict),
             Next::Word { life, input } => self.word(life, &input),
+            Next::Straggle {
+                life,
+                release,
+                since,
+            } => self.straggle(life, release, since),
+            Next::EndCall {
+                gateway,
+                release,
+                call,
+            } => self.end_call(gateway, release, call),
+            Next::Dial => self.dial(),
+            Next::PermitEnds(permit) => {
+                self.permits.remove(&permit);
+            }
             Next::Timer { life } => self.timer(life),
             Next::Relist { life } => self.relist(life),
             Next::Poll { life, round } => self.poll(life, round),
