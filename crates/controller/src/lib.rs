@@ -14,17 +14,29 @@ mod digest;
 pub mod store;
 
 pub mod link;
+mod hooks;
 pub mod make;
 pub mod platform;
 mod smoke;
+mod specs;
 mod trust;
 
+mod backoff;
+mod follow;
+mod notify;
 mod outbound;
+mod outside;
+mod permits;
+mod stragglers;
+mod telemetry;
+mod webhooks;
 
 mod driver;
 
 pub mod api;
 
 mod run;
+
+pub use specs::Source;
 
 pub use run::{ControllerConfig, RunError, run};

@@ -29,9 +29,12 @@ impl Driver {
     ) -> Result<Vec<Fact>, Refused> {
         for _ in 0..CONFLICTS_MAX {
             let now = clock::now();
+            let processes = self.parts.platform.processes(name);
             if let Some(holding) = self.agents.get_mut(name) {
                 holding.seen.listen(now);
+                holding.seen.set_processes(processes);
             }
+            self.note_permits(name, now);
             let holding = self.agents.get(name).ok_or(Refused::UnknownAgent)?;
             let facts = holding.agent.step(now, &holding.seen, &input)?;
             if facts.is_empty() {
@@ -248,4 +251,75 @@ pub(crate) fn verify(
         }
     })?;
     Ok((good, broken))
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_core::names::Label;
+    use segue_core::release::ReleaseState;
+    use segue_core::rollout::Phase;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::store::SqliteJournal;
+
+    /// What a Segue wrote that knew nothing of components, parts, hooks, bake and stragglers.
+    fn old_facts() -> Vec<Value> {
+        let id = "ab".repeat(32);
+        vec![
+            json!({ "fact": "configured",
+                "ingress": { "hosts": [], "path": "/", "call_id": [{ "header": "x-call-id" }],
+                    "cohort": [], "caller": [], "tenant": [], "rules": [] },
+                "policy": { "stickiness": 60_000, "on_rollback": "stay",
+                    "straggler_buffer": 60_000, "standby": 600_000, "max_tails": 3 } }),
+            json!({ "fact": "gateway_joined", "gateway": "gw-1" }),
+            json!({ "fact": "deployed", "rollout": 1, "slot": "blue", "displaced": null, "at": 10,
+                "release": { "id": id, "label": "v1", "workers": 1, "capacity": 10,
+                    "content": { "command": ["/bin/bot", "{port}"], "env": {},
+                        "directory": "/srv", "files": { "/bin/bot": "00" } } },
+                "plan": { "ready_timeout": 60_000, "smoke": null, "steps": [],
+                    "limits": { "drops": 200, "errors": 500, "min_calls": 20 } } }),
+            json!({ "fact": "worker_ready", "worker": "v1-ababab-1", "release": id,
+                "addr": "127.0.0.1:9", "capacity": 10, "health_path": null }),
+            json!({ "fact": "gate_passed", "release": id, "gate": "readiness", "report": {} }),
+            json!({ "fact": "verify_started", "attempt": 1, "at": 11, "deadline": 99 }),
+            json!({ "fact": "cut_over", "at": 12 }),
+            json!({ "fact": "landed", "at": 13, "unacked": [] }),
+        ]
+    }
+
+    #[tokio::test]
+    async fn a_journal_of_an_earlier_version_is_understood() {
+        let name = format!("segue-old-journal-{}.db", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&path).unwrap());
+        let agent: AgentName = "desk".parse().unwrap();
+        let mut head = Head::default();
+        for fact in old_facts() {
+            let prev = (head.seq, head.hash.as_str());
+            let actor = "segue".to_owned();
+            let entry =
+                Entry::after(prev, Timestamp(1), agent.clone(), actor, fact, Value::Null);
+            journal.append(head.seq, std::slice::from_ref(&entry)).unwrap();
+            head = Head::of(&entry);
+        }
+        let (agents, read) = replay(&journal).await.unwrap();
+        assert_eq!(read, head);
+        let desk = &agents[&agent];
+        let current = &desk.releases[&desk.current().unwrap()];
+        assert_eq!(current.release.label, "v1".parse::<Label>().unwrap());
+        assert!(matches!(current.state, ReleaseState::Current));
+        assert_eq!(current.release.template(), &current.release.content);
+        assert!(current.release.content.components.is_empty());
+        let rollout = desk.rollout.as_ref().unwrap();
+        assert!(matches!(rollout.phase, Phase::Landed { .. }), "{rollout:?}");
+        assert!(desk.contracts.is_empty(), "it had no hook");
+        // What is decided next about it is written down as it is now, and chains on.
+        drop(journal);
+        for end in ["", "-wal", "-shm"] {
+            let mut file = path.clone().into_os_string();
+            file.push(end);
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }

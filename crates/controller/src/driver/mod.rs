@@ -9,10 +9,13 @@
 
 mod ack;
 mod ask;
+mod bases;
 mod carry;
 mod decide;
+mod hooks;
 mod goodbye;
 mod lag;
+mod reach;
 mod trouble;
 mod view;
 
@@ -23,7 +26,6 @@ use std::time::Duration;
 use segue_core::names::{AgentName, GatewayId};
 use segue_core::presence::Presence;
 use segue_core::rollout::{Agent, Event, Input, Seen};
-use segue_core::spec::AgentSpec;
 use segue_core::table::{Epoch, RoutingTable};
 use segue_core::time::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -31,14 +33,18 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock;
 use crate::copies::Copies;
+use crate::hooks::Hooks;
 use crate::link::{Heard, Link};
 use crate::platform::Platform;
 use crate::smoke::Smoker;
+use crate::specs::Specs;
 use crate::store::{Head, Journal, StoreError};
 
 use self::ack::Waiting;
+pub(crate) use self::bases::Bases;
 pub(crate) use self::ask::{Ask, Message, Refused, Wanted};
 use self::decide::replay;
+pub(crate) use self::reach::{Outreach, PermitAsk, PermitRefused, Permitted};
 pub(crate) use self::decide::{blocking, describe, verify};
 use self::trouble::Trouble;
 
@@ -89,15 +95,17 @@ impl Holding {
 
 /// What the driver works with.
 pub(crate) struct Parts {
-    pub(crate) specs: Arc<BTreeMap<AgentName, AgentSpec>>,
+    pub(crate) specs: Specs,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) link: Link,
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) smoker: Smoker,
     pub(crate) copies: Copies,
+    pub(crate) hooks: Hooks,
     /// Rung by the platform and by smoke calls.
     pub(crate) bell: Arc<Notify>,
     pub(crate) override_digest: String,
+    pub(crate) outreach: Outreach,
     /// Where the number of the last entry is announced, once it is written.
     pub(crate) announce: watch::Sender<u64>,
 }
@@ -157,15 +165,16 @@ impl Driver {
 
     /// Those of the configuration exist; those of the journal too, whatever the configuration
     /// says now: they may have calls.
-    fn note_agents(&mut self) {
-        for name in self.parts.specs.keys() {
+    pub(super) fn note_agents(&mut self) {
+        let specs = self.parts.specs.now();
+        for name in specs.keys() {
             let new = || Holding::new(Agent::new(name.clone()));
             self.agents.entry(name.clone()).or_insert_with(new);
         }
         for name in self
             .agents
             .keys()
-            .filter(|name| !self.parts.specs.contains_key(*name))
+            .filter(|name| !specs.contains_key(*name))
         {
             tracing::warn!(agent = %name, "this agent is not in the configuration any more; it is kept");
         }
@@ -274,6 +283,8 @@ impl Driver {
             }
             if let Err(Refused::Journal(_)) = self.follow(name).await {
                 self.journal_retry = Some(Instant::now() + JOURNAL_RETRY);
+            } else if let Err(Refused::Journal(_)) = self.end_stragglers(name).await {
+                self.journal_retry = Some(Instant::now() + JOURNAL_RETRY);
             }
             self.carry_out(name);
         }
@@ -319,7 +330,8 @@ impl Driver {
         };
         let mut events = Vec::new();
         let agent = &holding.agent;
-        let spec = self.parts.specs.get(name).filter(|spec| {
+        let specs = self.parts.specs.now();
+        let spec = specs.get(name).filter(|spec| {
             agent.epoch == Epoch::default()
                 || agent.ingress != spec.ingress
                 || agent.policy != spec.policy
@@ -340,6 +352,8 @@ impl Driver {
             verdict: outcome.verdict,
             report: outcome.report,
         }));
+        events.extend(self.hook_events(name));
+        events.extend(self.parts.outreach.asker.outcomes(name));
         events
     }
 
@@ -367,10 +381,15 @@ mod tests {
 
     use segue_core::audit::Entry;
     use segue_core::release::Release;
+    use segue_core::spec::AgentSpec;
     use segue_core::rollout::Want;
+    use segue_core::spec::TelemetrySpec;
 
     use super::*;
-    use crate::platform::WorkerStatus;
+    use segue_core::names::ReleaseId;
+
+    use crate::outside::Outside;
+    use crate::platform::{ComponentStatus, WorkerStatus};
     use crate::smoke::Door;
     use crate::state::StateDir;
 
@@ -382,6 +401,14 @@ mod tests {
 
         fn workers(&self, _: &AgentName) -> Vec<WorkerStatus> {
             Vec::new()
+        }
+
+        fn components(&self, _: &AgentName) -> Vec<ComponentStatus> {
+            Vec::new()
+        }
+
+        fn processes(&self, _: &AgentName) -> BTreeSet<ReleaseId> {
+            BTreeSet::new()
         }
     }
 
@@ -431,15 +458,20 @@ mod tests {
             certificate: None,
         };
         let link = Link::default();
+        let (none, nowhere) = (Vec::new(), TelemetrySpec::default());
+        let outside = Outside::open(&state, state.path(), none, nowhere).await;
+        let outreach = outside.unwrap().outreach(&state, &link, &bell, "key").await;
         let parts = Parts {
-            specs: Arc::new(BTreeMap::from([(name, spec)])),
+            specs: Specs::new(BTreeMap::from([(name, spec)])),
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
             link,
             platform: Arc::new(NoWorkers),
             smoker: Smoker::new(door, Arc::clone(&bell)),
             copies: Copies::new(&state),
+            hooks: Hooks::new(state.clone(), Copies::new(&state), Arc::clone(&bell)),
             bell,
             override_digest: String::new(),
+            outreach: outreach.unwrap(),
             announce: watch::channel(0).0,
         };
         let driver = Driver::load(parts).await.unwrap();

@@ -16,13 +16,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use segue_core::link::{CallInfo, ToGateway};
-use segue_core::names::{AgentName, GatewayId};
+use segue_core::link::{CallInfo, CallRecord, ToGateway};
+use segue_core::names::{AgentName, CallId, GatewayId, ReleaseId};
 use segue_core::presence::Presence;
 use segue_core::table::RoutingTable;
 use segue_core::time::Timestamp;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -53,9 +53,32 @@ pub enum Heard {
     },
 }
 
+/// Batches of ended calls that wait for whoever counts or traces them; a gateway sends two a
+/// second.
+const RECORDS_WAIT_MAX: usize = 1_024;
+
+/// Calls that ended, as one gateway told of them.
+#[derive(Debug, Clone)]
+pub struct Records {
+    /// What became of each.
+    pub calls: Arc<[CallRecord]>,
+}
+
 /// The tables that gateways should have, and the gateways that are connected.
-#[derive(Debug, Clone, Default)]
-pub struct Link(Arc<Mutex<Shared>>);
+#[derive(Debug, Clone)]
+pub struct Link {
+    shared: Arc<Mutex<Shared>>,
+    records: broadcast::Sender<Records>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            shared: Arc::default(),
+            records: broadcast::channel(RECORDS_WAIT_MAX).0,
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -76,7 +99,19 @@ struct Peer {
 
 impl Link {
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears of calls that end from now on. Who is too slow misses some, and is told how many
+    /// batches.
+    pub fn records(&self) -> broadcast::Receiver<Records> {
+        self.records.subscribe()
+    }
+
+    fn ended(&self, calls: Vec<CallRecord>) {
+        let calls = calls.into();
+        // Nobody may be listening.
+        let _ = self.records.send(Records { calls });
     }
 
     /// Tells every gateway which agents exist.
@@ -121,6 +156,18 @@ impl Link {
         calls.sort_by(|a, b| (a.since, &a.call).cmp(&(b.since, &b.call)));
         calls.truncate(limit);
         (calls, answered)
+    }
+
+    /// Tells every gateway to end these calls; those that it does not hold, it leaves alone.
+    pub fn end_calls(&self, agent: &AgentName, release: ReleaseId, calls: Vec<CallId>) {
+        let message = ToGateway::EndCalls {
+            agent: agent.clone(),
+            release,
+            calls,
+        };
+        for peer in self.lock().peers.values() {
+            peer.outbox.ask(message.clone());
+        }
     }
 
     fn ask(

@@ -81,8 +81,7 @@ async fn listen(
                 }
             }
             ToController::Calls { request, calls } => link.answer(number, request, calls),
-            // Records are for metrics and traces; nobody keeps them yet.
-            ToController::Ended { .. } => {}
+            ToController::Ended { calls, .. } => link.ended(calls),
             ToController::Goodbye => {
                 let goodbye = Heard::Goodbye(gateway.clone());
                 if heard.send(goodbye).await.is_err() {

@@ -3,7 +3,9 @@
 
 mod calls;
 mod control;
+mod cursors;
 mod file;
+mod permits;
 mod sqlite;
 
 use segue_core::audit::{Entry, GENESIS};
@@ -11,12 +13,14 @@ use segue_core::names::AgentName;
 
 pub use calls::{
     CALL_STATE_BYTES_MAX, CALL_STATE_KEPT, CALL_STATES_MAX, CallState, CallStateError, CallStates,
-    Change, Condition,
+    Change, Condition, Versions,
 };
 pub use control::{
     Begun, ControlStore, KEY_KEPT, KEYS_PER_TOKEN_MAX, KeptAnswer, SqliteControl, TOKENS_MAX,
     TokenRecord,
 };
+pub use cursors::Cursors;
+pub use permits::{Permit, PermitStore, SqlitePermits};
 pub use sqlite::SqliteJournal;
 
 /// Entries read at once: a few megabytes.

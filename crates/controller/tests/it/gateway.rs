@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use segue_controller::state::StateDir;
-use segue_core::link::{CallInfo, LINK_VERSION, ToController, ToGateway};
-use segue_core::names::{AgentName, GatewayId, ReleaseId};
+use segue_core::link::{CallInfo, CallRecord, LINK_VERSION, ToController, ToGateway};
+use segue_core::names::{AgentName, CallId, GatewayId, ReleaseId};
 use segue_core::presence::{AgentPresence, Presence, ReleaseCounts};
 use segue_core::table::{Epoch, RoutingTable};
+use segue_core::time::Timestamp;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -26,6 +27,12 @@ pub(crate) struct Mind {
     pub(crate) tables: BTreeMap<AgentName, RoutingTable>,
     pub(crate) counts: BTreeMap<ReleaseId, ReleaseCounts>,
     pub(crate) calls: Vec<CallInfo>,
+    /// Calls it was told to end, each time, and when; they are gone then.
+    pub(crate) ended: Vec<(CallId, Timestamp)>,
+    /// What it is told to end goes on.
+    pub(crate) deaf: bool,
+    /// It says once what became of these.
+    pub(crate) records: Vec<CallRecord>,
     /// It does not install any new table.
     pub(crate) stuck: bool,
     /// It does not report or answer.
@@ -114,6 +121,11 @@ async fn live(state: &StateDir, name: &GatewayId, mind: &Mutex<Mind>) -> std::io
         if let Some(report) = report {
             say(&mut writer, &ToController::Presence(report)).await?;
         }
+        let calls = std::mem::take(&mut mind.lock().unwrap().records);
+        if !calls.is_empty() {
+            let left_out = 0;
+            say(&mut writer, &ToController::Ended { calls, left_out }).await?;
+        }
         if mind.lock().unwrap().parting {
             return say(&mut writer, &ToController::Goodbye).await;
         }
@@ -134,8 +146,22 @@ fn hear(mind: &Mutex<Mind>, message: ToGateway) -> Option<ToController> {
             let calls = mind.calls.clone();
             Some(ToController::Calls { request, calls })
         }
+        ToGateway::EndCalls { calls, .. } => {
+            let now = now();
+            if !mind.deaf {
+                mind.calls.retain(|call| !calls.contains(&call.call));
+            }
+            mind.ended.extend(calls.into_iter().map(|call| (call, now)));
+            None
+        }
         _ => None,
     }
+}
+
+/// Now, as everybody on this machine says it.
+pub(crate) fn now() -> Timestamp {
+    let passed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Timestamp(u64::try_from(passed.as_millis()).unwrap())
 }
 
 fn report(mind: &Mutex<Mind>, name: &GatewayId) -> Option<Presence> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -39,6 +39,11 @@ fn plays(role: &str) -> bool {
 
 /// Starts this binary as another.
 pub(crate) fn play(role: &str, directory: &Directory, more: &[(&str, &str)]) -> Child {
+    player(role, directory, more).spawn().unwrap()
+}
+
+/// This binary, to be started as another.
+pub(crate) fn player(role: &str, directory: &Directory, more: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command
         .args([
@@ -52,7 +57,7 @@ pub(crate) fn play(role: &str, directory: &Directory, more: &[(&str, &str)]) -> 
         .envs(more.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    command.spawn().unwrap()
+    command
 }
 
 /// Waits until a player says something.
@@ -91,11 +96,35 @@ fn worker() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
-        let mut head = [0; 1_024];
-        let _ = stream.read(&mut head);
+        note_heard(&mut stream);
         let says = env::var("IT_SAYS").unwrap_or_default();
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", says.len());
         let _ = stream.write_all(format!("{head}{says}").as_bytes());
+    }
+}
+
+/// Reads a request, and writes down what was posted, if it is told where.
+fn note_heard(stream: &mut TcpStream) {
+    let mut text = Vec::new();
+    let mut piece = [0; 1_024];
+    while !crate::receiver::is_whole(&text) {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => text.extend_from_slice(&piece[..count]),
+        }
+    }
+    let Some(path) = env::var_os("IT_HEARD") else {
+        return;
+    };
+    let text = String::from_utf8(text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    if head.starts_with("POST ") {
+        let event: serde_json::Value = serde_json::from_str(body).unwrap();
+        let at = crate::gateway::now();
+        let line = serde_json::json!({ "at": at, "head": head, "event": event });
+        let mut file = fs::OpenOptions::new();
+        let mut file = file.append(true).create(true).open(path).unwrap();
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 }
 
@@ -108,6 +137,10 @@ fn controller() {
     let state = env::var("IT_STATE").unwrap();
     let directory = std::mem::ManuallyDrop::new(Directory(state.into()));
     let spec = serde_json::from_str(&env::var("IT_SPEC").unwrap()).unwrap();
+    if env::var_os("IT_LOG").is_some() {
+        let all = tracing_subscriber::filter::LevelFilter::TRACE;
+        tracing_subscriber::fmt().with_max_level(all).init();
+    }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let ended = runtime.block_on(run(directory.config(spec), std::future::pending()));
     panic!("the controller ended: {ended:?}");

@@ -7,6 +7,12 @@
 
 mod ack;
 mod api;
+mod api_events;
+mod api_keys;
+mod api_roles;
+mod api_secrets;
+mod api_state;
+mod api_tls;
 mod copies;
 mod crash;
 mod gateway;
@@ -14,9 +20,16 @@ mod helper;
 mod http;
 mod journal;
 mod link;
+mod metrics;
+mod notify;
+mod permits;
+mod receiver;
 mod rollout;
 mod smoke;
 mod store;
+mod stragglers;
+mod traces;
+mod webhooks;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -27,10 +40,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use segue_controller::api::wire::{ActionView, AgentView, ReleaseView, StatusView};
+use segue_controller::api::{ApiConfig, Rate};
 use segue_controller::state::StateDir;
 use segue_controller::{ControllerConfig, RunError, run};
 use segue_core::names::AgentName;
-use segue_core::spec::{AgentSpec, Ingress, Plan, Policy, WorkerSpec};
+use segue_core::spec::{AgentSpec, Ingress, PartsSpec, Plan, Policy, TelemetrySpec, WorkerSpec};
 use segue_core::time::Millis;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -62,10 +76,17 @@ impl Directory {
     fn config(&self, spec: AgentSpec) -> ControllerConfig {
         ControllerConfig {
             state_dir: self.0.clone(),
-            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api: ApiConfig {
+                // Tests look again every few milliseconds.
+                rate: Rate::per_second(10_000),
+                ..ApiConfig::on(SocketAddr::from(([127, 0, 0, 1], 0)))
+            },
             agents: BTreeMap::from([(desk(), spec)]),
             config_dir: self.0.clone(),
             gateway_tls: None,
+            notify: Vec::new(),
+            telemetry: TelemetrySpec::default(),
+            source: None,
         }
     }
 }
@@ -114,9 +135,12 @@ struct Running {
 
 impl Running {
     async fn start(directory: &Directory, spec: AgentSpec) -> Self {
+        Self::start_with(directory, directory.config(spec)).await
+    }
+
+    async fn start_with(directory: &Directory, config: ControllerConfig) -> Self {
         let _ = fs::remove_file(directory.state().api_addr());
         let (stop, stopped) = oneshot::channel::<()>();
-        let config = directory.config(spec);
         let ended =
             tokio::spawn(
                 async move { run(config, async { stopped.await.unwrap_or_default() }).await },

@@ -1,0 +1,252 @@
+//! What the driver says to others: webhooks, workers, and who holds a permit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segue_core::names::{AgentName, ReleaseId, WorkerId};
+use segue_core::release::ReleaseState;
+use segue_core::rollout::{Agent, Event, Input};
+use segue_core::spec::{Stragglers, Webhook};
+use segue_core::time::{Millis, Timestamp};
+use serde_json::{Value, json};
+
+use super::{Driver, Holding, Refused};
+use crate::clock;
+use crate::permits::{NoPermit, Permits};
+use crate::platform::notify_path;
+use crate::store::Permit;
+use crate::stragglers::{Hearer, Heralds, Stand, Ushers, Wanted};
+use crate::webhooks::{Asker, Question};
+
+/// Whom the driver talks to beside gateways and the platform.
+#[derive(Debug)]
+pub(crate) struct Outreach {
+    pub(crate) asker: Asker,
+    pub(crate) ushers: Ushers,
+    pub(crate) heralds: Heralds,
+    pub(crate) permits: Permits,
+}
+
+/// What is asked about permits.
+#[derive(Debug)]
+pub(crate) enum PermitAsk {
+    /// One more, for a release named in words or for that of a worker.
+    Grant {
+        /// Of which worker.
+        worker: Option<WorkerId>,
+        /// Or of which release, by label or digest.
+        release: Option<String>,
+        /// How the worker names the call.
+        call: Option<String>,
+        /// Who asks.
+        holder: String,
+        /// For how long.
+        ttl: Millis,
+    },
+    /// This one for longer.
+    Renew { permit: String, ttl: Millis },
+    /// This one is not needed any more.
+    End { permit: String },
+    /// Those that are out.
+    List,
+}
+
+/// Why a permit was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PermitRefused {
+    /// No release is called so, or several are.
+    #[error(transparent)]
+    Name(#[from] Refused),
+    /// No such worker is up.
+    #[error("no worker {0} is up")]
+    NoSuchWorker(WorkerId),
+    /// It may not be given.
+    #[error(transparent)]
+    NoPermit(#[from] NoPermit),
+}
+
+/// Permits, each with the label of its release.
+pub(crate) type Permitted = Result<Vec<(Permit, String)>, PermitRefused>;
+
+impl Driver {
+    /// Says which permits are out, before a decision.
+    pub(super) fn note_permits(&mut self, name: &AgentName, now: Timestamp) {
+        let counts = self.parts.outreach.permits.counts(name, now);
+        if let Some(holding) = self.agents.get_mut(name) {
+            holding.seen.set_permits(counts);
+        }
+    }
+
+    /// Asks the webhooks that are wanted, and gives up on all others.
+    pub(super) fn ask_webhooks(
+        &mut self,
+        name: &AgentName,
+        wanted: Vec<((u64, u32), ReleaseId, Webhook)>,
+    ) {
+        let Some(holding) = self.agents.get(name) else {
+            return;
+        };
+        let asker = &mut self.parts.outreach.asker;
+        let keys: BTreeSet<(String, (u64, u32))> = wanted
+            .iter()
+            .map(|(of, _, webhook)| (webhook.name.clone(), *of))
+            .collect();
+        asker.keep(name, &keys);
+        for (of, release, webhook) in wanted {
+            if !asker.has(name, &webhook.name, of) {
+                let body = question(holding, of, release, &webhook);
+                asker.begin(name, Question { of, webhook, body });
+            }
+        }
+    }
+
+    /// Gives stragglers their turns, and tells workers how their release stands.
+    pub(super) fn usher(
+        &mut self,
+        name: &AgentName,
+        wanted: Vec<(ReleaseId, Timestamp, Stragglers)>,
+    ) {
+        let Some(holding) = self.agents.get(name) else {
+            return;
+        };
+        let agent = &holding.agent;
+        let wanted = wanted
+            .into_iter()
+            .filter_map(|(release, since, stragglers)| {
+                let record = agent.releases.get(&release)?;
+                let workers = agent.workers.iter();
+                let workers = workers.filter(|(_, worker)| worker.release == release);
+                Some(Wanted {
+                    release,
+                    label: record.release.label.to_string(),
+                    since,
+                    stragglers,
+                    workers: workers.map(|(id, worker)| (id.clone(), worker.addr)).collect(),
+                    path: notify_path(&record.release),
+                })
+            });
+        let outreach = &mut self.parts.outreach;
+        outreach.ushers.want(name, wanted.collect());
+        let jitter = agent.policy.stragglers.jitter;
+        outreach.heralds.want(name, jitter, &told(agent));
+    }
+
+    /// Ends the calls whose turn has come. First it is written down that they end.
+    pub(super) async fn end_stragglers(&mut self, name: &AgentName) -> Result<(), Refused> {
+        for (release, calls, hashes) in self.parts.outreach.ushers.due(name) {
+            let event = Event::EndCalls {
+                release,
+                calls: hashes,
+            };
+            match self.decide(name, Input::noticed(event)).await {
+                Ok(facts) if facts.is_empty() => self.parts.outreach.ushers.leave(name, release),
+                Ok(_) => self.parts.outreach.ushers.end(name, release, calls),
+                Err(Refused::Illegal(_)) => self.parts.outreach.ushers.leave(name, release),
+                Err(refused) => return Err(refused),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives, renews or takes back a permit. It is the driver that does, so that a permit is
+    /// either out before a drain is decided, or refused after.
+    pub(super) async fn permit(&mut self, name: &AgentName, ask: PermitAsk) -> Permitted {
+        let now = clock::now();
+        let Some(holding) = self.agents.get(name) else {
+            return Err(Refused::UnknownAgent.into());
+        };
+        let permits = &mut self.parts.outreach.permits;
+        let given = match ask {
+            PermitAsk::Grant {
+                worker,
+                release,
+                call,
+                holder,
+                ttl,
+            } => {
+                let release = dialling(&holding.agent, worker, release.as_deref())?;
+                let who = (call, holder);
+                vec![permits.grant(name, release, who, (now, ttl)).await?]
+            }
+            PermitAsk::Renew { permit, ttl } => {
+                vec![permits.renew(name, &permit, (now, ttl)).await?]
+            }
+            PermitAsk::End { permit } => {
+                permits.end(name, &permit, now).await?;
+                Vec::new()
+            }
+            PermitAsk::List => permits.list(name, now),
+        };
+        let agent = &self.agents[name].agent;
+        let label = |permit: Permit| {
+            let label = agent.label(permit.release);
+            (permit, label)
+        };
+        Ok(given.into_iter().map(label).collect())
+    }
+}
+
+/// The release that dials; it must take new calls.
+fn dialling(
+    agent: &Agent,
+    worker: Option<WorkerId>,
+    release: Option<&str>,
+) -> Result<ReleaseId, PermitRefused> {
+    let release = match worker {
+        Some(worker) => match agent.workers.get(&worker) {
+            Some(record) => record.release,
+            None => return Err(PermitRefused::NoSuchWorker(worker)),
+        },
+        None => {
+            let takes = ReleaseState::takes_new_calls;
+            super::ask::choose(agent, release, "dial for", takes)?
+        }
+    };
+    let state = agent.releases[&release].state;
+    if state.takes_new_calls() {
+        return Ok(release);
+    }
+    Err(NoPermit::Draining {
+        label: agent.label(release),
+        state: state.word(),
+    }
+    .into())
+}
+
+fn question(holding: &Holding, of: (u64, u32), release: ReleaseId, webhook: &Webhook) -> Value {
+    let agent = &holding.agent;
+    let named = |id: ReleaseId| json!({ "id": id, "label": agent.label(id) });
+    let from = agent.current().filter(|current| *current != release);
+    json!({
+        "type": "dev.segue.gate",
+        "webhook": webhook.name,
+        "agent": agent.name,
+        "rollout": of.0,
+        "attempt": of.1,
+        "release": named(release),
+        "from": from.map(named),
+        "inputs": agent.inputs(clock::now(), &holding.seen),
+    })
+}
+
+/// Workers that can be told how their release stands.
+fn told(agent: &Agent) -> BTreeMap<WorkerId, Hearer> {
+    let workers = agent.workers.iter().filter_map(|(id, worker)| {
+        let record = agent.releases.get(&worker.release)?;
+        let stand = match record.state {
+            ReleaseState::Draining { since, .. } => Stand::Draining(since),
+            ReleaseState::Drained { .. } | ReleaseState::Retiring { .. } => Stand::Empty,
+            ReleaseState::Inactive
+            | ReleaseState::Ramping { .. }
+            | ReleaseState::Current
+            | ReleaseState::Retired { .. } => Stand::Serving,
+        };
+        let is = Hearer {
+            addr: worker.addr,
+            path: notify_path(&record.release)?,
+            label: record.release.label.to_string(),
+            stand,
+        };
+        Some((id.clone(), is))
+    });
+    workers.collect()
+}
