@@ -9,10 +9,13 @@ RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run
 CALLS ?= 30
 TALK ?= 60
 
-.PHONY: help demo test check sim bench docs python talk reference
+# How many people call at once in `make soak`.
+PEOPLE ?= 200
+
+.PHONY: help demo test check soak sim bench docs python talk reference dist man install-check
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 15
 
 demo: ## two releases of a voice agent under live calls, none dropped (DEMO="--callers 80")
 	cargo run --locked -p segue -- demo $(DEMO)
@@ -31,6 +34,9 @@ check: ## formatting, lints, documentation, all without a warning
 	cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
+soak: ## five deploys of every kind under calls that never stop, none dropped (PEOPLE=200)
+	SEGUE_SOAK_CALLS=$(PEOPLE) cargo test --release --locked -p segue --test it -- --nocapture soak::
+
 sim: ## the simulator over many seeds (SEEDS=1000000)
 	SEGUE_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p segue-core --test it sim::seeds -- --nocapture
 
@@ -42,3 +48,14 @@ docs: ## the API documentation, in target/doc
 
 reference: ## docs/reference/config.md and its JSON Schema, anew from the keys
 	SEGUE_REGENERATE=1 cargo test --locked -p segue-core --lib published
+
+dist: ## a release with manual, completions and unit, and its checksum, in target/dist
+	cargo build --release --locked -p segue
+	deploy/dist target/release/segue target/dist
+
+man: ## the manual pages, in target/man
+	cargo run --locked -p segue -- man --dir target/man
+
+install-check: ## whether `cargo install` makes a binary that works, in target/install
+	cargo install --locked --path crates/cli --root target/install --force
+	target/install/bin/segue --version && target/install/bin/segue completions bash >/dev/null
