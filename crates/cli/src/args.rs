@@ -16,8 +16,8 @@ pub(crate) use self::change::{
     VerbArgs, Wait,
 };
 pub(crate) use self::look::{
-    AuditArgs, AuditDo, CallsArgs, DiffArgs, DoctorArgs, ExplainArgs, HistoryArgs, LogsArgs, PermitsArgs, StatusArgs,
-    TopArgs,
+    AuditArgs, AuditDo, CallsArgs, DiffArgs, DoctorArgs, ExplainArgs, HistoryArgs, LogsArgs,
+    PermitsArgs, StatusArgs, TopArgs,
 };
 pub(crate) use self::setup::{
     ConfigArgs, ConfigDo, DemoArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs,
@@ -75,6 +75,12 @@ pub(crate) enum Command {
     /// End a `segue serve`, once its live calls have ended by themselves
     #[command(after_help = examples::STOP)]
     Stop,
+    /// Read segue.toml and the certificates again; calls and releases stay as they are
+    ///
+    /// All of the file is taken, or nothing when it has a fault. The next deploy follows the new
+    /// settings; listeners are read at a start only, and named if they differ.
+    #[command(after_help = examples::RELOAD)]
+    Reload,
     /// Say what a deploy would do, step by step, and what is missing; nothing happens
     ///
     /// From the configuration, and from the running Segue if there is one: its current release,

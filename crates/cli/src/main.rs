@@ -59,6 +59,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Init(args) => verb::init::run(&args),
         Command::Serve(args) => supervise::serve(&home, &args).await,
         Command::Stop => supervise::stop(&home).await,
+        Command::Reload => verb::reload::run(&home, format),
         Command::Plan(args) => verb::plan::run(&home, format, &args),
         Command::Deploy(args) => verb::deploy::run(&home, format, &args).await,
         Command::Status(args) => verb::status::run(&home, format, &args).await,

@@ -11,6 +11,10 @@ Examples:\n\
 pub(super) const STOP: &str = "\
 Examples:\n\
 \x20 segue stop                     waits for the live calls, then ends everything";
+pub(super) const RELOAD: &str = "\
+Examples:\n\
+\x20 segue config check && segue reload\n\
+\x20 segue reload --output json";
 pub(super) const PLAN: &str = "\
 Examples:\n\
 \x20 segue plan                     what the next deploy would do\n\

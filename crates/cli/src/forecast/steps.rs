@@ -136,10 +136,7 @@ fn start(spec: &AgentSpec, wish: &Wish<'_>) -> Vec<Step> {
         });
         steps.push(step(
             "provisioning",
-            format!(
-                "a {name} of its own starts: {}",
-                component.command.join(" ")
-            ),
+            format!("its own {name} starts: {}", component.command.join(" ")),
             format!("ready once {ready}"),
         ));
     }

@@ -18,6 +18,7 @@ pub(crate) mod man;
 pub(crate) mod permits;
 pub(crate) mod plan;
 pub(crate) mod process;
+pub(crate) mod reload;
 pub(crate) mod rollback;
 pub(crate) mod sample_agent;
 pub(crate) mod status;

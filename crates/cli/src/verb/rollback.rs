@@ -10,11 +10,7 @@ use crate::home::Home;
 use crate::output;
 use crate::verb::{act, deploy};
 
-pub(crate) async fn run(
-    home: &Home,
-    format: Format,
-    args: &RollbackArgs,
-) -> anyhow::Result<Exit> {
+pub(crate) async fn run(home: &Home, format: Format, args: &RollbackArgs) -> anyhow::Result<Exit> {
     let Some(only) = args.only else {
         return act::run(home, format, "rollback", &args.verb);
     };

@@ -129,12 +129,17 @@ fn besides(agent: &AgentView) -> Vec<String> {
     }
     for hook in agent.hooks.iter().filter(|hook| hook.state != "done") {
         let (name, release, state) = (&hook.hook, &hook.release, &hook.state);
-        told.push(format!("hook {name} of {release}: {state}; see `segue logs hooks`"));
+        told.push(format!(
+            "hook {name} of {release}: {state}; see `segue logs hooks`"
+        ));
     }
     for contract in agent.contracts.iter().filter(|is| is.state != "done") {
         let why = contract.reason.as_deref();
         let why = why.map_or_else(String::new, |why| format!(": {why}"));
-        told.push(format!("contract of {}: {}{why}", contract.release, contract.state));
+        told.push(format!(
+            "contract of {}: {}{why}",
+            contract.release, contract.state
+        ));
     }
     told
 }

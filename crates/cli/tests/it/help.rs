@@ -10,6 +10,7 @@ const VERBS: &[(&[&str], &[&str])] = &[
     (&["init"], &["/nonexistent/folder/segue.toml"]),
     (&["serve"], &["--config", "/nonexistent.toml"]),
     (&["stop"], &["--hard"]),
+    (&["reload"], &["--force"]),
     (&["plan"], &["--workers", "0"]),
     (&["deploy"], &["v1", "--prompt", "/nonexistent.txt"]),
     (&["status"], &["--every", "day"]),
@@ -112,7 +113,7 @@ fn every_page_of_help_ends_with_examples_that_parse() {
 fn parses(line: &str) {
     // What follows two spaces says what it does; what follows a `|` is another program.
     let command = line.trim().split("  ").next().unwrap();
-    let command = command.split(['|', '>']).next().unwrap();
+    let command = command.split(['|', '>', '&']).next().unwrap();
     let words: Vec<&str> = command.split_whitespace().collect();
     assert_eq!(words.first(), Some(&"segue"), "{line}");
     let mut args: Vec<String> = Vec::new();
@@ -151,4 +152,37 @@ fn bad_input_is_refused_with_a_way_out() {
         );
         assert!(output.stdout.is_empty(), "{args:?}");
     }
+}
+
+/// Verbs that the first page does not show.
+const HIDDEN: [&str; 3] = ["judge", "gateway", "controller"];
+
+/// Documents name verbs in code: `segue verb`, or at the start of a line of a block.
+#[test]
+fn every_verb_that_the_documents_name_exists() {
+    let known = verbs(&text(&segue(&["--help"]).stdout));
+    let mut named = 0;
+    for (path, document) in crate::tidy::files("md") {
+        for after in document.split(['`', '\n']).filter_map(|part| {
+            let part = part.trim_start_matches("$ ");
+            part.strip_prefix("segue ")
+        }) {
+            let verb: String = after
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '-')
+                .collect();
+            // Flags and prose (`segue is`) aside: a verb ends at a space or the end.
+            let is_flag = verb.is_empty() || verb.starts_with('-');
+            if is_flag {
+                continue;
+            }
+            named += 1;
+            assert!(
+                known.contains(&verb) || HIDDEN.contains(&verb.as_str()),
+                "{}: `segue {after}` names no verb",
+                path.display()
+            );
+        }
+    }
+    assert!(named > 50, "only {named} verbs were found in the documents");
 }

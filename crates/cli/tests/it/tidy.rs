@@ -13,7 +13,7 @@ fn root() -> PathBuf {
         .unwrap()
 }
 
-fn files(extension: &str) -> Vec<(PathBuf, String)> {
+pub(crate) fn files(extension: &str) -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, extension: &str, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
