@@ -63,13 +63,19 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
                     gateway = Child::find_or_start(home, &config, Program::gateway(id))?;
                 }
             }
-            wish = wishes.next() => return match wish {
+            wish = wishes.next() => match wish {
                 Wish::End => {
-                    wind_down(home, &mut wishes, Some(controller), Some(gateway), draining).await
+                    return wind_down(home, &mut wishes, Some(controller), Some(gateway), draining)
+                        .await;
                 }
                 Wish::Leave => {
                     output::say("leaving: gateway, controller and workers go on; `segue serve` finds them again");
-                    Ok(Exit::Ok)
+                    return Ok(Exit::Ok);
+                }
+                Wish::Reload => {
+                    controller.hang_up();
+                    gateway.hang_up();
+                    output::say("the configuration is read again: see what came of it with `segue logs controller`");
                 }
             },
         }

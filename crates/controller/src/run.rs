@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use segue_core::names::AgentName;
 use segue_core::rollout::Agent;
-use segue_core::spec::AgentSpec;
+use segue_core::spec::{AgentSpec, NotifySpec, TelemetrySpec};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -19,11 +20,15 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::{self, Access, Api, ApiConfig, Tokens};
 use crate::copies::Copies;
 use crate::driver::{self, ASKS_MAX, Driver, HEARD_MAX, Parts};
+use crate::hooks::Hooks;
+use crate::follow::Follower;
 use crate::link::{self, Link};
+use crate::outside::Outside;
 use crate::platform::Platform;
 use crate::platform::process::ProcessPlatform;
 use crate::secret;
 use crate::smoke::{Door, Smoker};
+use crate::specs::{Reloader, Source, Specs};
 use crate::state::StateDir;
 use crate::store::{CallStates, ControlStore, Journal, SqliteControl, SqliteJournal, StoreError};
 
@@ -46,6 +51,13 @@ pub struct ControllerConfig {
     /// The gateway's certificate (PEM, leaf first), if it takes calls over TLS only. It is read for
     /// each smoke test, so it may be replaced at any time.
     pub gateway_tls: Option<PathBuf>,
+    /// Who is told of decisions.
+    pub notify: Vec<NotifySpec>,
+    /// Where traces go.
+    pub telemetry: TelemetrySpec,
+    /// The configuration file, to be read again on SIGHUP or when somebody asks; `None`: there is
+    /// none.
+    pub source: Option<Source>,
 }
 
 /// Why the controller did not start or had to end. Calls and workers are untouched.
@@ -97,7 +109,9 @@ impl RunError {
             Self::Io { .. } => "see that the directory exists, is yours, and its path is short",
             Self::Journal(StoreError::TooNew { .. }) => "start the newer Segue again",
             Self::Journal(_) => "end the program that holds it, or restore journal.db from a copy",
-            Self::Store(_) => "end the program that holds control.db or calls.db; either may be moved away, and with it its tokens or states",
+            Self::Store(_) => {
+                "end the program that holds control.db or calls.db; either may be moved away, and with it its tokens or states"
+            }
             Self::Ended(_) => "start it again, and report it with its log",
         }
     }
@@ -136,12 +150,21 @@ pub async fn run(
     let journal = open_journal(&state).await?;
     let (keys, states, tokens) = open_small(&state, api_token).await?;
 
+    let call_key = secret::token(&state.call_key());
+    let call_key = call_key.map_err(failed("cannot read the key of call hashes"))?;
+    let (notify, telemetry) = (config.notify, config.telemetry);
+    let outside = Outside::open(&state, &config.config_dir, notify, telemetry).await;
+    let outside = outside.map_err(RunError::Store)?;
+
     let bell = Arc::new(Notify::new());
     let copies = Copies::new(&state);
     let platform = ProcessPlatform::new(state.clone(), copies.clone(), Arc::clone(&bell));
     let platform = Arc::new(platform);
     let link = Link::default();
-    let specs = Arc::new(config.agents);
+    let outreach = outside.outreach(&state, &link, &bell, &call_key).await;
+    let outreach = outreach.map_err(RunError::Store)?;
+    let specs = Specs::new(config.agents);
+    let reloader = Arc::new(Reloader::new(config.source, specs.clone()));
     let (announce, head) = watch::channel(0);
     let override_digest = secret::digest(&override_token);
     let door = Door {
@@ -150,13 +173,15 @@ pub async fn run(
         certificate: config.gateway_tls,
     };
     let parts = Parts {
-        specs: Arc::clone(&specs),
+        specs: specs.clone(),
         journal: Arc::clone(&journal),
         link: link.clone(),
         platform: Arc::clone(&platform) as Arc<dyn Platform>,
         override_digest,
         smoker: Smoker::new(door, Arc::clone(&bell)),
         copies: copies.clone(),
+        hooks: Hooks::new(state.clone(), copies.clone(), Arc::clone(&bell)),
+        outreach,
         bell,
         announce,
     };
@@ -168,20 +193,26 @@ pub async fn run(
         link::bind(&socket).map_err(failed(format!("cannot make {}", socket.display())))?;
     let doors = listen(&state, &config.api).await?;
 
+    let metrics = Arc::clone(&outside.metrics);
+    let follower = || Follower::new(Arc::clone(&journal), head.clone());
+    let _telling = outside.start(&link, follower);
     let (asks, to_driver) = mpsc::channel(ASKS_MAX);
+    let mut reloading = Box::pin(reload_on_hangup(reloader.clone(), asks.clone()));
     let (heard, from_gateways) = mpsc::channel(HEARD_MAX);
     let router = api::router(Arc::new(Api {
         specs,
+        reloader: Arc::clone(&reloader),
         config_dir: config.config_dir,
         copies,
         driver: asks,
-        head,
+        head: head.clone(),
         link: link.clone(),
-        journal,
+        journal: Arc::clone(&journal),
         control: keys,
         states,
         tokens,
         access: Access::new(&config.api),
+        metrics,
     }));
     let (stop, stopped) = oneshot::channel();
     let mut driving = Box::pin(driver.run(to_driver, from_gateways, stopped));
@@ -190,6 +221,7 @@ pub async fn run(
         () = shutdown => {}
         () = &mut driving => return Err(RunError::Ended("driver")),
         () = &mut serving => return Err(RunError::Ended("link")),
+        error = &mut reloading => return Err(error),
         () = doors.serve(router) => return Err(RunError::Ended("API")),
     }
     drop(stop);
@@ -207,6 +239,26 @@ pub async fn run(
     }
     tracing::info!("the controller ends; gateways and workers go on");
     Ok(())
+}
+
+/// Reads the configuration again on SIGHUP. Returns only when that cannot be heard.
+async fn reload_on_hangup(reloader: Arc<Reloader>, driver: mpsc::Sender<driver::Message>) -> RunError {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return failed("cannot listen for SIGHUP")(error),
+    };
+    while hangup.recv().await.is_some() {
+        let again = Arc::clone(&reloader);
+        match tokio::task::spawn_blocking(move || again.reload()).await {
+            Ok(Ok(_)) => {
+                // If it is gone, so are we.
+                let _ = driver.send(driver::Message::Reloaded).await;
+            }
+            Ok(Err(error)) => tracing::error!(%error, "nothing was taken from the configuration"),
+            Err(error) => tracing::error!(%error, "the configuration could not be read again"),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Where the admin API is asked.

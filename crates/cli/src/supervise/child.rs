@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use segue_controller::platform::process::{Exit, Handle, Spawn};
+use segue_controller::platform::process::{Exit, Handle, Signal, Spawn};
 use segue_core::names::{GatewayId, ReleaseId};
 use serde_json::{Value, json};
 
@@ -161,6 +161,14 @@ impl Child {
             told: String::new(),
             listened: false,
             handle,
+        }
+    }
+
+    /// Has it read its files again.
+    pub(super) fn hang_up(&self) {
+        if let Err(error) = self.handle.signal(Signal::HUP) {
+            let name = self.program.name;
+            tracing::warn!(%error, "the {name} was not told to read its files again");
         }
     }
 

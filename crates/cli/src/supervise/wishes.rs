@@ -20,12 +20,15 @@ pub(super) enum Wish {
     End,
     /// SIGTERM: leave everything running.
     Leave,
+    /// SIGHUP: read the configuration and the certificates again.
+    Reload,
 }
 
-/// Hears what is asked. From its making on, neither signal ends the process.
+/// Hears what is asked. From its making on, none of these signals ends the process.
 pub(super) struct Wishes {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
     request: PathBuf,
 }
 
@@ -34,6 +37,7 @@ impl Wishes {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
             request: home.run().join("stop"),
         })
     }
@@ -47,6 +51,7 @@ impl Wishes {
             tokio::select! {
                 _ = self.interrupt.recv() => return Wish::End,
                 _ = self.terminate.recv() => return Wish::Leave,
+                _ = self.hangup.recv() => return Wish::Reload,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }

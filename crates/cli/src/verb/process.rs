@@ -76,6 +76,10 @@ pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result
     let spec = configuration(&args.config)?;
     home.create()?;
     let folder = folder(&args.config)?;
+    let source = segue_controller::Source {
+        file: std::path::absolute(&args.config)?,
+        spec: spec.clone(),
+    };
     let api = ApiConfig {
         listen: spec.api.listen,
         tls: spec.api.tls.map(|tls| ApiTls {
@@ -91,6 +95,9 @@ pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result
         agents: spec.agents,
         gateway_tls: spec.gateway.tls.map(|tls| folder.join(tls.cert)),
         config_dir: folder,
+        notify: spec.notify,
+        telemetry: spec.telemetry,
+        source: Some(source),
     };
     segue_controller::run(config, terminated()?).await?;
     Ok(Exit::Ok)

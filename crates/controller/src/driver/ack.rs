@@ -112,6 +112,7 @@ impl Driver {
             agent,
             facts: waiting.facts,
             ack,
+            made_from: None,
         }));
     }
 }

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use super::Driver;
 use super::ack::{Waiting, switch};
+use super::bases::Bases;
+use super::{PermitAsk, Permitted};
 use crate::api::wire::{ActionView, AgentView, ReleaseView, StatusView};
 use crate::clock;
 use crate::copies::Kept;
@@ -25,6 +27,12 @@ pub(crate) enum Message {
     },
     Status(oneshot::Sender<StatusView>),
     Agent(AgentName, oneshot::Sender<Option<AgentView>>),
+    /// The configuration was read again.
+    Reloaded,
+    /// What a release may be made from.
+    Bases(AgentName, oneshot::Sender<Option<Bases>>),
+    /// About permits of outbound calls.
+    Permit(AgentName, PermitAsk, oneshot::Sender<Permitted>),
     /// A release by its label or digest, retired or not.
     Release(
         AgentName,
@@ -55,6 +63,7 @@ pub(crate) enum Wanted {
     Drain(Option<String>),
     Rollback(Option<String>),
     Retire(Option<String>),
+    Contract(Option<String>),
 }
 
 /// Why it was not done.
@@ -99,6 +108,13 @@ impl Driver {
             Message::Agent(name, reply) => {
                 let _ = reply.send(self.agent_view(&name));
             }
+            Message::Reloaded => self.note_agents(),
+            Message::Bases(name, reply) => {
+                let _ = reply.send(self.bases(&name));
+            }
+            Message::Permit(name, ask, reply) => {
+                let _ = reply.send(self.permit(&name, ask).await);
+            }
             Message::Release(name, release, reply) => {
                 let _ = reply.send(self.release(&name, &release));
             }
@@ -137,6 +153,7 @@ impl Driver {
                     agent,
                     facts,
                     ack: None,
+                    made_from: None,
                 });
                 let _ = ask.reply.send(answer);
             }
@@ -187,6 +204,9 @@ impl Driver {
                 })?;
                 Event::Retire { release }
             }
+            Wanted::Contract(name) => Event::Contract {
+                release: contract_of(&holding.agent, name.as_deref())?,
+            },
         };
         let input = Input {
             actor: format!("operator:{}", ask.actor),
@@ -255,7 +275,7 @@ impl Driver {
 }
 
 /// The release that is named, or the only one that can be meant.
-fn choose(
+pub(super) fn choose(
     agent: &Agent,
     name: Option<&str>,
     verb: &str,
@@ -285,6 +305,15 @@ fn choose(
             let verb = verb.to_owned();
             Err(Refused::Several { verb, names })
         }
+    }
+}
+
+/// The release whose contract hook is meant: of several that have one, the current release.
+fn contract_of(agent: &Agent, name: Option<&str>) -> Result<ReleaseId, Refused> {
+    let nothing = || Refused::NothingTo("run a contract hook of".to_owned());
+    match name {
+        Some(_) => choose(agent, name, "run the contract hook of", |_| true),
+        None => agent.current().ok_or_else(nothing),
     }
 }
 

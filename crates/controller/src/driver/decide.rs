@@ -298,9 +298,10 @@ mod tests {
         for fact in old_facts() {
             let prev = (head.seq, head.hash.as_str());
             let actor = "segue".to_owned();
-            let entry =
-                Entry::after(prev, Timestamp(1), agent.clone(), actor, fact, Value::Null);
-            journal.append(head.seq, std::slice::from_ref(&entry)).unwrap();
+            let entry = Entry::after(prev, Timestamp(1), agent.clone(), actor, fact, Value::Null);
+            journal
+                .append(head.seq, std::slice::from_ref(&entry))
+                .unwrap();
             head = Head::of(&entry);
         }
         let (agents, read) = replay(&journal).await.unwrap();

@@ -8,12 +8,13 @@ use segue_core::rollout::{Agent, Count, Hold, Phase, ReleaseRecord, Rollout, See
 use segue_core::split::Share;
 use segue_core::time::Timestamp;
 
+use super::hooks::contract_views;
 use super::{Driver, Holding};
 use crate::api::wire::{
-    AgentView, GatewayView, JournalView, ReleaseView, RolloutView, StatusView, WorkerView,
+    AgentView, ComponentView, GatewayView, JournalView, ReleaseView, RolloutView, StatusView, WorkerView,
 };
 use crate::clock;
-use crate::platform::{WorkerState, WorkerStatus};
+use crate::platform::{ComponentStatus, WorkerState, WorkerStatus};
 
 /// Retired releases shown.
 const RETIRED_MAX: usize = 5;
@@ -74,6 +75,8 @@ impl Driver {
                 .map(|rollout| look.rollout(rollout)),
             releases: look.releases(),
             live: look.live,
+            contracts: contract_views(look.agent),
+            hooks: self.hook_views(look.agent),
         })
     }
 
@@ -92,6 +95,7 @@ impl Driver {
         let holding = self.agents.get(name)?;
         let (agent, seen, now) = (&holding.agent, &holding.seen, clock::now());
         let workers = self.parts.platform.workers(name);
+        let components = self.parts.platform.components(name);
         let busy = self.calls_by_worker(holding, now);
         let live: u64 = agent.releases.keys().map(|id| seen.last_count(*id).0).sum();
         Some(read(&Look {
@@ -100,6 +104,7 @@ impl Driver {
             seen,
             now,
             workers: &workers,
+            components: &components,
             busy: &busy,
             live,
         }))
@@ -135,6 +140,7 @@ struct Look<'a> {
     seen: &'a Seen,
     now: Timestamp,
     workers: &'a [WorkerStatus],
+    components: &'a [ComponentStatus],
     busy: &'a BTreeMap<WorkerId, u32>,
     live: u64,
 }
@@ -230,9 +236,29 @@ impl Look<'_> {
             dropped: totals.dropped,
             errors: totals.errors,
             lost: totals.lost,
+            policy: totals.policy,
             closes: totals.closes,
             workers: ours.map(|status| self.worker(status)).collect(),
+            components: self.components(id, is),
         }
+    }
+
+    fn components(&self, id: ReleaseId, is: &ReleaseRecord) -> Vec<ComponentView> {
+        let ours = self.components.iter().filter(|is| is.release == id);
+        let made_of = &is.release.content.components;
+        let view = |status: &ComponentStatus| ComponentView {
+            name: status.component.clone(),
+            version: made_of
+                .get(&status.component)
+                .and_then(|component| component.version.clone()),
+            state: status.state.word().to_owned(),
+            pid: status.pid,
+            port: status.addr.port(),
+            restarts: status.restarts,
+            log: status.log.to_string_lossy().into_owned(),
+            why: Some(status.why.clone()).filter(|why| !why.is_empty()),
+        };
+        ours.map(view).collect()
     }
 
     fn worker(&self, status: &WorkerStatus) -> WorkerView {

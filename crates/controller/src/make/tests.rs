@@ -230,17 +230,17 @@ fn one_that_is_made_from_another_differs_in_what_was_asked_for_only() {
     for file in ["bot.sh", "engine.sh", "proxy.sh", "prompt.txt"] {
         place.write(file, "one");
     }
-    let mut spec = stack();
-    spec.worker.command.push("--release={release}".to_owned());
-    spec.parts.prompt = Some("prompt.txt".to_owned());
-    spec.worker.health_path = Some("/ready".to_owned());
-    let first = place.make(&spec, &body("v1"), None);
+    let mut agent = stack();
+    agent.worker.command.push("--release={release}".to_owned());
+    agent.parts.prompt = Some("prompt.txt".to_owned());
+    agent.worker.health_path = Some("/ready".to_owned());
+    let first = place.make(&agent, &body("v1"), None);
     let v1 = &first.release;
     // Everything in its place changes, also the configuration.
     for file in ["bot.sh", "engine.sh", "proxy.sh", "prompt.txt", "{port}"] {
         place.write(file, "two");
     }
-    let changed = super::tests::spec(&["sh", "other.sh", "{port}"]);
+    let changed = spec(&["sh", "other.sh", "{port}"]);
     let asked = DeployBody {
         prompt: Some(part("new.toml", "be kind")),
         env: BTreeMap::from([("engine:LEVEL".to_owned(), "9".to_owned())]),

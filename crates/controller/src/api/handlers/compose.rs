@@ -10,7 +10,6 @@ use segue_core::rollout::Event;
 use segue_core::spec::AgentSpec;
 use serde::Deserialize;
 use tokio::sync::oneshot;
-use utoipa::IntoParams;
 
 use super::{Answer, Asked, agent_name, query, unknown_agent};
 use crate::api::problem::Reject;
@@ -141,7 +140,7 @@ async fn make(
 }
 
 fn spec_of(api: &Api, agent: &AgentName) -> Result<AgentSpec, Reject> {
-    api.specs.get(agent).cloned().ok_or_else(|| {
+    api.specs.get(agent).ok_or_else(|| {
         let hint = "write it into segue.toml and start `segue serve` again";
         Reject::not_found(format!("the configuration has no agent {agent}"), hint)
     })
@@ -169,7 +168,7 @@ impl From<NoRevert> for Reject {
 }
 
 /// Which releases are compared.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct DiffQuery {
     /// Label or digest of the one; default: the release that a rollback goes to.
