@@ -1,54 +1,31 @@
 //! The admin API, from the outside.
 
-use std::time::Duration;
-
 use segue_controller::api::wire::{
-    ActionView, AgentView, Ask, AuditView, CallsView, DeployBody, Problem, StatusView, VerbBody,
-    VerifyView,
+    ActionView, AgentView, Ask, AuditView, CallsView, DeployBody, DiffView, NewTokenView,
+    PermitsView, ReloadView, StatusView, TokenBody, TokensView, VerbBody, VerifyView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use ureq::http::Method;
 
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
+use crate::reach::{Reach, Response};
 
-/// How long one request may take. A promotion is answered once it is acknowledged, which may take
-/// as long as a lease.
-const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// Calls asked for at once; the API gives no more.
+const CALLS_PAGE: usize = 10_000;
 
-/// Talks to the controller of one state folder.
-pub(crate) struct Client {
-    agent: ureq::Agent,
-    home: Home,
-}
+/// Talks to the controller of one state folder, or of another machine.
+pub(crate) struct Client(Reach);
 
 impl Client {
-    /// A client for the controller of this state folder.
+    /// A client for the controller of this state folder, or for the one that was named instead.
     ///
     /// # Errors
     ///
-    /// When none ever ran there.
+    /// When none ever ran there, or the files for reaching it cannot be used.
     pub(crate) fn find(home: &Home) -> Result<Self, Trouble> {
-        if home.token().is_none() {
-            return Err(never_ran(home));
-        }
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(REQUEST_MAX))
-            .build()
-            .into();
-        Ok(Self {
-            agent,
-            home: home.clone(),
-        })
-    }
-
-    /// Where the controller is now: it may have been restarted at another port.
-    fn base(&self) -> Result<(String, String), Trouble> {
-        let (Some(addr), Some(token)) = (self.home.api_addr(), self.home.token()) else {
-            return Err(away("it is not there yet"));
-        };
-        Ok((format!("http://{addr}"), format!("Bearer {token}")))
+        Reach::new(home).map(Self)
     }
 
     pub(crate) fn status(&self) -> Result<StatusView, Trouble> {
@@ -59,8 +36,19 @@ impl Client {
         self.get(&format!("/v1/agents/{agent}"))
     }
 
+    /// The oldest calls, page by page.
     pub(crate) fn calls(&self, agent: &str, limit: usize) -> Result<CallsView, Trouble> {
-        self.get(&format!("/v1/agents/{agent}/calls?limit={limit}"))
+        let path = |limit: usize| format!("/v1/agents/{agent}/calls?limit={limit}");
+        let mut whole: CallsView = self.get(&path(limit.clamp(1, CALLS_PAGE)))?;
+        while let Some(after) = whole.next.take()
+            && whole.calls.len() < limit
+        {
+            let left = (limit - whole.calls.len()).min(CALLS_PAGE);
+            let page: CallsView = self.get(&format!("{}&after={after}", path(left)))?;
+            whole.calls.extend(page.calls);
+            whole.next = page.next;
+        }
+        Ok(whole)
     }
 
     pub(crate) fn audit(
@@ -73,6 +61,30 @@ impl Client {
             .map(|name| format!("&agent={name}"))
             .unwrap_or_default();
         self.get(&format!("/v1/audit?after={after}&limit={limit}{agent}"))
+    }
+
+    /// What tells two releases apart; without names, what a rollback would change.
+    pub(crate) fn diff(
+        &self,
+        agent: &str,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<DiffView, Trouble> {
+        let given = [("from", from), ("to", to)];
+        let given = given.into_iter().filter_map(|(key, is)| Some((key, is?)));
+        let query: Vec<String> = given
+            .map(|(key, name)| format!("{key}={}", escaped(name)))
+            .collect();
+        self.get(&format!("/v1/agents/{agent}/diff?{}", query.join("&")))
+    }
+
+    /// Has the configuration read again.
+    pub(crate) fn reload(&self) -> Result<ReloadView, Trouble> {
+        self.post("/v1/reload", &serde_json::json!({}))
+    }
+
+    pub(crate) fn permits(&self, agent: &str, limit: usize) -> Result<PermitsView, Trouble> {
+        self.get(&format!("/v1/agents/{agent}/permits?limit={limit}"))
     }
 
     pub(crate) fn verify(&self) -> Result<VerifyView, Trouble> {
@@ -118,74 +130,49 @@ impl Client {
         }
     }
 
+    /// Makes a token. Its secret is in the answer and nowhere else.
+    pub(crate) fn make_token(&self, body: &TokenBody) -> Result<NewTokenView, Trouble> {
+        self.post("/v1/tokens", body)
+    }
+
+    pub(crate) fn tokens(&self, after: Option<&str>) -> Result<TokensView, Trouble> {
+        let after = after
+            .map(|after| format!("?after={after}"))
+            .unwrap_or_default();
+        self.get(&format!("/v1/tokens{after}"))
+    }
+
+    pub(crate) fn revoke_token(&self, id: &str) -> Result<(), Trouble> {
+        let path = format!("/v1/tokens/{id}");
+        self.0.send(Method::DELETE, &path, None).map(drop)
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
-        let (base, token) = self.base()?;
-        let request = self.agent.get(format!("{base}{path}"));
-        answer(request.header("Authorization", token).call())
+        self.0.send(Method::GET, path, None).and_then(read)
     }
 
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Trouble> {
-        let (base, token) = self.base()?;
-        let request = self.agent.post(format!("{base}{path}"));
-        answer(request.header("Authorization", token).send_json(body))
+        let body = serde_json::to_vec(body).expect("bodies always serialise");
+        self.0.send(Method::POST, path, Some(&body)).and_then(read)
     }
 }
 
-/// There is nothing of Segue in this folder.
-pub(crate) fn never_ran(home: &Home) -> Trouble {
-    Trouble::new(
-        Exit::Unreachable,
-        format!(
-            "no controller has run with state in {}",
-            home.path().display()
-        ),
-        "start one with `segue serve`, or name its state folder with --home",
-    )
-}
-
-fn away(why: &str) -> Trouble {
-    Trouble::new(
-        Exit::Unreachable,
-        format!("no controller answers: {why}"),
-        "calls go on without it; start it with `segue serve`, see `segue logs controller`",
-    )
-}
-
-fn answer<T: DeserializeOwned>(
-    sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-) -> Result<T, Trouble> {
-    let mut response = sent.map_err(|error| away(&error.to_string()))?;
-    if response.status().is_success() {
-        return response.body_mut().read_json().map_err(|error| {
-            let message = format!("the controller's answer cannot be read: {error}");
-            let hint = "is it of the same version? see `segue --version`";
-            Trouble::new(Exit::Failed, message, hint)
-        });
-    }
-    let status = response.status().as_u16();
-    Err(refusal(status, response.body_mut().read_json().ok()))
-}
-
-fn refusal(status: u16, problem: Option<Problem>) -> Trouble {
-    let exit = match (
-        status,
-        problem.as_ref().map(|problem| problem.kind.as_str()),
-    ) {
-        (400 | 404, _) => Exit::Usage,
-        (409, Some("conflict")) => Exit::Conflict,
-        (409 | 422, _) => Exit::Refused,
-        _ => Exit::Failed,
+/// A value of a query: what is not a plain letter or digit is escaped.
+fn escaped(text: &str) -> String {
+    let escape = |byte: u8| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
     };
-    match problem {
-        Some(problem) => Trouble {
-            exit,
-            message: problem.title,
-            hint: problem.hint,
-        },
-        None => Trouble {
-            exit,
-            message: format!("the controller answered with status {status}"),
-            hint: None,
-        },
-    }
+    text.bytes().map(escape).collect()
+}
+
+fn read<T: DeserializeOwned>(mut response: Response) -> Result<T, Trouble> {
+    response.body_mut().read_json().map_err(|error| {
+        let message = format!("the controller's answer cannot be read: {error}");
+        let hint = "is it of the same version? see `segue --version`";
+        Trouble::new(Exit::Failed, message, hint)
+    })
 }

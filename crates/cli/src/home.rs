@@ -5,9 +5,14 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// The state folder.
+use crate::reach::Remote;
+
+/// The state folder, and where its Segue is asked if that is elsewhere.
 #[derive(Debug, Clone)]
-pub(crate) struct Home(PathBuf);
+pub(crate) struct Home {
+    dir: PathBuf,
+    remote: Remote,
+}
 
 impl Home {
     /// The given folder, `$SEGUE_HOME`, or `./.segue`; made absolute, not created.
@@ -20,12 +25,24 @@ impl Home {
                     .map(PathBuf::from)
             })
             .unwrap_or_else(|| PathBuf::from(".segue"));
-        Ok(Self(std::path::absolute(dir)?))
+        let dir = std::path::absolute(dir)?;
+        let remote = Remote::default();
+        Ok(Self { dir, remote })
+    }
+
+    /// The same, asked elsewhere or with another token.
+    pub(crate) fn asked_at(self, remote: Remote) -> Self {
+        Self { remote, ..self }
+    }
+
+    /// Where else, and with which token, its Segue is asked.
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.remote
     }
 
     /// Creates it, for its owner only: it holds tokens and sockets that move calls.
     pub(crate) fn create(&self) -> io::Result<()> {
-        for dir in [self.0.clone(), self.run(), self.log()] {
+        for dir in [self.dir.clone(), self.run(), self.log()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -35,17 +52,17 @@ impl Home {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.dir
     }
 
     /// Sockets, addresses and process records.
     pub(crate) fn run(&self) -> PathBuf {
-        self.0.join("run")
+        self.dir.join("run")
     }
 
     /// Logs.
     pub(crate) fn log(&self) -> PathBuf {
-        self.0.join("log")
+        self.dir.join("log")
     }
 
     /// Where gateways meet the controller.
@@ -79,7 +96,7 @@ impl Home {
     }
 
     fn line(&self, name: &str) -> Option<String> {
-        let text = fs::read_to_string(self.0.join(name)).ok()?;
+        let text = fs::read_to_string(self.dir.join(name)).ok()?;
         Some(text.trim().to_owned()).filter(|line| !line.is_empty())
     }
 }
