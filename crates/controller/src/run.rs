@@ -145,10 +145,12 @@ pub async fn run(
     let _lock = lock(&state)?;
     let api_token = secret::token(&state.api_token());
     let api_token = api_token.map_err(failed("cannot read the token of the API"))?;
+    let worker_token = secret::token(&state.worker_token());
+    let worker_token = worker_token.map_err(failed("cannot read the token of workers"))?;
     let override_token = secret::token(&state.override_token());
     let override_token = override_token.map_err(failed("cannot read the override token"))?;
     let journal = open_journal(&state).await?;
-    let (keys, states, tokens) = open_small(&state, api_token).await?;
+    let (keys, states, tokens) = open_small(&state, (api_token, worker_token)).await?;
 
     let call_key = secret::token(&state.call_key());
     let call_key = call_key.map_err(failed("cannot read the key of call hashes"))?;
@@ -192,6 +194,7 @@ pub async fn run(
     let control =
         link::bind(&socket).map_err(failed(format!("cannot make {}", socket.display())))?;
     let doors = listen(&state, &config.api).await?;
+    tell_workers(&platform, &state, &doors)?;
 
     let metrics = Arc::clone(&outside.metrics);
     let follower = || Follower::new(Arc::clone(&journal), head.clone());
@@ -283,6 +286,27 @@ impl Doors {
     }
 }
 
+/// Workers keep the state of their calls by the API. One that was started by an earlier controller
+/// knows where that one listened.
+fn tell_workers(
+    platform: &ProcessPlatform,
+    state: &StateDir,
+    doors: &Doors,
+) -> Result<(), RunError> {
+    let addr = doors.local.local_addr();
+    let addr = addr.map_err(failed("the API has no address"))?;
+    let token = std::path::absolute(state.worker_token());
+    let token = token.map_err(failed("the token of workers has no path"))?;
+    platform.tell(BTreeMap::from([
+        ("SEGUE_API_URL".to_owned(), format!("http://{addr}")),
+        (
+            "SEGUE_TOKEN_FILE".to_owned(),
+            token.to_string_lossy().into_owned(),
+        ),
+    ]));
+    Ok(())
+}
+
 /// With TLS, there is a port of loopback without it beside: `segue` on this machine need not mind
 /// names and certificates.
 async fn listen(state: &StateDir, config: &ApiConfig) -> Result<Doors, RunError> {
@@ -313,12 +337,12 @@ async fn bind(at: SocketAddr, file: &Path) -> Result<TcpListener, RunError> {
 /// The smaller stores, and the tokens in one of them.
 async fn open_small(
     state: &StateDir,
-    api_token: String,
+    (api_token, worker_token): (String, String),
 ) -> Result<(Arc<dyn ControlStore>, Arc<CallStates>, Tokens), RunError> {
     let (control, calls) = (state.control(), state.call_states());
     let opened = driver::blocking(move || {
         let control: Arc<dyn ControlStore> = Arc::new(SqliteControl::open(&control)?);
-        let tokens = Tokens::load(Arc::clone(&control), &api_token)?;
+        let tokens = Tokens::load(Arc::clone(&control), (&api_token, &worker_token))?;
         Ok((control, Arc::new(CallStates::open(&calls)?), tokens))
     });
     opened.await.map_err(RunError::Store)

@@ -107,6 +107,11 @@ impl StateDir {
         self.0.join("api.token")
     }
 
+    /// The token that workers get: it gives them the state of calls, and nothing to steer with.
+    pub fn worker_token(&self) -> PathBuf {
+        self.0.join("worker.token")
+    }
+
     /// The token that permits a version override.
     pub fn override_token(&self) -> PathBuf {
         self.0.join("override.token")

@@ -198,3 +198,33 @@ async fn a_release_is_made_from_whichever_is_named() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_are_told_where_they_keep_the_state_of_calls() {
+    let site = Site::open_with(SETTINGS, "").await;
+    site.deploy("v1");
+    let worker = site.workers("v1")[0];
+    let url = environ(worker, "SEGUE_API_URL").unwrap();
+    assert_eq!(
+        url,
+        format!("http://{}", site.state("run/api.addr").unwrap())
+    );
+    let file = environ(worker, "SEGUE_TOKEN_FILE").unwrap();
+    let token = fs::read_to_string(file).unwrap();
+    let authorization = format!("Bearer {}", token.trim());
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let ask = |path: &str| {
+        let request = agent.get(format!("{url}{path}"));
+        let request = request.header("Authorization", &authorization);
+        request.call().unwrap().status().as_u16()
+    };
+    assert_eq!(
+        ask("/v1/calls/CA1/state"),
+        404,
+        "it may ask, and there is none"
+    );
+    assert_eq!(ask("/v1/status"), 403, "the rest is not its business");
+}

@@ -23,6 +23,8 @@ const PREFIX: &str = "segue_";
 
 /// Id of the token in the state directory.
 const LOCAL: &str = "local";
+/// Id and name of the token that workers are given.
+const WORKERS: &str = "workers";
 
 /// Somebody who is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub(crate) struct Tokens {
     store: Arc<dyn ControlStore>,
     /// Digest of the token in the state directory.
     local: String,
+    /// Digest of the token that workers are given.
+    worker: String,
     known: RwLock<BTreeMap<String, TokenRecord>>,
     /// Held while one is made or revoked and the disk is waited for; those who ask do not.
     changing: Mutex<()>,
@@ -76,12 +80,16 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// Reads them. Calls block.
-    pub(crate) fn load(store: Arc<dyn ControlStore>, local: &str) -> Result<Self, StoreError> {
+    pub(crate) fn load(
+        store: Arc<dyn ControlStore>,
+        (local, worker): (&str, &str),
+    ) -> Result<Self, StoreError> {
         let known = store.tokens()?.into_iter();
         let known = known.map(|token| (token.id.clone(), token)).collect();
         Ok(Self {
             store,
             local: secret::digest(local),
+            worker: secret::digest(worker),
             known: RwLock::new(known),
             changing: Mutex::default(),
         })
@@ -106,6 +114,15 @@ impl Tokens {
                 name: "api".to_owned(),
                 role: Role::Admin,
                 is_local: true,
+            };
+            return Ok((principal, false));
+        }
+        if secret::same(&secret::digest(token), &self.worker) {
+            let principal = Principal {
+                id: WORKERS.to_owned(),
+                name: WORKERS.to_owned(),
+                role: Role::Worker,
+                is_local: false,
             };
             return Ok((principal, false));
         }

@@ -201,6 +201,8 @@ pub(super) struct Member {
     pub(super) status: Arc<Mutex<Status>>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) ports: Ports,
+    /// See [`super::ProcessPlatform::tell`].
+    pub(super) told: super::Told,
     /// Rung when its status changed.
     pub(super) bell: Arc<Notify>,
 }

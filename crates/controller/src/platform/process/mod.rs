@@ -43,8 +43,13 @@ pub struct ProcessPlatform {
     copies: Copies,
     ports: Ports,
     bell: Arc<Notify>,
+    /// What every process is told, by variable.
+    told: Told,
     inner: Mutex<Inner>,
 }
+
+/// Variables that every process gets, as they are when it is started.
+type Told = Arc<Mutex<BTreeMap<String, String>>>;
 
 /// A process: agent, release and role. Workers come before components.
 type Key = (AgentName, ReleaseId, Role);
@@ -104,8 +109,14 @@ impl ProcessPlatform {
             copies,
             ports: Ports::default(),
             bell,
+            told: Told::default(),
             inner: Mutex::default(),
         }
+    }
+
+    /// Tells these variables to every process that is started from now on.
+    pub fn tell(&self, variables: BTreeMap<String, String>) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = variables;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -189,6 +200,7 @@ impl ProcessPlatform {
             status: Arc::clone(&status),
             mode: wanted,
             ports: self.ports.clone(),
+            told: Arc::clone(&self.told),
             bell: Arc::clone(&self.bell),
         };
         let cell = Cell {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use segue_core::names::ComponentName;
 use segue_core::release::Release;
@@ -96,6 +97,10 @@ impl Member {
         env.insert("PORT".to_owned(), port.clone());
         words.set("port", port);
         tell(&mut words, &mut env, self.stack.addresses(needs));
+        // A component may be called `api`; the admin API keeps its variable.
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        env.extend(told.clone());
+        drop(told);
         if matches!(self.role, Role::Worker(_)) {
             words.set("worker", &self.name);
         }
