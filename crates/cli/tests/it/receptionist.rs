@@ -64,8 +64,7 @@ async fn it_is_understood_both_ways_and_a_new_prompt_reaches_new_calls_only() {
     site.live(calls.into()).await;
     // The same program, and another file of what it knows.
     let prompt = example("receptionist/prompts/holidays.toml");
-    let prompt = format!("SEGUE_PROMPT={}", prompt.display());
-    site.ok(&["deploy", "v2", "--env", &prompt]);
+    site.ok(&["deploy", "v2", "--prompt", prompt.to_str().unwrap()]);
     let new = call("holidays", &["--prefix", "CAnew"]).end().await;
     let old = talks_on.end().await;
     for (heard, release, turns) in [(&old, "v1", 4), (&new, "v2", 2)] {
@@ -158,11 +157,22 @@ async fn a_caller_notices_every_fault() {
     }
 }
 
+/// Deploys workers that may keep the state of their calls with Segue, and nothing else.
+fn deploy_with_memory(site: &Site) {
+    let created = site.json(&["token", "create", "receptionist", "--role", "worker"]);
+    let token = site.dir.join("worker.token");
+    fs::write(&token, created["token"].as_str().unwrap()).unwrap();
+    let url = site.state("run/api.addr").expect("the admin API listens");
+    let url = format!("SEGUE_API_URL=http://{url}");
+    let token = format!("SEGUE_TOKEN_FILE={}", token.display());
+    site.ok(&["deploy", "v1", "--env", &url, "--env", &token]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_worker_died_goes_on_with_another_one() {
     let mut site = prepare(PROGRAM, &[(AGENT, &settings(2))]);
     site.serve().await;
-    site.deploy("v1");
+    deploy_with_memory(&site);
     let url = format!("ws://{}/ws/{{call}}", address(&site));
     let args = ["--url", &url, "--break-after", "1", "--away", "3"];
     let caller = Caller::start(&site, "booking", &args);
