@@ -250,7 +250,7 @@ async fn workers_are_told_that_they_retire_and_that_they_do_not() {
     let mut spec = straggling(&directory, StragglerPolicy::Wait);
     spec.worker.count = 2;
     let running = Running::start(&directory, spec).await;
-    let (_gateway, _) = stranded(&directory, &running).await;
+    let (gateway, _) = stranded(&directory, &running).await;
     let retiring = "dev.segue.worker.retiring";
     eventually("both are told", async || {
         (told(&directory, retiring).len() >= 2).then_some(())
@@ -266,6 +266,14 @@ async fn workers_are_told_that_they_retire_and_that_they_do_not() {
         assert!(view.workers.iter().any(|is| is.id.as_str() == worker), "{event}");
         assert!(at >= since + offset(worker), "{worker} before its moment");
     }
+    // One that is empty is retired at once, and nobody tells it anything.
+    let v2 = release(&drain, "v2").unwrap().id;
+    gateway.set_live(v2, 1);
+    eventually("v2 has a call", async || {
+        let view = running.client.agent().await;
+        release(&view, "v2").filter(|is| is.live == 1).map(drop)
+    })
+    .await;
     running.client.act("rollback", json!({})).await;
     let resumed = "dev.segue.worker.resumed";
     eventually("both are told that they go on", async || {
@@ -279,7 +287,6 @@ async fn workers_are_told_that_they_retire_and_that_they_do_not() {
             *of.entry(label).or_insert(0) += 1;
         }
         assert!(of.values().all(|count| *count <= 2), "{of:?}");
-        eprintln!("{} {of:?} {:?}", now().0, running.client.agent().await.releases.iter().map(|r| (r.label.clone(), r.state.clone(), r.workers.len())).collect::<Vec<_>>());
         (of == BTreeMap::from([("v1".to_owned(), 2), ("v2".to_owned(), 2)])).then_some(())
     })
     .await;
