@@ -139,7 +139,7 @@ mod tests {
     fn what_changed_is_taken_over_and_told() {
         let (file, reloader) = reloader("changed");
         assert_eq!(reloader.reload().unwrap(), Reloaded::default());
-        let more = "workers = 3\n[agents.new]\ncommand = [\"bot\", \"{port}\"]\n";
+        let more = "workers = 3\n[agents.new]\npath = \"/new\"\ncommand = [\"bot\", \"{port}\"]\n";
         let api = "[api]\nlisten = \"127.0.0.1:7171\"\n";
         fs::write(&file, format!("{FIRST}{more}{api}")).unwrap();
         let told = reloader.reload().unwrap();

@@ -315,7 +315,7 @@ async fn every_error_says_what_to_do() {
     let headers = [("Authorization", authorization.as_str())];
     let broken = send(client.addr, "POST", "/v1/agents/desk/pause", &headers, "{").await;
     is_problem(&broken, 400, "bad-request");
-    let large = format!("{{\"reason\":\"{}\"}}", "x".repeat(300_000));
+    let large = format!("{{\"reason\":\"{}\"}}", "x".repeat(1_200_000));
     let large = send(
         client.addr,
         "POST",
