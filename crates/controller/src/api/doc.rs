@@ -165,7 +165,9 @@ fn complete(operation: &mut Value, endpoint: &Endpoint) {
 
 /// A parameter is there or not; it is never `null`. And tags have a form.
 fn mend_parameters(operation: &mut Value) {
-    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    let parameters = operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten() {
         let is_tag = matches!(
             parameter["name"].as_str(),
@@ -177,7 +179,9 @@ fn mend_parameters(operation: &mut Value) {
             schema["type"] = kind;
         }
         let choices = schema["oneOf"].as_array().into_iter().flatten();
-        let choice = choices.filter(|choice| choice["type"] != "null").next_back();
+        let choice = choices
+            .filter(|choice| choice["type"] != "null")
+            .next_back();
         if let Some(choice) = choice.cloned() {
             *schema = choice;
         }
@@ -187,8 +191,8 @@ fn mend_parameters(operation: &mut Value) {
     }
 }
 
-/// `*`, or entity tags.
-const TAGS: &str = r#"^(\*|(W/)?"[!#-+\--~]*"( ?, ?(W/)?"[!#-+\--~]*")*)$"#;
+/// `*`, or entity tags of the kind that are given out here; a list may be empty.
+const TAGS: &str = r#"^(\*|((W/)?"[0-9A-Za-z._-]{0,40}"(, (W/)?"[0-9A-Za-z._-]{0,40}")*)?)$"#;
 
 fn problem(status: u16) -> Value {
     let mut response = json!({
@@ -227,6 +231,26 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    const PUBLISHED: &str = include_str!("../../../../docs/reference/openapi.json");
+
+    /// `SEGUE_REGENERATE=1` writes it anew.
+    #[test]
+    fn the_published_description_is_made_of_the_code() {
+        let made = serde_json::to_string_pretty(&document()).unwrap() + "\n";
+        if std::env::var("SEGUE_REGENERATE").is_ok() {
+            let file = concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../docs/reference/openapi.json"
+            );
+            std::fs::write(file, made).unwrap();
+            return;
+        }
+        assert!(
+            PUBLISHED == made,
+            "openapi.json is not what the code says; write it anew with `make reference`"
+        );
+    }
 
     #[test]
     fn the_table_and_the_handlers_know_the_same_endpoints() {

@@ -15,7 +15,6 @@ mod serve;
 mod tokens;
 pub mod wire;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +22,6 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use segue_core::names::AgentName;
-use segue_core::spec::AgentSpec;
 use tokio::sync::{Semaphore, mpsc, watch};
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -33,7 +30,9 @@ use utoipa_axum::routes;
 use crate::copies::Copies;
 use crate::driver::Message;
 use crate::link::Link;
+use crate::specs::{Reloader, Specs};
 use crate::store::{CallStates, ControlStore, Journal};
+use crate::telemetry::Metrics;
 
 pub use config::{ApiConfig, ApiTls, RATE_PER_SECOND, Rate};
 pub use doc::document;
@@ -42,17 +41,18 @@ pub(crate) use tokens::Tokens;
 
 use self::bucket::Buckets;
 use self::guard::Names;
-use self::handlers::{agents, audit, calls, states, tokens as of_tokens, verbs};
+use self::handlers::{agents, audit, calls, metrics, permits, compose, reload, states, tokens as of_tokens, verbs};
 
-/// Largest body: a command and an environment.
-const BODY_BYTES_MAX: usize = 256 * 1024;
+/// Largest body: a command, an environment, a prompt and a configuration, as JSON.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long an answer is waited for: longer than a cutover waits for its gateways.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// What the endpoints work with.
 pub(crate) struct Api {
-    pub(crate) specs: Arc<BTreeMap<AgentName, AgentSpec>>,
+    pub(crate) specs: Specs,
+    pub(crate) reloader: Arc<Reloader>,
     pub(crate) config_dir: PathBuf,
     pub(crate) copies: Copies,
     pub(crate) driver: mpsc::Sender<Message>,
@@ -64,6 +64,7 @@ pub(crate) struct Api {
     pub(crate) states: Arc<CallStates>,
     pub(crate) tokens: Tokens,
     pub(crate) access: Access,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Who is let in, how often, and how many listen.
@@ -91,6 +92,9 @@ fn endpoints() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(agents::agent))
         .routes(routes!(agents::release))
         .routes(routes!(calls::calls))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(permits::list, permits::grant))
+        .routes(routes!(permits::renew, permits::end))
         .routes(routes!(verbs::deploy))
         .routes(routes!(verbs::pause))
         .routes(routes!(verbs::resume))
@@ -100,6 +104,9 @@ fn endpoints() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(verbs::drain))
         .routes(routes!(verbs::retire))
         .routes(routes!(verbs::approve))
+        .routes(routes!(verbs::contract))
+        .routes(routes!(compose::diff))
+        .routes(routes!(reload::reload))
         .routes(routes!(verbs::forget))
         .routes(routes!(audit::audit))
         .routes(routes!(audit::verify))
@@ -139,6 +146,10 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
             guard::guard,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api),
+            metrics::count,
         ))
         .route("/healthz", get(async || "ok\n"))
         .layer(middleware::map_response(problem::as_problem))

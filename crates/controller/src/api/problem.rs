@@ -109,7 +109,12 @@ impl From<Refused> for Reject {
                 title,
                 "see where the releases are with `segue status`",
             ),
-            Refused::Several { .. } => Self::bad(title, "name it by its label or its digest"),
+            Refused::Several { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "ambiguous",
+                title,
+                "name it by its label or its digest",
+            ),
         }
     }
 }

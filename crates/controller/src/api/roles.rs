@@ -19,6 +19,8 @@ pub(crate) enum Needs {
     Administer,
     /// The right to the state of calls, which is the callers' own.
     CallState,
+    /// The right to dial out.
+    Dial,
 }
 
 impl Needs {
@@ -31,6 +33,7 @@ impl Needs {
             Self::Approve => matches!(role, Role::Approver | Role::Admin),
             Self::Administer => role == Role::Admin,
             Self::CallState => matches!(role, Role::Worker | Role::Admin),
+            Self::Dial => matches!(role, Role::Worker | Role::Operator | Role::Admin),
         }
     }
 }
@@ -78,21 +81,59 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         Needs::Read,
         &[404, 503],
     ),
-    on("POST", "/v1/agents/{agent}/deploy", Needs::Operate, DECISION),
+    on(
+        "POST",
+        "/v1/agents/{agent}/deploy",
+        Needs::Operate,
+        DECISION,
+    ),
     on("POST", "/v1/agents/{agent}/pause", Needs::Operate, DECISION),
-    on("POST", "/v1/agents/{agent}/resume", Needs::Operate, DECISION),
-    on("POST", "/v1/agents/{agent}/promote", Needs::Operate, DECISION),
+    on(
+        "POST",
+        "/v1/agents/{agent}/resume",
+        Needs::Operate,
+        DECISION,
+    ),
+    on(
+        "POST",
+        "/v1/agents/{agent}/promote",
+        Needs::Operate,
+        DECISION,
+    ),
     on("POST", "/v1/agents/{agent}/abort", Needs::Operate, DECISION),
     on("POST", ROLLBACK, Needs::Operate, DECISION),
     on("POST", "/v1/agents/{agent}/drain", Needs::Operate, DECISION),
-    on("POST", "/v1/agents/{agent}/retire", Needs::Operate, DECISION),
-    on("POST", "/v1/agents/{agent}/approve", Needs::Approve, DECISION),
+    on(
+        "POST",
+        "/v1/agents/{agent}/retire",
+        Needs::Operate,
+        DECISION,
+    ),
+    on(
+        "POST",
+        "/v1/agents/{agent}/approve",
+        Needs::Approve,
+        DECISION,
+    ),
+    on(
+        "POST",
+        "/v1/agents/{agent}/contract",
+        Needs::Operate,
+        DECISION,
+    ),
+    on("GET", "/v1/agents/{agent}/diff", Needs::Read, &[404, 503]),
+    on("POST", "/v1/reload", Needs::Operate, &[422, 503]),
     on(
         "POST",
         "/v1/gateways/{gateway}/forget",
         Needs::Operate,
         &[404, 422, 503],
     ),
+    on("GET", "/metrics", Needs::Read, &[503]),
+    on("GET", PERMITS, Needs::Read, &[404, 503]),
+    on("POST", PERMITS, Needs::Dial, &[404, 422, 503]),
+    on("PUT", PERMIT, Needs::Dial, &[404, 503]),
+    on("DELETE", PERMIT, Needs::Dial, &[404, 503]),
     on("GET", "/v1/tokens", Needs::Administer, &[]),
     on("POST", "/v1/tokens", Needs::Administer, &[409, 422, 503]),
     on("GET", "/v1/tokens/events", Needs::Administer, &[503]),
@@ -107,6 +148,9 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
 pub(crate) const ROLLBACK: &str = "/v1/agents/{agent}/rollback";
 /// A stream: pages may not open it for others either.
 pub(crate) const EVENTS: &str = "/v1/events";
+/// Permits of outbound calls, and one of them.
+const PERMITS: &str = "/v1/agents/{agent}/permits";
+const PERMIT: &str = "/v1/agents/{agent}/permits/{permit}";
 /// The state of a call.
 const CALL_STATE: &str = "/v1/calls/{id}/state";
 

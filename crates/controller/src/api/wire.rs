@@ -1,10 +1,13 @@
 //! What the admin API says, as its clients read it. Wire types stay at the edge: nothing here is
 //! decided on, and nothing in core is shaped by it.
 
+mod access;
+mod calls;
+mod steer;
+
 use std::collections::BTreeMap;
 
-use segue_core::link::CallInfo;
-use segue_core::names::{AgentName, CallId, GatewayId, Label, ReleaseId, WorkerId};
+use segue_core::names::{AgentName, ComponentName, GatewayId, Label, ReleaseId, WorkerId};
 use segue_core::slot::Slot;
 use segue_core::spec::Step;
 use segue_core::table::Epoch;
@@ -13,6 +16,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::schema;
+pub use crate::make::Part;
+
+pub use access::{
+    NewTokenView, Role, TokenBody, TokenEvent, TokenEventsView, TokenView, TokensView,
+};
+pub use calls::{CallStateView, CallsView, PermitBody, PermitView, PermitsView, RenewBody};
+pub use steer::{AckView, ActionView, Ask, DeployBody, ForgetView, PartBody, VerbBody};
 
 /// `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -77,6 +87,43 @@ pub struct AgentView {
     pub releases: Vec<ReleaseView>,
     /// Calls in progress.
     pub live: u64,
+    /// Contract hooks: those that wait for older releases to be gone, run, or ran.
+    #[serde(default)]
+    pub contracts: Vec<ContractView>,
+    /// Hooks that run, or have just ended.
+    #[serde(default)]
+    pub hooks: Vec<HookView>,
+}
+
+/// The contract half of a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ContractView {
+    /// Whose.
+    #[schema(value_type = schema::Label)]
+    pub release: Label,
+    /// Its identity.
+    #[schema(value_type = schema::ReleaseId)]
+    pub id: ReleaseId,
+    /// `waiting`, `running`, `failed` or `done`.
+    pub state: String,
+    /// Why it failed, if it did.
+    pub reason: Option<String>,
+}
+
+/// A run of a hook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HookView {
+    /// `before_deploy` or `after_retire`.
+    pub hook: String,
+    /// Whose.
+    #[schema(value_type = schema::Label)]
+    pub release: Label,
+    /// Counts up from 1.
+    pub attempt: u32,
+    /// `running`, `done` or `failed`.
+    pub state: String,
+    /// Its output.
+    pub log: String,
 }
 
 /// A rollout.
@@ -152,10 +199,39 @@ pub struct ReleaseView {
     /// Calls lost with a gateway that died under them.
     #[serde(default)]
     pub lost: u64,
+    /// Calls ended by the straggler policy.
+    #[serde(default)]
+    pub policy: u64,
     /// Ends by side and close code, as `worker:1000`.
     pub closes: BTreeMap<String, u64>,
     /// Its workers.
     pub workers: Vec<WorkerView>,
+    /// Its components, by name. While one that was ready is not, its workers go on.
+    #[serde(default)]
+    pub components: Vec<ComponentView>,
+}
+
+/// A component of a release, as the platform sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ComponentView {
+    /// Its name.
+    #[schema(value_type = schema::Label)]
+    pub name: ComponentName,
+    /// Its version, if it has one.
+    pub version: Option<String>,
+    /// `starting`, `ready`, `backing-off` or `gone`.
+    pub state: String,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Its port on loopback: the same for as long as its release has any process.
+    pub port: u16,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Its log file.
+    pub log: String,
+    /// Why it is not running, or what it waits for.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 /// A worker, as the platform sees it.
@@ -177,121 +253,6 @@ pub struct WorkerView {
     /// Why it is not running, if it is not; or that it runs copies of its files.
     #[serde(default)]
     pub why: Option<String>,
-}
-
-/// Body of `POST /v1/agents/{agent}/deploy`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DeployBody {
-    /// What people call the release.
-    #[schema(value_type = schema::NewLabel)]
-    pub label: String,
-    /// Program and arguments; default: the agent's `command`.
-    #[serde(default)]
-    pub command: Option<Vec<String>>,
-    /// Added to the agent's `env`.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// Default: the agent's `workers`.
-    #[serde(default)]
-    #[schema(minimum = 1)]
-    pub workers: Option<u32>,
-    /// Default: the agent's `capacity`.
-    #[serde(default)]
-    #[schema(minimum = 1)]
-    pub capacity: Option<u32>,
-    /// Who, why and on what revision.
-    #[serde(flatten)]
-    pub ask: Ask,
-}
-
-/// Body of every other `POST /v1/agents/{agent}/{verb}`: `pause`, `resume`, `promote`, `abort`,
-/// `rollback`, `drain`, `retire`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VerbBody {
-    /// `promote`: straight to the cutover.
-    #[serde(default)]
-    pub full: bool,
-    /// `promote`: without gates and without a look at the room. Needs a reason.
-    #[serde(default)]
-    pub skip_gates: bool,
-    /// `drain`, `retire`: label or digest; default: the only one it can mean. `rollback`: the one
-    /// seen taking calls; if it does not any more, nothing is left to do.
-    #[serde(default)]
-    #[schema(value_type = Option<schema::ReleaseName>)]
-    pub release: Option<String>,
-    /// Who, why and on what revision.
-    #[serde(flatten)]
-    pub ask: Ask,
-}
-
-/// Who asks, why, and on what they looked.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-pub struct Ask {
-    /// Who; default `api`. Believed of the local token only: others are called by their name.
-    #[serde(default)]
-    #[schema(max_length = 64, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
-    pub actor: Option<String>,
-    /// Why.
-    #[serde(default)]
-    #[schema(min_length = 1, max_length = 1_000, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*[^\\s\\x00-\\x1f\\x7f-\\x9f][^\\x00-\\x1f\\x7f-\\x9f]*$")]
-    pub reason: Option<String>,
-    /// The revision they looked at.
-    #[serde(default)]
-    pub revision: Option<u64>,
-}
-
-/// Answer to a mutation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ActionView {
-    /// The agent, after it.
-    pub agent: AgentView,
-    /// What was decided, by name; empty: nothing was left to do.
-    pub facts: Vec<String>,
-    /// For a cutover or a rollback: how it was acknowledged.
-    pub ack: Option<AckView>,
-}
-
-/// How a cutover or a rollback was acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct AckView {
-    /// What had to be acknowledged.
-    #[schema(value_type = schema::Epoch)]
-    pub epoch: Epoch,
-    /// Milliseconds from the request to the last acknowledgment, or to giving up.
-    pub waited_ms: u64,
-    /// When that was, by the controller's clock.
-    #[schema(value_type = schema::Timestamp)]
-    pub at: Timestamp,
-    /// Gateways that have not acknowledged. Empty: it is a fact.
-    #[schema(value_type = Vec<schema::GatewayId>)]
-    pub unacked: Vec<GatewayId>,
-}
-
-/// Answer to `POST /v1/gateways/{gateway}/forget`, whose body is an [`Ask`] with a reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ForgetView {
-    /// Which gateway.
-    #[schema(value_type = schema::GatewayId)]
-    pub gateway: GatewayId,
-    /// The agents that do not wait for it any more.
-    #[schema(value_type = Vec<schema::AgentName>)]
-    pub agents: Vec<AgentName>,
-}
-
-/// `GET /v1/agents/{agent}/calls?limit=N`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct CallsView {
-    /// Oldest first.
-    #[schema(value_type = Vec<schema::CallInfo>)]
-    pub calls: Vec<CallInfo>,
-    /// Gateways that did not answer.
-    #[schema(value_type = Vec<schema::GatewayId>)]
-    pub unknown: Vec<GatewayId>,
-    /// Ask for what follows with `after` set to this; `null`: that was all.
-    #[serde(default)]
-    pub next: Option<String>,
 }
 
 /// `GET /v1/audit?after=SEQ&limit=N&agent=NAME`.
@@ -335,145 +296,6 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
-/// What somebody may do.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Reads and steers rollouts. A rollback is always theirs.
-    Operator,
-    /// Reads and approves. Who steers a rollout is somebody else.
-    Approver,
-    /// Everything, tokens included.
-    Admin,
-    /// An agent's process: the state of calls, and nothing else.
-    Worker,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Self; 5] = [
-        Self::Viewer,
-        Self::Operator,
-        Self::Approver,
-        Self::Admin,
-        Self::Worker,
-    ];
-
-    /// Its name.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Approver => "approver",
-            Self::Admin => "admin",
-            Self::Worker => "worker",
-        }
-    }
-}
-
-impl std::str::FromStr for Role {
-    type Err = Box<dyn std::error::Error + Send + Sync>;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let role = Self::ALL.into_iter().find(|role| role.word() == text);
-        role.ok_or_else(|| format!("there is no role {text:?}").into())
-    }
-}
-
-/// Body of `POST /v1/tokens`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TokenBody {
-    /// Who will use it; decisions are written down under this name.
-    #[schema(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", max_length = 64)]
-    pub name: String,
-    /// What they may do.
-    pub role: Role,
-    /// Seconds until it ends by itself; default 90 days, at most 366.
-    #[serde(default)]
-    #[schema(minimum = 1, maximum = 31_622_400)]
-    pub expires_in: Option<u64>,
-}
-
-/// Answer to `POST /v1/tokens`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NewTokenView {
-    /// The token itself, shown this once: only a digest of it is kept. `null` in an answer that is
-    /// replayed for its idempotency key.
-    pub token: Option<String>,
-    /// What is known of it from now on.
-    #[serde(flatten)]
-    pub view: TokenView,
-}
-
-/// What is known of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TokenView {
-    /// Its public part.
-    #[schema(pattern = "^[0-9a-f]{12}$")]
-    pub id: String,
-    /// Who uses it.
-    pub name: String,
-    /// What they may do.
-    pub role: Role,
-    /// When it was made.
-    #[schema(value_type = schema::Timestamp)]
-    pub created_at: Timestamp,
-    /// By whom.
-    pub created_by: String,
-    /// When it ends by itself.
-    #[schema(value_type = schema::Timestamp)]
-    pub expires_at: Timestamp,
-    /// When it was revoked.
-    #[schema(value_type = Option<schema::Timestamp>)]
-    pub revoked_at: Option<Timestamp>,
-    /// When it was last used, give or take a minute.
-    #[schema(value_type = Option<schema::Timestamp>)]
-    pub used_at: Option<Timestamp>,
-}
-
-/// `GET /v1/tokens`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TokensView {
-    /// Oldest first; those that are no good any more for 90 days.
-    pub tokens: Vec<TokenView>,
-    /// Ask for what follows with `after` set to this; `null`: that was all.
-    pub next: Option<String>,
-}
-
-/// A token was made or revoked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TokenEvent {
-    /// Counts up.
-    pub seq: u64,
-    /// When.
-    #[schema(value_type = schema::Timestamp)]
-    pub at: Timestamp,
-    /// `created` or `revoked`.
-    pub event: String,
-    /// The token's public part.
-    pub token: String,
-    /// Who it is for.
-    pub name: String,
-    /// What it permits.
-    pub role: Role,
-    /// Who did it.
-    pub actor: String,
-}
-
-/// `GET /v1/tokens/events`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TokenEventsView {
-    /// Oldest first.
-    pub events: Vec<TokenEvent>,
-    /// Ask for what follows with `after` set to this; `null`: that was all, for now.
-    pub next: Option<u64>,
-}
-
 /// `GET /v1/agents/{agent}/releases/{release}`: a release with everything it is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReleaseDetail {
@@ -484,18 +306,48 @@ pub struct ReleaseDetail {
     pub release: serde_json::Value,
 }
 
-/// The state of a call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct CallStateView {
-    /// Which call.
-    #[schema(value_type = schema::CallId)]
-    pub call: CallId,
-    /// Grows with every write; the `ETag` is this in quotes.
-    pub version: u64,
-    /// What the agent wrote.
-    #[schema(value_type = Object)]
-    pub state: serde_json::Map<String, serde_json::Value>,
-    /// When it is forgotten unless it is written again.
-    #[schema(value_type = schema::Timestamp)]
-    pub expires_at: Timestamp,
+/// Answer to `POST /v1/reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReloadView {
+    /// Agents that are new, or whose settings are.
+    #[schema(value_type = Vec<schema::AgentName>)]
+    pub changed: Vec<AgentName>,
+    /// Agents that are not in the file any more. They are kept: they may have calls.
+    #[schema(value_type = Vec<schema::AgentName>)]
+    pub removed: Vec<AgentName>,
+    /// Tables that differ from what runs and are read at a start only.
+    pub restart: Vec<String>,
+}
+
+/// `GET /v1/agents/{agent}/diff?from=A&to=B`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiffView {
+    /// The one.
+    #[schema(value_type = schema::Label)]
+    pub from: Label,
+    /// Its identity.
+    #[schema(value_type = schema::ReleaseId)]
+    pub from_id: ReleaseId,
+    /// The other.
+    #[schema(value_type = schema::Label)]
+    pub to: Label,
+    /// Its identity.
+    #[schema(value_type = schema::ReleaseId)]
+    pub to_id: ReleaseId,
+    /// What tells the other from the one; empty: nothing does.
+    pub changes: Vec<ChangeView>,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChangeView {
+    /// Which field, as `env.GREETING` or `components.engine.command`.
+    pub field: String,
+    /// What it was; `null`: it was not there.
+    pub before: Option<String>,
+    /// What it is; `null`: it is not there any more.
+    pub after: Option<String>,
+    /// Whether the values are not shown.
+    #[serde(default)]
+    pub secret: bool,
 }

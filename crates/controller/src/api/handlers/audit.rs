@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use segue_core::names::AgentName;
 use serde::Deserialize;
 
-use super::{Answer, Asked, bounded, query};
+use super::{Answer, Asked, NUMBER_MAX, bounded, query};
 use crate::api::events::{Feed, KEEP_ALIVE};
 use crate::api::problem::Reject;
 use crate::api::wire::{AuditView, VerifyView};
@@ -19,8 +19,6 @@ use crate::driver;
 
 /// Entries listed unless asked for more, and the most.
 const ENTRIES: (usize, usize) = (100, 1_000);
-/// Largest number of an entry: the store counts in 63 bits.
-const SEQ_MAX: u64 = i64::MAX as u64;
 /// Where a listener goes on who comes back.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -134,7 +132,7 @@ pub(crate) async fn events(
 }
 
 fn seq(asked: u64) -> Result<u64, Reject> {
-    if asked > SEQ_MAX {
+    if asked > NUMBER_MAX {
         let hint = "send the number of an entry";
         return Err(Reject::bad("`after` is not usable", hint));
     }

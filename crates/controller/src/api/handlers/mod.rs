@@ -3,6 +3,10 @@
 pub(super) mod agents;
 pub(super) mod audit;
 pub(super) mod calls;
+pub(super) mod metrics;
+pub(super) mod permits;
+pub(super) mod compose;
+pub(super) mod reload;
 pub(super) mod states;
 pub(super) mod tokens;
 pub(super) mod verbs;
@@ -13,6 +17,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use segue_core::names::AgentName;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -26,6 +31,9 @@ use crate::driver::Message;
 const REASON_CHARS_MAX: usize = 1_000;
 /// Longest name of somebody who asks, in characters.
 const ACTOR_CHARS_MAX: usize = 64;
+
+/// Largest number of anything that is counted: stores and many clients count in 63 bits.
+const NUMBER_MAX: u64 = i64::MAX as u64;
 
 type Answer<T> = Result<Json<T>, Reject>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
@@ -102,10 +110,34 @@ fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Rej
     if !body.is_empty() {
         is_json(headers, &["application/json"])?;
     }
-    serde_json::from_slice(text).map_err(|error| {
-        let hint = "the bodies are in docs/reference/api.md";
-        Reject::bad(format!("the body is not what is expected: {error}"), hint)
+    serde_json::from_slice(text).or_else(|error| {
+        let whole = serde_json::from_slice(text).map(|mut value| {
+            make_whole(&mut value);
+            value
+        });
+        whole.and_then(serde_json::from_value).map_err(|_| {
+            let hint = "the bodies are in docs/reference/api.md";
+            Reject::bad(format!("the body is not what is expected: {error}"), hint)
+        })
     })
+}
+
+/// Makes `7.0` a `7`: to JSON, and to clients that know one kind of number, they are the same.
+fn make_whole(value: &mut Value) {
+    /// Up to here every whole number has a floating point form of its own.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(make_whole),
+        Value::Array(values) => values.iter_mut().for_each(make_whole),
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or(f64::NAN);
+            if float.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&float) {
+                let digits = format!("{float:.0}");
+                *value = digits.parse::<u64>().map_or(Value::Null, Value::from);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn query<T>(query: Asked<T>) -> Result<T, Reject> {
@@ -129,6 +161,10 @@ fn checked(ask: AskBody, principal: &Principal) -> Result<AskBody, Reject> {
     if reason.trim().is_empty() || is_long || !printable(reason) {
         let hint = format!("1 to {REASON_CHARS_MAX} characters, without control characters");
         return Err(Reject::bad("the reason is not usable", hint));
+    }
+    if ask.revision.is_some_and(|revision| revision > NUMBER_MAX) {
+        let hint = "send the revision of the agent as you read it";
+        return Err(Reject::bad("the revision is not usable", hint));
     }
     let said = ask.actor.filter(|_| principal.is_local);
     Ok(AskBody {

@@ -199,12 +199,12 @@ fn call_id(text: &str) -> Result<CallId, Reject> {
 
 /// The versions of a header, and of them those that were not marked as weak. Tags that are none of
 /// ours match nothing.
-struct Tags {
-    all: Versions,
-    strong: Versions,
+pub(super) struct Tags {
+    pub(super) all: Versions,
+    pub(super) strong: Versions,
 }
 
-fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Reject> {
+pub(super) fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Reject> {
     let mut given = headers.get_all(name).iter().peekable();
     if given.peek().is_none() {
         return Ok(None);
@@ -220,8 +220,8 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Reject> 
             let (all, strong) = (Versions::Any, Versions::Any);
             return Ok(Some(Tags { all, strong }));
         }
-        for tag in value.split(',') {
-            let tag = tag.trim();
+        let listed = value.split(',').map(str::trim);
+        for tag in listed.filter(|tag| !tag.is_empty()) {
             let weak = tag.strip_prefix("W/");
             let inner = weak
                 .unwrap_or(tag)

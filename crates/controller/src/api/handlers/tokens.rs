@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use serde::Deserialize;
 
-use super::{Answer, Asked, bounded, parse, query};
+use super::{Answer, Asked, NUMBER_MAX, bounded, parse, query};
 use crate::api::Api;
 use crate::api::problem::Reject;
 use crate::api::tokens::{NoToken, Principal};
@@ -18,8 +18,6 @@ use crate::driver::blocking;
 
 /// Tokens listed unless asked for more, and the most.
 const TOKENS: (usize, usize) = (100, 1_000);
-/// Largest number of an event: the store counts in 63 bits.
-const SEQ_MAX: u64 = i64::MAX as u64;
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -136,7 +134,7 @@ pub(crate) async fn events(
 ) -> Answer<TokenEventsView> {
     let asked = query(asked)?;
     let limit = bounded(asked.limit, TOKENS)?;
-    if asked.after > SEQ_MAX {
+    if asked.after > NUMBER_MAX {
         let hint = "send the number of an event";
         return Err(Reject::bad("`after` is not usable", hint));
     }

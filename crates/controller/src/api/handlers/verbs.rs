@@ -6,19 +6,20 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::{Extension, Json};
-use segue_core::names::GatewayId;
+use segue_core::names::{AgentName, GatewayId};
 use segue_core::rollout::Event;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Answer, agent_name, checked, parse};
+use super::states::tags;
+use super::{Answer, agent_name, checked, compose, parse};
 use crate::api::problem::Reject;
 use crate::api::tokens::Principal;
 use crate::api::wire::{ActionView, Ask as AskBody, DeployBody, ForgetView, VerbBody};
 use crate::api::{Api, schema};
 use crate::copies::Kept;
 use crate::driver::{Ask, Message, Wanted};
-use crate::make::make;
+use crate::store::Versions;
 
 /// Begins a rollout.
 #[utoipa::path(
@@ -40,26 +41,17 @@ pub(crate) async fn deploy(
     let agent = agent_name(&name)?;
     let body: DeployBody = parse(&headers, &body)?;
     let steer = Steer::new(&api, principal, &headers, body.ask.clone(), asked)?;
-    let Some(spec) = api.specs.get(&agent).cloned() else {
+    let Some(spec) = api.specs.get(&agent) else {
         let hint = "write it into segue.toml and start `segue serve` again";
         return Err(Reject::not_found(
             format!("the configuration has no agent {agent}"),
             hint,
         ));
     };
-    let (of, directory) = (agent.clone(), api.config_dir.clone());
-    let (plan, copies) = (Box::new(spec.plan.clone()), api.copies.clone());
-    // Reading files may take a while.
-    let made =
-        tokio::task::spawn_blocking(move || make(&of, &spec, &body, &directory, &copies)).await;
-    let made = made.map_err(|error| Reject::unavailable("internal", error.to_string()))?;
-    let (release, kept) = made?;
-    let event = Event::Deploy {
-        release: Box::new(release),
-        plan,
-    };
-    let wanted = Wanted::Event(event);
-    steer.ask(&name, "deploy", wanted, Some(kept)).await
+    let made = compose::deploy(&api, &agent, spec, body).await?;
+    let mut view = steer.ask(&name, "deploy", made.wanted, made.kept).await?;
+    view.made_from = made.from;
+    Ok(view)
 }
 
 /// One verb: its name, its path, and what it asks for.
@@ -82,6 +74,7 @@ macro_rules! verb {
             body: Bytes,
         ) -> Answer<ActionView> {
             let asked = Instant::now();
+            agent_name(&agent)?;
             #[allow(unused_mut, reason = "not every verb takes something out of it")]
             let mut $body: VerbBody = parse(&headers, &body)?;
             let ask = std::mem::take(&mut $body.ask);
@@ -114,11 +107,49 @@ verb! {
     abort, "/v1/agents/{agent}/abort", |body| Wanted::Event(Event::Abort)
 }
 verb! {
-    /// Gives all new calls back to the release before.
+    /// Runs the contract hook of the current release now, if no process of an older one is left.
     ///
-    /// It waits for no gate, worker or person, and is never refused for asking too often. It is
-    /// answered once every gateway acts by it, or could not say so in time.
-    rollback, "/v1/agents/{agent}/rollback", |body| Wanted::Rollback(body.release.take())
+    /// One that failed is run again.
+    contract, "/v1/agents/{agent}/contract", |body| Wanted::Contract(body.release.take())
+}
+
+/// Gives all new calls back to the release before, or with `only` takes one part back.
+///
+/// It waits for no gate, worker or person, and is never refused for asking too often. It is
+/// answered once every gateway acts by it, or could not say so in time. With `only` it begins the
+/// rollout of a release that differs from the current one in that part alone, without ramp and
+/// approval.
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{agent}/rollback",
+    tag = "steer",
+    params(("agent" = schema::AgentName, Path, description = "Which agent")),
+    request_body = VerbBody,
+    responses((status = 200, body = ActionView))
+)]
+pub(crate) async fn rollback(
+    State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<ActionView> {
+    let asked = Instant::now();
+    agent_name(&name)?;
+    let mut body: VerbBody = parse(&headers, &body)?;
+    let ask = std::mem::take(&mut body.ask);
+    let mut steer = Steer::new(&api, principal, &headers, ask, asked)?;
+    let wanted = steer.want(Wanted::Rollback(body.release.take()), &body)?;
+    let Some(part) = body.only else {
+        return steer.ask(&name, "rollback", wanted, None).await;
+    };
+    let agent = agent_name(&name)?;
+    let made = compose::revert(&api, &agent, part, body.label).await?;
+    // What it was made from must still be what it is put beside.
+    steer.ask.revision = steer.ask.revision.or(made.revision);
+    let mut view = steer.ask(&name, made.verb, made.wanted, made.kept).await?;
+    view.made_from = made.from;
+    Ok(view)
 }
 verb! {
     /// Takes the current release out of service.
@@ -174,8 +205,8 @@ pub(crate) async fn forget(
 struct Steer<'a> {
     api: &'a Api,
     ask: AskBody,
-    /// The revision was demanded by `If-Match`.
-    by_header: bool,
+    /// Revisions that `If-Match` permits.
+    permitted: Option<Vec<u64>>,
     asked: Instant,
 }
 
@@ -187,22 +218,34 @@ impl<'a> Steer<'a> {
         ask: AskBody,
         asked: Instant,
     ) -> Result<Self, Reject> {
-        let mut ask = checked(ask, &principal)?;
-        let matches = if_match(headers)?;
-        if let (Some(ours), Some(theirs)) = (ask.revision, matches)
-            && ours != theirs
-        {
-            let hint = "send one of them";
-            return Err(Reject::bad("`revision` and If-Match differ", hint));
-        }
-        ask.revision = ask.revision.or(matches);
-        let by_header = matches.is_some();
+        let ask = checked(ask, &principal)?;
+        let permitted = if_match(headers)?;
         Ok(Self {
             api,
             ask,
-            by_header,
+            permitted,
             asked,
         })
+    }
+
+    /// The revision it must still be, of those that the headers and the body permit.
+    async fn revision(&self, agent: &AgentName) -> Result<Option<u64>, Reject> {
+        let Some(permitted) = &self.permitted else {
+            return Ok(self.ask.revision);
+        };
+        let others = || Reject::precondition("If-Match names other revisions of this agent");
+        match (permitted.as_slice(), self.ask.revision) {
+            ([only], None) => Ok(Some(*only)),
+            (_, Some(revision)) if permitted.contains(&revision) => Ok(Some(revision)),
+            (_, Some(_)) => Err(others()),
+            (_, None) => {
+                let now = self.api.agent(agent.clone()).await?.revision;
+                permitted
+                    .contains(&now)
+                    .then_some(Some(now))
+                    .ok_or_else(others)
+            }
+        }
     }
 
     fn want(&self, wanted: Wanted, body: &VerbBody) -> Result<Wanted, Reject> {
@@ -222,14 +265,16 @@ impl<'a> Steer<'a> {
         wanted: Wanted,
         kept: Option<Kept>,
     ) -> Answer<ActionView> {
+        let agent = agent_name(agent)?;
+        let revision = self.revision(&agent).await?;
         let (reply, answer) = oneshot::channel();
         self.api.send(Message::Ask(Ask {
-            agent: agent_name(agent)?,
+            agent,
             verb,
             wanted,
             actor: self.ask.actor.unwrap_or_default(),
             reason: self.ask.reason,
-            revision: self.ask.revision,
+            revision,
             asked: self.asked,
             kept,
             reply,
@@ -239,7 +284,7 @@ impl<'a> Steer<'a> {
             Err(refused) => {
                 let title = refused.to_string();
                 let reject = Reject::from(refused);
-                if self.by_header && reject.kind() == "conflict" {
+                if self.permitted.is_some() && reject.kind() == "conflict" {
                     return Err(Reject::precondition(title));
                 }
                 Err(reject)
@@ -248,27 +293,16 @@ impl<'a> Steer<'a> {
     }
 }
 
-/// The revision that `If-Match` demands. `*` demands nothing: every agent there is has one.
-fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Reject> {
-    let mut given = headers.get_all(header::IF_MATCH).iter();
-    let Some(value) = given.next() else {
-        return Ok(None);
-    };
-    let value = value.to_str().unwrap_or_default().trim();
-    if given.next().is_some() || value.contains(',') {
-        let hint = "send the ETag of the agent as you read it";
-        return Err(Reject::bad("If-Match names several revisions", hint));
+/// The revisions that `If-Match` permits. `*` permits all: every agent there is has one. A tag that
+/// was never given out is not the one of now.
+fn if_match(headers: &HeaderMap) -> Result<Option<Vec<u64>>, Reject> {
+    match tags(headers, &header::IF_MATCH)?.map(|tags| tags.strong) {
+        None | Some(Versions::Any) => Ok(None),
+        Some(Versions::These(revisions)) if revisions.is_empty() => Err(Reject::precondition(
+            "If-Match names no revision of this agent",
+        )),
+        Some(Versions::These(revisions)) => Ok(Some(revisions)),
     }
-    if value == "*" {
-        return Ok(None);
-    }
-    let revision = value
-        .strip_prefix('"')
-        .and_then(|value| value.strip_suffix('"'))
-        .and_then(|value| value.parse().ok());
-    // A tag that was never given out is not the one of now.
-    let none = || Reject::precondition("If-Match names no revision of this agent");
-    revision.map(Some).ok_or_else(none)
 }
 
 fn reason_needed(title: &str, hint: &str) -> Reject {
