@@ -79,7 +79,11 @@ impl Content {
         let mut found = Found(&mut changes);
         found.command("command", &self.command, &other.command);
         found.env("env", &self.env, &other.env);
-        found.compare("directory", text(&self.directory), text(&other.directory));
+        found.compare(
+            "directory",
+            Some(self.directory.clone()),
+            Some(other.directory.clone()),
+        );
         found.files("files", &self.files, &other.files);
         let (was, is) = (&self.parts, &other.parts);
         found.compare(
@@ -197,7 +201,11 @@ impl Found<'_> {
         let of = |key: &str| format!("{field}.{key}");
         self.command(&of("command"), &was.command, &is.command);
         self.env(&of("env"), &was.env, &is.env);
-        self.compare(&of("directory"), text(&was.directory), text(&is.directory));
+        self.compare(
+            &of("directory"),
+            Some(was.directory.clone()),
+            Some(is.directory.clone()),
+        );
         self.files(&of("files"), &was.files, &is.files);
         self.compare(
             &of("health"),
@@ -208,10 +216,6 @@ impl Found<'_> {
         self.compare(&of("version"), was.version.clone(), is.version.clone());
         self.list(&of("requires"), &was.requires, &is.requires);
     }
-}
-
-fn text(text: &str) -> Option<String> {
-    Some(text.to_owned())
 }
 
 fn part(file: Option<&PartFile>) -> Option<String> {

@@ -49,24 +49,7 @@ impl Agent {
                     *fast_track,
                 );
             }
-            Fact::WorkerReady {
-                worker,
-                release,
-                addr,
-                capacity,
-                health_path,
-            } => {
-                let record = WorkerRecord {
-                    release: *release,
-                    addr: *addr,
-                    capacity: *capacity,
-                    health_path: health_path.clone(),
-                };
-                self.workers.insert(worker.clone(), record);
-            }
-            Fact::WorkerGone { worker, .. } => {
-                self.workers.remove(worker);
-            }
+            Fact::WorkerReady { .. } | Fact::WorkerGone { .. } => self.worker_fact(fact),
             Fact::GatewayJoined { gateway } => {
                 self.gateways.insert(gateway.clone());
                 // It may have held calls until a moment ago, and nobody counted them: what was
@@ -127,6 +110,31 @@ impl Agent {
             }
             // It is in the log, and the log is what it is for.
             Fact::CallsEnding { .. } => {}
+        }
+    }
+
+    /// A worker came or went.
+    fn worker_fact(&mut self, fact: &Fact) {
+        match fact {
+            Fact::WorkerReady {
+                worker,
+                release,
+                addr,
+                capacity,
+                health_path,
+            } => {
+                let record = WorkerRecord {
+                    release: *release,
+                    addr: *addr,
+                    capacity: *capacity,
+                    health_path: health_path.clone(),
+                };
+                self.workers.insert(worker.clone(), record);
+            }
+            Fact::WorkerGone { worker, .. } => {
+                self.workers.remove(worker);
+            }
+            _ => {}
         }
     }
 

@@ -55,6 +55,10 @@ pub const FACT_NAMES: [&str; 31] = [
 /// One decision about one agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a deploy is one fact in hundreds, and facts are not kept in bulk"
+)]
 pub enum Fact {
     /// The agent exists, with these settings; later ones replace them.
     Configured {
@@ -383,5 +387,63 @@ impl Fact {
     pub fn name(&self) -> String {
         let value = serde_json::to_value(self).expect("facts always serialise");
         value["fact"].as_str().expect("facts are tagged").to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new kind of fact does not compile here until it has a number, and then [`FACT_NAMES`] and
+    /// the golden file must follow.
+    fn number(fact: &Fact) -> usize {
+        match fact {
+            Fact::Configured { .. } => 1,
+            Fact::Deployed { .. } => 2,
+            Fact::ProvisionStarted { .. } => 3,
+            Fact::WorkerReady { .. } => 4,
+            Fact::WorkerGone { .. } => 5,
+            Fact::GatewayJoined { .. } => 6,
+            Fact::GatewayForgotten { .. } => 7,
+            Fact::VerifyStarted { .. } => 8,
+            Fact::GatePassed { .. } => 9,
+            Fact::GatesSkipped { .. } => 10,
+            Fact::StepStarted { .. } => 11,
+            Fact::Paused { .. } => 12,
+            Fact::Resumed { .. } => 13,
+            Fact::CutOver { .. } => 14,
+            Fact::Landed { .. } => 15,
+            Fact::BakeSmokeStarted { .. } => 16,
+            Fact::BakeSmoked { .. } => 17,
+            Fact::Baked { .. } => 18,
+            Fact::RollbackStarted { .. } => 19,
+            Fact::RolledBack { .. } => 20,
+            Fact::Failed { .. } => 21,
+            Fact::DrainStarted { .. } => 22,
+            Fact::Emptied { .. } => 23,
+            Fact::Refilled { .. } => 24,
+            Fact::CeilingReached { .. } => 25,
+            Fact::CallsEnding { .. } => 26,
+            Fact::ContractStarted { .. } => 27,
+            Fact::ContractFinished { .. } => 28,
+            Fact::Drained { .. } => 29,
+            Fact::Retiring { .. } => 30,
+            Fact::Retired { .. } => 31,
+        }
+    }
+
+    #[test]
+    fn names_are_in_the_order_of_the_facts() {
+        let at = Timestamp(1);
+        for fact in [
+            Fact::Baked { at },
+            Fact::Resumed { at },
+            Fact::Failed {
+                at,
+                reason: String::new(),
+            },
+        ] {
+            assert_eq!(FACT_NAMES[number(&fact) - 1], fact.name());
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::names::{GatewayId, Label};
 use crate::rollout::hold::Hold;
-use crate::rollout::step::list;
+use crate::rollout::retire::list;
 use crate::time::Millis;
 
 /// Why an event does not fit.
@@ -197,14 +197,13 @@ impl Illegal {
             }
             Self::NotNow { .. } => "see where it is with `segue status`",
             Self::AlreadyPaused => "go on with `segue resume`",
-            Self::NotPaused => "nothing to do; see `segue status`",
+            Self::NotPaused | Self::NoApproval { .. } => "nothing to do; see `segue status`",
             Self::Unproven { .. } => {
                 "wait for the smoke calls, or let it through with `segue promote --skip-gates --reason TEXT`"
             }
             Self::Unapproved { .. } => {
                 "have somebody with the role approver say `segue approve`, or let it through with `segue promote --skip-gates --reason TEXT`"
             }
-            Self::NoApproval { .. } => "nothing to do; see `segue status`",
             Self::ContractRuns { .. } => "wait until it has ended; see `segue status`",
             Self::NoContract { .. } => {
                 "a contract is `hooks.after_retire` of a release that was cut over to; see `segue status`"

@@ -20,6 +20,7 @@ mod gates;
 mod hold;
 mod illegal;
 mod inputs;
+mod retire;
 mod step;
 mod straggle;
 

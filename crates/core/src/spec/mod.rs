@@ -101,7 +101,7 @@ pub enum NotifyFormat {
     Json,
     /// `{"text": …}`, which Slack and its kin take.
     Slack,
-    /// CDEvents in CloudEvents, structured JSON.
+    /// `CDEvents` in `CloudEvents`, structured JSON.
     Cdevents,
 }
 

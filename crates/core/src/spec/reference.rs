@@ -18,12 +18,11 @@ pub fn reference() -> String {
         let asked = line
             .strip_prefix(MARKS.0)
             .and_then(|rest| rest.strip_suffix(MARKS.1));
-        match asked {
-            Some(asked) => text.push_str(&table(asked)),
-            None => {
-                text.push_str(line);
-                text.push('\n');
-            }
+        if let Some(asked) = asked {
+            text.push_str(&table(asked));
+        } else {
+            text.push_str(line);
+            text.push('\n');
         }
     }
     text
@@ -46,7 +45,7 @@ fn table(asked: &str) -> String {
         .names()
         .filter(|name| names.is_empty() || names.contains(name))
     {
-        let key = keys.keys.iter().find(|key| key.name == name);
+        let key = keys.rows.iter().find(|key| key.name == name);
         text.push_str(&key.map(row).unwrap_or_default());
     }
     text

@@ -42,12 +42,12 @@ fn def_name(keys: &Keys) -> String {
 /// Adds a table, and those that are in it.
 fn define(keys: &Keys, defs: &mut Map<String, Value>) {
     let properties: Map<String, Value> = keys
-        .keys
+        .rows
         .iter()
         .map(|key| (key.name.to_owned(), property(key, defs)))
         .collect();
     let required: Vec<&str> = keys
-        .keys
+        .rows
         .iter()
         .filter(|key| matches!(key.default, Fallback::Required))
         .map(|key| key.name)

@@ -2,17 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+mod gates;
+mod migrations;
+mod stragglers;
+
 use std::collections::BTreeMap;
 
 use segue_core::names::ReleaseId;
-use segue_core::presence::AgentPresence;
+use segue_core::presence::{AgentPresence, ReleaseCounts};
 use segue_core::release::{Content, Release};
-use segue_core::rollout::{Agent, Event, Fact, Input, Seen, Verdict};
+use segue_core::rollout::{Agent, Event, FACT_NAMES, Fact, Hold, Input, Seen, Verdict};
 use segue_core::spec::{Ingress, Plan, Policy, Smoke, Step};
 use segue_core::split::Share;
 use segue_core::time::{Millis, Timestamp};
 
 const GOLDEN: &str = include_str!("../golden/facts.json");
+
+/// Facts as the first version journaled them.
+const FIRST: &str = include_str!("../golden/facts_first.json");
 
 /// Every fact of the golden file reads as a fact and writes back as the same JSON, and none is
 /// missing: the journal's format cannot change by accident.
@@ -24,50 +31,34 @@ fn the_journaled_form_of_facts_does_not_change() {
         let fact: Fact = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(serde_json::to_value(&fact).unwrap(), value);
         names.insert(fact.name());
-        number(&fact);
     }
-    assert_eq!(names.len(), FACTS, "{names:?}");
+    let known = FACT_NAMES.map(str::to_owned);
+    assert_eq!(names, std::collections::BTreeSet::from(known));
 }
 
-/// How many kinds of fact there are.
-const FACTS: usize = 23;
-
-/// A new kind of fact does not compile here until it has a number, and then `FACTS` and the golden
-/// file must follow.
-fn number(fact: &Fact) -> usize {
-    match fact {
-        Fact::Configured { .. } => 1,
-        Fact::Deployed { .. } => 2,
-        Fact::WorkerReady { .. } => 3,
-        Fact::WorkerGone { .. } => 4,
-        Fact::GatewayJoined { .. } => 5,
-        Fact::GatewayForgotten { .. } => 6,
-        Fact::VerifyStarted { .. } => 7,
-        Fact::GatePassed { .. } => 8,
-        Fact::GatesSkipped { .. } => 9,
-        Fact::StepStarted { .. } => 10,
-        Fact::Paused { .. } => 11,
-        Fact::Resumed { .. } => 12,
-        Fact::CutOver { .. } => 13,
-        Fact::Landed { .. } => 14,
-        Fact::RollbackStarted { .. } => 15,
-        Fact::RolledBack { .. } => 16,
-        Fact::Failed { .. } => 17,
-        Fact::DrainStarted { .. } => 18,
-        Fact::Emptied { .. } => 19,
-        Fact::Refilled { .. } => 20,
-        Fact::Drained { .. } => 21,
-        Fact::Retiring { .. } => 22,
-        Fact::ProvisionStarted { .. } => 23,
-        Fact::BakeSmoked { .. } => 24,
-        Fact::Baked { .. } => 25,
-        Fact::CeilingReached { .. } => 26,
-        Fact::CallsEnding { .. } => 27,
-        Fact::ContractStarted { .. } => 28,
-        Fact::ContractFinished { .. } => 29,
-        Fact::BakeSmokeStarted { .. } => 30,
-        Fact::Retired { .. } => FACTS,
+/// A journal of the first version is read, and says what it said.
+#[test]
+fn facts_of_the_first_version_are_read() {
+    let values: Vec<serde_json::Value> = serde_json::from_str(FIRST).unwrap();
+    let mut agent = Agent::new("desk".parse().unwrap());
+    for value in values {
+        let fact: Fact = serde_json::from_value(value.clone()).unwrap();
+        let written = serde_json::to_value(&fact).unwrap();
+        let kept = value.as_object().unwrap().keys().all(|key| {
+            let (was, is) = (&value[key], &written[key]);
+            was == is || was.is_object()
+        });
+        assert!(kept, "{value} became {written}");
+        agent.apply(&fact);
+        if let Fact::Deployed {
+            plan, fast_track, ..
+        } = fact
+        {
+            assert!(!fast_track && !plan.fast_track, "it knew none");
+            assert_eq!(plan.bake, Millis(0));
+        }
     }
+    assert!(agent.epoch.0 > 0);
 }
 
 /// One agent with one gateway that acknowledges at once.
@@ -76,6 +67,8 @@ struct Bench {
     seen: Seen,
     now: Timestamp,
     reports: u64,
+    /// What the gateway counts.
+    counts: BTreeMap<ReleaseId, ReleaseCounts>,
 }
 
 fn release(number: u32) -> Release {
@@ -95,7 +88,19 @@ fn id(number: u32) -> ReleaseId {
 }
 
 fn deploy(number: u32) -> Event {
-    let plan = Plan {
+    deploy_by(number, plan())
+}
+
+fn deploy_by(number: u32, plan: Plan) -> Event {
+    Event::Deploy {
+        release: Box::new(release(number)),
+        plan: Box::new(plan),
+    }
+}
+
+/// Smoke calls, and one step of ten seconds.
+fn plan() -> Plan {
+    Plan {
         smoke: Some(Smoke {
             scenario: "hello".to_owned(),
             path: "/".to_owned(),
@@ -109,10 +114,6 @@ fn deploy(number: u32) -> Event {
             pause: false,
         }],
         ..Plan::default()
-    };
-    Event::Deploy {
-        release: Box::new(release(number)),
-        plan: Box::new(plan),
     }
 }
 
@@ -124,6 +125,7 @@ impl Bench {
             seen: Seen::new(now),
             now,
             reports: 0,
+            counts: BTreeMap::new(),
         };
         bench.ok(Event::Configured {
             ingress: Box::new(Ingress::default()),
@@ -162,6 +164,7 @@ impl Bench {
         self.reports += 1;
         let presence = AgentPresence {
             epoch: self.agent.epoch,
+            releases: self.counts.clone(),
             ..AgentPresence::default()
         };
         let gateway = "g0".parse().unwrap();
@@ -187,6 +190,36 @@ impl Bench {
             verdict: Verdict::Successful,
             report: serde_json::Value::Null,
         });
+    }
+
+    /// The names of the facts that an event comes to, applied.
+    fn facts(&mut self, event: Event) -> Vec<String> {
+        let input = Input::asked("ada", event);
+        let facts = self.agent.step(self.now, &self.seen, &input).unwrap();
+        for fact in &facts {
+            self.agent.apply(fact);
+        }
+        facts.iter().map(Fact::name).collect()
+    }
+
+    fn holds(&self) -> Vec<Hold> {
+        self.agent.holds(self.now, &self.seen)
+    }
+
+    /// A release is deployed and takes every new call.
+    fn bring_in(&mut self, number: u32, plan: Plan) {
+        self.ok(deploy_by(number, plan));
+        self.ready(number);
+        self.settle();
+        self.smoke_passes();
+        self.settle();
+        if self.agent.current() != Some(id(number)) {
+            self.ok(Event::Promote {
+                full: true,
+                skip_gates: false,
+            });
+        }
+        self.settle();
     }
 
     fn pass(&mut self, seconds: u64) {

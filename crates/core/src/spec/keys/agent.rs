@@ -52,7 +52,7 @@ const REQUIRES: Key = key(
 pub(in super::super) static AGENT: Keys = Keys {
     header: "[agents.NAME]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "command",
             Kind::List(&Kind::Text, bounds::ITEMS_MAX),
@@ -268,7 +268,7 @@ pub(in super::super) static AGENT: Keys = Keys {
 pub(in super::super) static COMPONENT: Keys = Keys {
     header: "[agents.NAME.components.NAME]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "command",
             Kind::List(&Kind::Text, bounds::ITEMS_MAX),
@@ -292,7 +292,7 @@ pub(in super::super) static COMPONENT: Keys = Keys {
 pub(in super::super) static SMOKE: Keys = Keys {
     header: "[agents.NAME.smoke]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "scenario",
             Kind::Text,
@@ -324,7 +324,7 @@ pub(in super::super) static SMOKE: Keys = Keys {
 pub(in super::super) static WEBHOOK: Keys = Keys {
     header: "[[agents.NAME.webhooks]]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "name",
             Kind::Name,
@@ -352,7 +352,7 @@ pub(in super::super) static WEBHOOK: Keys = Keys {
 pub(in super::super) static APPROVAL: Keys = Keys {
     header: "[agents.NAME.approval]",
     need: Need::Any,
-    keys: &[key(
+    rows: &[key(
         "before",
         Kind::Word(&["ramp", "cutover"]),
         Required,
@@ -363,7 +363,7 @@ pub(in super::super) static APPROVAL: Keys = Keys {
 pub(in super::super) static HOOKS: Keys = Keys {
     header: "[agents.NAME.hooks]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "before_deploy",
             Kind::Table(&HOOK_BEFORE),
@@ -400,13 +400,13 @@ const HOOK: &[Key] = &[
 pub(in super::super) static HOOK_BEFORE: Keys = Keys {
     header: "[agents.NAME.hooks.before_deploy]",
     need: Need::Any,
-    keys: HOOK,
+    rows: HOOK,
 };
 
 pub(in super::super) static HOOK_AFTER: Keys = Keys {
     header: "[agents.NAME.hooks.after_retire]",
     need: Need::Any,
-    keys: HOOK,
+    rows: HOOK,
 };
 
 /// What a step may wait for.
@@ -415,7 +415,7 @@ pub(in super::super) const STEP_CONDITIONS: [&str; 3] = ["min_calls", "min_durat
 pub(in super::super) static STEP: Keys = Keys {
     header: "[[agents.NAME.steps]]",
     need: Need::Of(&STEP_CONDITIONS),
-    keys: &[
+    rows: &[
         key(
             "share",
             Kind::Share(&bounds::STEP_SHARE),
@@ -446,7 +446,7 @@ pub(in super::super) static STEP: Keys = Keys {
 pub(in super::super) static LIMITS: Keys = Keys {
     header: "[agents.NAME.limits]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "drops",
             Kind::Share(&bounds::LIMIT_SHARE),
@@ -472,7 +472,7 @@ pub(in super::super) static LIMITS: Keys = Keys {
 pub(in super::super) static STRAGGLERS: Keys = Keys {
     header: "[agents.NAME.stragglers]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "policy",
             Kind::Word(&["wait", "announce", "hand-off", "end"]),
@@ -509,7 +509,7 @@ pub(in super::super) const RULE_CONDITIONS: [&str; 4] = ["header", "caller", "te
 pub(in super::super) static RULE: Keys = Keys {
     header: "[[agents.NAME.rules]]",
     need: Need::OneOf(&RULE_CONDITIONS),
-    keys: &[
+    rows: &[
         key(
             "header",
             Kind::Text,

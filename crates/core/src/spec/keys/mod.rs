@@ -21,7 +21,7 @@ pub(super) struct Keys {
     /// Its header, as the reference writes it; empty at the top of the file.
     pub(super) header: &'static str,
     /// What may be in it.
-    pub(super) keys: &'static [Key],
+    pub(super) rows: &'static [Key],
     /// How many of which keys there must be.
     pub(super) need: Need,
 }
@@ -140,7 +140,7 @@ const SLIP_EDITS_MAX: usize = 2;
 impl Keys {
     /// The names of its keys.
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.keys.iter().map(|key| key.name)
+        self.rows.iter().map(|key| key.name)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

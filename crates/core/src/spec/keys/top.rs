@@ -7,7 +7,7 @@ use super::{AGENT, Key, Keys, Kind, Need, key};
 pub(in super::super) static TOP: Keys = Keys {
     header: "",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "gateway",
             Kind::Table(&GATEWAY),
@@ -44,7 +44,7 @@ pub(in super::super) static TOP: Keys = Keys {
 pub(in super::super) static GATEWAY: Keys = Keys {
     header: "[gateway]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "listen",
             Kind::Address,
@@ -79,13 +79,13 @@ const IDENTITY: &[Key] = &[
 pub(in super::super) static TLS: Keys = Keys {
     header: "[gateway.tls]",
     need: Need::Any,
-    keys: IDENTITY,
+    rows: IDENTITY,
 };
 
 pub(in super::super) static API: Keys = Keys {
     header: "[api]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "listen",
             Kind::Address,
@@ -119,13 +119,13 @@ pub(in super::super) static API: Keys = Keys {
 pub(in super::super) static API_TLS: Keys = Keys {
     header: "[api.tls]",
     need: Need::Any,
-    keys: IDENTITY,
+    rows: IDENTITY,
 };
 
 pub(in super::super) static TELEMETRY: Keys = Keys {
     header: "[telemetry]",
     need: Need::Any,
-    keys: &[key(
+    rows: &[key(
         "otlp",
         Kind::Url,
         None("none: no traces"),
@@ -167,7 +167,7 @@ pub(super) const fn allow() -> Key {
 pub(in super::super) static NOTIFY: Keys = Keys {
     header: "[[notify]]",
     need: Need::Any,
-    keys: &[
+    rows: &[
         key(
             "name",
             Kind::Name,

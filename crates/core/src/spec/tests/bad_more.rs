@@ -61,9 +61,10 @@ fn webhooks() {
         "webhooks = { name = \"a\", url = \"https://b\" }\n",
         &["2:12: `webhooks`: found a table, expected a list"],
     );
-    let many: String = (0..9)
+    let many: Vec<_> = (0..9)
         .map(|n| format!("{{ name = \"w{n}\", url = \"https://b\" }}, "))
         .collect();
+    let many = many.concat();
     check_agent(
         &format!("webhooks = [{many}]\n"),
         &["2:12: `webhooks` has 9 items, at most 8"],
@@ -270,9 +271,10 @@ fn notifications() {
         "agents.a = {}\nnotify = { name = \"ops\" }\n",
         &["2:10: `notify`: found a table, expected a list"],
     );
-    let many: String = (0..17)
+    let many: Vec<_> = (0..17)
         .map(|n| format!("[[notify]]\nname = \"n{n}\"\n{url}"))
         .collect();
+    let many = many.concat();
     check(
         &format!("agents.a = {{}}\n{many}"),
         &["2:1: `notify` has 17 items, at most 16"],

@@ -24,9 +24,10 @@ fn names_of_components() {
         "[agents.a.components.\"a b\"]\ncommand = [\"x\", \"{port}\"]\n",
         &["2:22: component name \"a b\" is not valid"],
     );
-    let many: String = (0..17)
+    let many: Vec<_> = (0..17)
         .map(|n| format!("[agents.a.components.c{n}]\ncommand = [\"x\", \"{{port}}\"]\n"))
         .collect();
+    let many = many.concat();
     check_agent(&many, &["2:11: more than 16 components"]);
     check_agent(
         "[agents.a.components.engine]\ncommand = [\"x\", \"{port}\"]\nworkers = 2\n",

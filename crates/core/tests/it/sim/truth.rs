@@ -50,7 +50,8 @@ pub(crate) struct Truth {
     pub(crate) served_well: BTreeSet<ReleaseId>,
     /// Numbers of the first and the last rollout of each release.
     pub(crate) rollouts: BTreeMap<ReleaseId, (u64, u64)>,
-    /// Whose calls the log says are handed off.
+    /// Whose calls the log has ever said are handed off: a gateway may act by a table of then, and
+    /// that it was decided so is another check's.
     pub(crate) handed_off: BTreeSet<ReleaseId>,
     /// Calls that the log says are ended by policy.
     pub(crate) ending: BTreeSet<(ReleaseId, String)>,
@@ -165,7 +166,6 @@ impl Truth {
                 self.proven.remove(&release.id);
                 self.gates.remove(&release.id);
                 self.skipped.remove(&release.id);
-                self.handed_off.remove(&release.id);
                 let numbers = self.rollouts.entry(release.id);
                 numbers.or_insert((*rollout, *rollout)).1 = *rollout;
             }

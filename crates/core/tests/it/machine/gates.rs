@@ -1,0 +1,489 @@
+//! Gates beside smoke calls, the fast track and the bake window.
+
+use segue_core::presence::Totals;
+use segue_core::rollout::{BAKE_ATTEMPTS, Effect, Gate, HookKind, Want};
+use segue_core::spec::{Approval, Before, Hook, Hooks, Outbound, Webhook};
+
+use super::*;
+
+fn hook() -> Hook {
+    Hook {
+        command: vec!["migrate".to_owned()],
+        timeout: Millis::from_secs(300),
+    }
+}
+
+fn webhook(name: &str) -> Webhook {
+    Webhook {
+        name: name.to_owned(),
+        to: Outbound {
+            url: "https://board.test/".to_owned(),
+            secret_file: None,
+            allow: Vec::new(),
+        },
+        timeout: Millis::from_secs(5),
+        retries: 3,
+    }
+}
+
+fn approval(before: Before) -> Plan {
+    Plan {
+        approval: Some(Approval { before }),
+        ..plan()
+    }
+}
+
+fn finished(gate: Gate, attempt: u32, verdict: Verdict) -> Event {
+    Event::GateFinished {
+        rollout: 2,
+        attempt,
+        gate,
+        verdict,
+        report: serde_json::Value::Null,
+    }
+}
+
+fn promote(skip_gates: bool) -> Event {
+    Event::Promote {
+        full: true,
+        skip_gates,
+    }
+}
+
+/// v1 is current, v2 is deployed by a plan.
+fn deployed(plan: Plan) -> Bench {
+    let mut bench = Bench::at("complete");
+    bench.ok(deploy_by(2, plan));
+    bench
+}
+
+/// The same, with workers up and smoke calls passed.
+fn verified(plan: Plan) -> Bench {
+    let mut bench = deployed(plan);
+    bench.ready(2);
+    bench.settle();
+    bench.smoke_passes();
+    bench.settle();
+    bench
+}
+
+fn want(bench: &Bench, number: u32) -> Want {
+    let wants = bench.agent.effects().into_iter();
+    let mut wants = wants.filter_map(|effect| match effect {
+        Effect::Workers { release, want } if release.id == id(number) => Some(want),
+        _ => None,
+    });
+    wants.next().unwrap()
+}
+
+#[test]
+fn no_worker_is_wanted_before_the_hook_has_run() {
+    let plan = Plan {
+        hooks: Hooks {
+            before_deploy: Some(hook()),
+            after_retire: None,
+        },
+        ..plan()
+    };
+    let mut bench = deployed(plan.clone());
+    assert_eq!(want(&bench, 2), Want::Keep);
+    assert_eq!(bench.holds(), [Hold::Hook]);
+    let hooks = bench.agent.effects().into_iter().any(|effect| {
+        matches!(
+            effect,
+            Effect::Hook {
+                kind: HookKind::BeforeDeploy,
+                rollout: 2,
+                attempt: 1,
+                ..
+            }
+        )
+    });
+    assert!(hooks);
+    // However long it takes, it is not the workers' time.
+    bench.pass(200);
+    assert_eq!(bench.agent.phase_word(), "provisioning");
+    assert_eq!(bench.agent.next_deadline(), None);
+    let late = Event::GateFinished {
+        rollout: 1,
+        attempt: 1,
+        gate: Gate::BeforeDeploy,
+        verdict: Verdict::Successful,
+        report: serde_json::Value::Null,
+    };
+    assert_eq!(bench.ask(late), Ok(0), "of another rollout");
+    let ran = finished(Gate::BeforeDeploy, 1, Verdict::Successful);
+    assert_eq!(
+        bench.facts(ran.clone()),
+        ["gate_passed", "provision_started"]
+    );
+    assert_eq!(want(&bench, 2), Want::Run(1));
+    assert_eq!(bench.ask(ran), Ok(0), "said twice");
+    assert_eq!(
+        bench.agent.next_deadline(),
+        Some(bench.now + plan.ready_timeout)
+    );
+    for verdict in [
+        Verdict::Failed("exit 1".to_owned()),
+        Verdict::Inconclusive("lost".to_owned()),
+    ] {
+        let mut bench = deployed(plan.clone());
+        let facts = bench.facts(finished(Gate::BeforeDeploy, 1, verdict));
+        assert_eq!(facts, ["failed"]);
+        assert_eq!(bench.agent.current(), Some(id(1)));
+    }
+}
+
+#[test]
+fn webhooks_are_asked_until_all_agree() {
+    let plan = Plan {
+        webhooks: vec![webhook("board"), webhook("tests")],
+        ..plan()
+    };
+    let mut bench = verified(plan.clone());
+    let asked = |bench: &Bench| -> Vec<(u32, String)> {
+        let effects = bench.agent.effects().into_iter();
+        effects
+            .filter_map(|effect| match effect {
+                Effect::Webhook {
+                    attempt, webhook, ..
+                } => Some((attempt, webhook.name)),
+                _ => None,
+            })
+            .collect()
+    };
+    let of = |attempt: u32, name: &str| (attempt, name.to_owned());
+    assert_eq!(asked(&bench), [of(1, "board"), of(1, "tests")]);
+    let names = vec!["board".to_owned(), "tests".to_owned()];
+    assert_eq!(bench.holds(), [Hold::Webhooks { names }]);
+    let gate = |name: &str| Gate::Webhook(name.to_owned());
+    assert_eq!(bench.ask(promote(false)), Err("Unproven".to_owned()));
+    bench.ok(finished(gate("board"), 1, Verdict::Successful));
+    let unknown = finished(gate("nobody"), 1, Verdict::Failed(String::new()));
+    assert_eq!(bench.ask(unknown), Ok(0));
+    let silent = Verdict::Inconclusive("no answer".to_owned());
+    assert_eq!(bench.facts(finished(gate("tests"), 1, silent)), ["paused"]);
+    assert_eq!(asked(&bench), [], "nobody is asked while it is paused");
+    bench.ok(Event::Resume);
+    assert_eq!(
+        asked(&bench),
+        [of(2, "tests")],
+        "who agreed is not asked again"
+    );
+    let late = finished(gate("tests"), 1, Verdict::Failed("no".to_owned()));
+    assert_eq!(bench.ask(late), Ok(0), "of another attempt");
+    bench.ok(finished(gate("tests"), 2, Verdict::Successful));
+    bench.settle();
+    assert_eq!(bench.agent.phase_word(), "canary");
+
+    let mut bench = verified(plan.clone());
+    let no = Verdict::Failed("freeze".to_owned());
+    assert_eq!(bench.facts(finished(gate("tests"), 1, no)), ["failed"]);
+
+    // Nobody is asked on the way of a rollback.
+    let mut bench = verified(plan);
+    bench.ok(promote(true));
+    bench.ok(Event::Rollback { from: Some(id(2)) });
+    assert_eq!(bench.agent.current(), Some(id(1)));
+}
+
+/// A webhook that never answers is for a person; smoke calls that never end have failed.
+#[test]
+fn gates_that_are_late() {
+    let mut bench = verified(Plan {
+        webhooks: vec![webhook("board")],
+        ..plan()
+    });
+    let deadline = bench.agent.next_deadline().unwrap();
+    assert!(
+        deadline >= bench.now + Millis(4 * 5_000),
+        "time for all tries"
+    );
+    bench.now = deadline;
+    bench.settle();
+    assert_eq!(bench.agent.phase_word(), "verifying");
+    assert!(
+        matches!(&bench.holds()[..], [Hold::Paused(_)]),
+        "{:?}",
+        bench.holds()
+    );
+
+    let mut bench = deployed(plan());
+    bench.ready(2);
+    bench.settle();
+    bench.pass(31);
+    assert_eq!(bench.agent.phase_word(), "failed");
+}
+
+#[test]
+fn a_person_agrees_before_the_ramp() {
+    let mut bench = verified(approval(Before::Ramp));
+    assert_eq!(bench.holds(), [Hold::Approval]);
+    bench.pass(24 * 3_600);
+    assert_eq!(
+        bench.agent.phase_word(),
+        "verifying",
+        "a person is not late"
+    );
+    assert_eq!(bench.ask(promote(false)), Err("Unapproved".to_owned()));
+    assert_eq!(bench.facts(Event::Approve), ["gate_passed"]);
+    assert_eq!(bench.ask(Event::Approve), Ok(0), "twice is once");
+    bench.settle();
+    assert_eq!(bench.agent.phase_word(), "canary");
+    assert!(bench.agent.is_proven(id(2), &approval(Before::Ramp)));
+    assert_eq!(
+        deployed(plan()).ask(Event::Approve),
+        Err("NoApproval".to_owned())
+    );
+    assert_eq!(
+        Bench::at("complete").ask(Event::Approve),
+        Err("NotNow".to_owned())
+    );
+    // Let through, it needs none for the cutover either.
+    let mut bench = verified(approval(Before::Ramp));
+    bench.ok(Event::Promote {
+        full: false,
+        skip_gates: true,
+    });
+    bench.pass(10);
+    assert_eq!(bench.agent.current(), Some(id(2)));
+}
+
+#[test]
+fn a_person_agrees_before_the_cutover() {
+    let mut bench = verified(approval(Before::Cutover));
+    assert_eq!(bench.agent.phase_word(), "canary", "the ramp needs nobody");
+    bench.pass(3_600);
+    assert_eq!(bench.agent.phase_word(), "canary");
+    assert_eq!(bench.holds(), [Hold::Approval]);
+    assert_eq!(bench.ask(promote(false)), Err("Unapproved".to_owned()));
+    let next = Event::Promote {
+        full: false,
+        skip_gates: false,
+    };
+    assert_eq!(
+        bench.ask(next),
+        Err("Unapproved".to_owned()),
+        "the next is the cutover"
+    );
+    bench.ok(Event::Approve);
+    bench.settle();
+    assert_eq!(bench.agent.current(), Some(id(2)));
+
+    let mut bench = verified(approval(Before::Cutover));
+    assert_eq!(bench.facts(promote(true)), ["gates_skipped", "cut_over"]);
+    // A step that ends by hand leads to the cutover, too.
+    let mut paused = approval(Before::Cutover);
+    paused.steps[0].pause = true;
+    let mut bench = verified(paused);
+    bench.pass(10);
+    assert_eq!(bench.ask(Event::Resume), Err("Unapproved".to_owned()));
+    bench.ok(Event::Approve);
+    bench.ok(Event::Resume);
+    assert_eq!(bench.agent.current(), Some(id(2)));
+    // Without smoke calls let into the ramp, it still needs a person for the cutover.
+    let mut bench = deployed(approval(Before::Cutover));
+    bench.ready(2);
+    bench.settle();
+    bench.ok(Event::Promote {
+        full: false,
+        skip_gates: true,
+    });
+    bench.pass(60);
+    assert_eq!(bench.agent.phase_word(), "canary");
+}
+
+#[test]
+fn who_served_well_comes_back_fast() {
+    let mut bench = Bench::at("standby");
+    bench.bring_in(3, plan());
+    let fast = approval(Before::Ramp);
+    bench.ok(deploy_by(2, fast.clone()));
+    let rollout = bench.agent.rollout.clone().unwrap();
+    assert!(rollout.fast_track && rollout.plan.steps.is_empty());
+    assert_eq!(rollout.plan.approval, None);
+    bench.ready(2);
+    bench.settle();
+    assert_eq!(bench.agent.phase_word(), "verifying", "smoke calls stay");
+    bench.smoke_passes();
+    bench.settle();
+    assert_eq!(bench.agent.current(), Some(id(2)), "without a step");
+
+    // Not one that was rolled back from, nor one that is asked to go slowly.
+    bench.ok(Event::Rollback { from: Some(id(2)) });
+    bench.settle();
+    bench.ok(deploy_by(2, fast));
+    assert!(!bench.agent.rollout.as_ref().unwrap().fast_track);
+    let slow = Plan {
+        fast_track: false,
+        ..plan()
+    };
+    let mut bench = Bench::at("standby");
+    bench.ok(deploy_by(1, slow));
+    assert!(!bench.agent.rollout.as_ref().unwrap().fast_track);
+    assert_eq!(bench.agent.rollout.as_ref().unwrap().plan.steps.len(), 1);
+}
+
+/// A retired release is remembered for what it was.
+#[test]
+fn who_served_well_and_retired_comes_back_fast() {
+    let mut bench = Bench::at("standby");
+    bench.ok(Event::Retire { release: id(1) });
+    bench.settle();
+    assert_eq!(bench.agent.phase_word(), "complete");
+    bench.ok(deploy(1));
+    assert!(bench.agent.rollout.as_ref().unwrap().fast_track);
+}
+
+fn baking() -> Bench {
+    let mut bench = Bench::at("complete");
+    bench.bring_in(
+        2,
+        Plan {
+            bake: Millis::from_secs(600),
+            ..plan()
+        },
+    );
+    bench
+}
+
+fn round(bench: &Bench) -> Option<u32> {
+    let effects = bench.agent.effects().into_iter();
+    let mut rounds = effects.filter_map(|effect| match effect {
+        Effect::Smoke { attempt, .. } => Some(attempt - BAKE_ATTEMPTS),
+        _ => None,
+    });
+    rounds.next()
+}
+
+fn smoked(round: u32, verdict: Verdict) -> Event {
+    Event::SmokeFinished {
+        rollout: 2,
+        attempt: BAKE_ATTEMPTS + round,
+        verdict,
+        report: serde_json::json!({ "calls": 1 }),
+    }
+}
+
+#[test]
+fn a_release_that_turns_bad_while_it_bakes_is_rolled_back() {
+    let mut bench = baking();
+    assert!(matches!(bench.holds()[..], [Hold::Baking { .. }]));
+    let totals = Totals {
+        started: 30,
+        ended: 30,
+        dropped: 5,
+        ..Totals::default()
+    };
+    let counts = ReleaseCounts {
+        totals,
+        ..ReleaseCounts::default()
+    };
+    bench.counts.insert(id(2), counts.clone());
+    bench.pass(60);
+    assert_eq!(bench.agent.current(), Some(id(1)));
+    assert_eq!(bench.agent.phase_word(), "rolled back");
+    assert!(!bench.agent.releases[&id(2)].served_well);
+
+    // After the window it is nobody's to take back but an operator's.
+    let mut bench = baking();
+    bench.ok(smoked(1, Verdict::Successful));
+    bench.pass(601);
+    assert_eq!(bench.agent.rollout.as_ref().unwrap().bake, None);
+    bench.counts.insert(id(2), counts);
+    bench.pass(60);
+    assert_eq!(bench.agent.current(), Some(id(2)));
+}
+
+#[test]
+fn smoke_calls_go_on_while_it_bakes() {
+    let mut bench = baking();
+    assert_eq!(round(&bench), Some(1), "at once");
+    let late = Event::SmokeFinished {
+        rollout: 2,
+        attempt: 1,
+        verdict: Verdict::Failed("late".to_owned()),
+        report: serde_json::Value::Null,
+    };
+    assert_eq!(bench.ask(late), Ok(0), "of before the first caller");
+    let unclear = smoked(1, Verdict::Inconclusive("live was slow too".to_owned()));
+    assert_eq!(bench.facts(unclear.clone()), ["bake_smoked"]);
+    assert_eq!(bench.ask(unclear), Ok(0), "said twice");
+    bench.settle();
+    assert_eq!(round(&bench), None);
+    bench.pass(59);
+    assert_eq!(round(&bench), None, "a tenth of the window apart");
+    bench.pass(1);
+    assert_eq!(round(&bench), Some(2));
+    let facts = bench.facts(smoked(2, Verdict::Failed("silence".to_owned())));
+    assert_eq!(facts, ["rollback_started"]);
+    assert_eq!(bench.agent.current(), Some(id(1)));
+}
+
+/// A round that has begun is waited for, but not for ever.
+#[test]
+fn the_window_ends_with_its_last_round() {
+    let mut bench = baking();
+    bench.ok(smoked(1, Verdict::Successful));
+    bench.pass(590);
+    assert_eq!(round(&bench), Some(2));
+    bench.pass(11);
+    assert!(bench.agent.rollout.as_ref().unwrap().bake.is_some());
+    bench.pass(20);
+    assert!(bench.agent.rollout.as_ref().unwrap().bake.is_none());
+}
+
+#[test]
+fn the_way_back_is_kept_while_it_bakes() {
+    let mut bench = baking();
+    bench.ok(Event::Configured {
+        ingress: Box::new(Ingress::default()),
+        policy: Policy {
+            standby: Millis(0),
+            ..Policy::default()
+        },
+    });
+    bench.pass(300);
+    assert_eq!(bench.agent.phase_word(), "standby");
+    let retire = Event::Retire { release: id(1) };
+    assert_eq!(bench.ask(retire), Err("Baking".to_owned()));
+    // The next deploy ends the window, and what it kept may go.
+    assert_eq!(bench.facts(deploy(3)), ["baked", "deployed"]);
+    bench.settle();
+    assert_eq!(bench.agent.releases[&id(1)].state.word(), "retired");
+}
+
+/// Nobody who has not heard a gateway says that the release was good.
+#[test]
+fn a_silent_gateway_keeps_the_window_open() {
+    let mut bench = baking();
+    bench.ok(smoked(1, Verdict::Successful));
+    bench.now = bench.now + Millis::from_secs(700);
+    let ticks = [bench.facts(Event::Tick), bench.facts(Event::Tick)].concat();
+    assert_eq!(ticks, ["refilled"], "of v1, and nothing of the window");
+    assert!(
+        bench
+            .holds()
+            .iter()
+            .any(|hold| matches!(hold, Hold::Unknown { .. }))
+    );
+    bench.settle();
+    assert_eq!(bench.agent.rollout.as_ref().unwrap().bake, None);
+}
+
+/// The log says which gates were missing, who agreed and what was counted.
+#[test]
+fn inputs_say_what_a_decision_was_made_on() {
+    let mut bench = verified(approval(Before::Cutover));
+    bench.seen.set_permits(BTreeMap::from([(id(1), 3)]));
+    let inputs = bench.agent.inputs(bench.now, &bench.seen);
+    assert_eq!(inputs["releases"][id(1).short()]["permits"], 3);
+    assert_eq!(inputs["rollout"]["gates"]["missing"], serde_json::json!([]));
+    let passed = serde_json::json!(["readiness", "smoke"]);
+    assert_eq!(inputs["rollout"]["gates"]["passed"], passed);
+    assert_eq!(inputs["rollout"]["approval"]["given"], false);
+    assert_eq!(inputs["rollout"]["limits"]["min_calls"], 20);
+    assert_eq!(inputs["rollout"]["counted"]["ended"], 0);
+    let holds = inputs["rollout"]["holds"].to_string();
+    assert!(holds.contains("approval"), "{holds}");
+}
