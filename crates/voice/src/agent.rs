@@ -2,20 +2,23 @@
 //!
 //! It answers four questions at real time, knows nothing else, and never hangs up first. One port
 //! serves `GET /healthz`, the provider's webhook at `POST /twilio`, and the calls, as `WebSocket`s
-//! on any other path. Told to stop, it takes no more calls and finishes those it has, however long
+//! on any other path. What Segue tells it (`POST /segue/events`) it logs, and a call that it is
+//! to hand off it closes in order, so that the caller comes back elsewhere. Told to stop, it takes no more calls and finishes those it has, however long
 //! they last: whoever deploys decides when patience is over, and not the agent.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -29,6 +32,11 @@ use crate::socket::{self, Socket};
 
 /// Header by which a gateway tells the id of a call.
 pub const CALL_ID_HEADER: &str = "X-Segue-Call-Id";
+
+/// Where Segue tells the agent what happens to its calls, as CloudEvents.
+pub const NOTIFY_PATH: &str = "/segue/events";
+/// The event that asks for a call to be handed off.
+const HAND_OFF: &str = "dev.segue.call.hand-off";
 
 /// Connections at once, calls or not; more are closed unanswered. Far above what one process can
 /// speak on at real time, it only bounds memory.
@@ -73,6 +81,8 @@ struct Agent {
     log: WorkerLog,
     voice: Voice,
     calls: AtomicUsize,
+    /// Rung for a call that is to be handed off, by its id.
+    leaving: Mutex<BTreeMap<String, Arc<Notify>>>,
 }
 
 /// Listens and serves until the process ends.
@@ -105,6 +115,7 @@ pub async fn serve_on(
         log,
         voice,
         calls: AtomicUsize::new(0),
+        leaving: Mutex::default(),
     });
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -147,6 +158,16 @@ impl Agent {
                 };
                 http::respond(&mut stream, "200 OK", "text/xml", &xml).await
             }
+            ("POST", NOTIFY_PATH) => {
+                let body = timeout(REQUEST_MAX, request.body(&mut stream)).await??;
+                let heard = self.hear(&body);
+                let status = if heard.is_some() {
+                    "204 No Content"
+                } else {
+                    "400 Bad Request"
+                };
+                http::respond(&mut stream, status, plain, "").await
+            }
             _ => http::respond(&mut stream, "404 Not Found", plain, "not found\n").await,
         }
     }
@@ -165,6 +186,19 @@ impl Agent {
             "calls": self.calls.load(Ordering::Relaxed),
         });
         http::respond(stream, status, "application/json", &body.to_string()).await
+    }
+
+    /// Takes in what Segue tells. `None`: it is no CloudEvent.
+    fn hear(&self, body: &[u8]) -> Option<()> {
+        let event: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let kind = event["type"].as_str()?;
+        let call = event["data"]["call"].as_str().unwrap_or_default();
+        self.log.told(kind, call);
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leave) = leaving.get(call).filter(|_| kind == HAND_OFF) {
+            leave.notify_one();
+        }
+        Some(())
     }
 
     async fn call(&self, mut stream: TcpStream, request: Request, accept: &str) -> io::Result<()> {
@@ -191,7 +225,21 @@ impl Agent {
         let stream = Box::new(stream);
         let socket = Socket::from_partially_read(stream, request.rest, Role::Server, config).await;
         self.calls.fetch_add(1, Ordering::Relaxed);
-        conversation::converse(socket, arrival, &self.voice, &self.log).await;
+        let id = arrival
+            .header_id
+            .as_ref()
+            .unwrap_or(&arrival.path_id)
+            .clone();
+        let leave = Arc::new(Notify::new());
+        let leaving = || self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving().insert(id.clone(), Arc::clone(&leave));
+        conversation::converse(socket, arrival, &self.voice, &self.log, &leave).await;
+        // Its caller may be back already.
+        let mut leaving = leaving();
+        if leaving.get(&id).is_some_and(|of| Arc::ptr_eq(of, &leave)) {
+            leaving.remove(&id);
+        }
+        drop(leaving);
         self.calls.fetch_sub(1, Ordering::Relaxed);
         Ok(())
     }

@@ -220,6 +220,7 @@ struct WorkerLine<'a> {
 enum WorkerRest {
     Started { pid: u32 },
     Ended { by: WorkerEnd, code: Option<u16> },
+    Told { kind: String },
 }
 
 /// The log of the agent's side.
@@ -248,6 +249,12 @@ impl WorkerLog {
 
     pub(crate) fn ended(&self, call: &str, by: WorkerEnd, code: Option<u16>) {
         self.write("call.ended", call, WorkerRest::Ended { by, code });
+    }
+
+    /// What Segue told us, about a call or about all of them.
+    pub(crate) fn told(&self, kind: &str, call: &str) {
+        let kind = kind.to_owned();
+        self.write("worker.told", call, WorkerRest::Told { kind });
     }
 
     fn write(&self, event: &str, call: &str, rest: WorkerRest) {

@@ -5,7 +5,10 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message as Frame, Utf8Bytes};
 
 use crate::audio::{self, FRAME_SAMPLES, SILENCE};
@@ -94,7 +97,13 @@ impl End {
 }
 
 /// Holds the whole conversation and logs its start and end.
-pub(crate) async fn converse(socket: Socket, from: Arrival, voice: &Voice, log: &WorkerLog) {
+pub(crate) async fn converse(
+    socket: Socket,
+    from: Arrival,
+    voice: &Voice,
+    log: &WorkerLog,
+    leave: &Notify,
+) {
     let mut call = Call {
         from,
         voice,
@@ -109,7 +118,7 @@ pub(crate) async fn converse(socket: Socket, from: Arrival, voice: &Voice, log: 
         drop_at: None,
         stopped: false,
     };
-    let end = call.run(socket).await;
+    let end = call.run(socket, leave).await;
     // A call that broke before it said who it was is still a call that broke.
     let id = call.identify("");
     log.ended(&id, end.by, end.code);
@@ -131,13 +140,24 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn run(&mut self, mut socket: Socket) -> End {
+    async fn run(&mut self, mut socket: Socket, leave: &Notify) -> End {
         let mut ticks = socket::ticks();
         let mut audio = Vec::with_capacity(FRAME_SAMPLES);
         let mut heard_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
+                () = leave.notified() => {
+                    let close = CloseFrame {
+                        code: CloseCode::Normal,
+                        reason: Utf8Bytes::from_static("call back"),
+                    };
+                    if socket.close(Some(close)).await.is_ok() {
+                        socket::finish(socket).await;
+                    }
+                    let code = Some(CloseCode::Normal.into());
+                    return End { by: WorkerEnd::Worker, code };
+                }
                 frame = socket.next() => {
                     heard_at = Instant::now();
                     match frame {
