@@ -46,8 +46,9 @@ bench: ## timings of the hot decisions
 docs: ## the API documentation, in target/doc
 	cargo doc --workspace --no-deps --locked --open
 
-reference: ## docs/reference/config.md and its JSON Schema, anew from the keys
+reference: ## docs/reference: config.md, its JSON Schema and openapi.json, anew from the code
 	SEGUE_REGENERATE=1 cargo test --locked -p segue-core --lib published
+	SEGUE_REGENERATE=1 cargo test --locked -p segue-controller --lib published
 
 dist: ## a release with manual, completions and unit, and its checksum, in target/dist
 	cargo build --release --locked -p segue

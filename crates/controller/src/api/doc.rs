@@ -271,6 +271,27 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_the_api_names_every_endpoint_and_its_roles() {
+        let page = include_str!("../../../../docs/reference/api.md");
+        let who = |needs| match needs {
+            Needs::Nothing => "anybody",
+            Needs::Read => "readers",
+            Needs::Operate => "operator, admin",
+            Needs::Approve => "approver, admin",
+            Needs::Dial => "worker, operator, admin",
+            Needs::CallState => "worker, admin",
+            Needs::Administer => "admin",
+        };
+        for endpoint in ENDPOINTS {
+            let begins = format!("| `{} {}` |", endpoint.method, endpoint.path);
+            let line = page.lines().find(|line| line.starts_with(&begins));
+            let line = line.unwrap_or_else(|| panic!("{begins} is not there"));
+            let ends = format!("| {} |", who(endpoint.needs));
+            assert!(line.ends_with(&ends), "{line}");
+        }
+    }
+
+    #[test]
     fn every_reference_leads_somewhere() {
         fn check(value: &Value, document: &Value) {
             match value {

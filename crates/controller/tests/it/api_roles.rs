@@ -56,6 +56,17 @@ const MATRIX: &[(&str, &str, [bool; 5])] = &[
     ),
     (
         "POST",
+        "/v1/agents/{agent}/contract",
+        [false, true, false, true, false],
+    ),
+    (
+        "GET",
+        "/v1/agents/{agent}/diff",
+        [true, true, true, true, false],
+    ),
+    ("POST", "/v1/reload", [false, true, false, true, false]),
+    (
+        "POST",
         "/v1/agents/{agent}/rollback",
         [false, true, false, true, false],
     ),
