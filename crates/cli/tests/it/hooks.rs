@@ -25,6 +25,10 @@ if [ "$1" = expand ]; then
         slow) while ! [ -e go ]; do sleep 0.1; done ;;
     esac
 fi
+if [ "$1" = contract ] && [ -e stuck ]; then
+    echo "the table is locked" >&2
+    exit 1
+fi
 echo "$1 ended" >> order.log
 "#;
 
@@ -202,4 +206,30 @@ async fn a_hook_goes_on_while_the_controller_is_away_and_runs_once() {
             "worker v1",
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contract_that_fails_waits_for_a_person_and_is_run_again() {
+    let site = open(SETTINGS).await;
+    fs::write(site.dir.join("stuck"), "").unwrap();
+    site.deploy("v1");
+    let state = |wanted: &str| contract(&site, "v1")["state"] == wanted;
+    site.until("the contract has failed", || state("failed"))
+        .await;
+    let reason = contract(&site, "v1")["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("the table is locked"), "{reason}");
+    assert_eq!(
+        site.release("v1").unwrap()["share_bp"],
+        10_000,
+        "calls go on"
+    );
+    fs::remove_file(site.dir.join("stuck")).unwrap();
+    let verb = format!("/v1/agents/{AGENT}/contract");
+    let (status, answer) = site.post(&verb, &json!({ "release": "v1" }));
+    assert_eq!(status, 200, "{answer}");
+    site.until("the contract has run", || state("done")).await;
+    let runs = order(&site)
+        .into_iter()
+        .filter(|line| line.starts_with("contract begins"));
+    assert_eq!(runs.count(), 2);
 }

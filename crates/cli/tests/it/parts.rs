@@ -8,10 +8,20 @@ use serde_json::{Value, json};
 
 use crate::site::{AGENT, SETTINGS, Site, reports};
 
-/// An agent with a prompt and a configuration.
-async fn open() -> Site {
+/// A ramp on which an operator has to help.
+const PAUSING: &str = r#"
+[[agents.desk.steps]]
+share = "10%"
+pause = true
+
+[agents.desk.approval]
+before = "cutover"
+"#;
+
+/// An agent with a prompt and a model.
+async fn open(rest: &str) -> Site {
     let settings = format!("{SETTINGS}prompt = \"prompt.toml\"\nmodel = \"gpt-x\"\n");
-    let mut site = Site::prepare(&settings, "");
+    let mut site = Site::prepare(&settings, rest);
     fs::write(site.dir.join("prompt.toml"), "be kind").unwrap();
     site.serve().await;
     site
@@ -58,7 +68,7 @@ impl Site {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_is_frozen_with_its_release() {
-    let site = open().await;
+    let site = open("").await;
     site.deploy("v1");
     let crowd = site.crowd("a", 3, 15_000);
     site.live(3).await;
@@ -107,8 +117,19 @@ async fn a_prompt_is_frozen_with_its_release() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_alone_is_taken_back() {
-    let site = open().await;
-    site.deploy("v1");
+    let site = open(PAUSING).await;
+    let bring_in = async |label: &str| {
+        site.phase("canary").await;
+        site.ok(&["approve"]);
+        site.ok(&["promote", "--full"]);
+        site.becomes(label, "current").await;
+    };
+    site.ok(&["deploy", "v1", "--wait", "none"]);
+    if site.release("v1").is_none_or(|is| is["state"] != "current") {
+        site.until("v1 is approved", || site.run(&["approve"]).status.success())
+            .await;
+    }
+    site.becomes("v1", "current").await;
     let verb = format!("/v1/agents/{AGENT}/rollback");
     let only = |part: &str| site.post(&verb, &json!({ "only": part }));
     let (status, problem) = only("prompt");
@@ -120,7 +141,7 @@ async fn a_prompt_alone_is_taken_back() {
         "prompt": { "name": "prompt.toml", "content": "be rude" },
         "env": { "GREETING": "hello" },
     }));
-    site.becomes("v2", "current").await;
+    bring_in("v2").await;
     let (status, problem) = only("model");
     assert_eq!(status, 422, "{problem}");
     assert!(
@@ -133,6 +154,7 @@ async fn a_prompt_alone_is_taken_back() {
     let (status, answer) = only("prompt");
     assert_eq!(status, 200, "{answer}");
     assert_eq!(answer["made_from"], "v2");
+    // It was tried before: neither a ramp nor a person is waited for.
     let label = "v2-prompt-of-v1";
     site.becomes(label, "current").await;
     assert_eq!(diff(&site, "v2", label), ["prompt"]);
@@ -144,7 +166,7 @@ async fn a_prompt_alone_is_taken_back() {
     );
     // Where nothing else differs, it is the release before, which still stands by.
     site.begin(&json!({ "label": "v4", "model": "gpt-y" }));
-    site.becomes("v4", "current").await;
+    bring_in("v4").await;
     let workers = site.workers(label);
     let (status, answer) = only("model");
     assert_eq!(status, 200, "{answer}");
@@ -160,7 +182,7 @@ async fn a_prompt_alone_is_taken_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_made_from_whichever_is_named() {
-    let site = open().await;
+    let site = open("").await;
     site.ok(&["deploy", "v1", "--env", "A=1"]);
     site.ok(&["deploy", "v2", "--env", "B=2"]);
     assert_eq!(diff(&site, "v1", "v2"), ["env.B"]);
