@@ -86,7 +86,7 @@ impl Program {
             fs::write(home.last_gateway(), id.as_str())?;
         }
         let spawn = Spawn {
-            program: std::env::current_exe()?.display().to_string(),
+            program: ourselves()?,
             args,
             env: BTreeMap::new(),
             dir: None,
@@ -98,6 +98,15 @@ impl Program {
             .start()
             .with_context(|| format!("the {} cannot be started", self.name))
     }
+}
+
+/// The program to start. After an upgrade the kernel says that the file of this process is deleted;
+/// the one in its place is meant.
+fn ourselves() -> std::io::Result<String> {
+    let path = std::env::current_exe()?.display().to_string();
+    Ok(path
+        .strip_suffix(" (deleted)")
+        .map_or_else(|| path.clone(), str::to_owned))
 }
 
 /// Who the gateway of a record is. Records of earlier versions do not say; there was only one.

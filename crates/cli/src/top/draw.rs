@@ -284,6 +284,7 @@ fn left(state: &State, release: &ReleaseView) -> Option<String> {
     if count == 0 {
         return Some(format!("{} drains, empty", release.label));
     }
+    let plural = if count == 1 { "" } else { "s" };
     let oldest = state
         .calls
         .iter()
@@ -291,7 +292,7 @@ fn left(state: &State, release: &ReleaseView) -> Option<String> {
         .map(|call| output::age(now(state).since(call.since).0))
         .map_or_else(String::new, |age| format!(", the oldest {age}"));
     Some(format!(
-        "{} drains: {count} calls left{oldest}",
+        "{} drains: {count} call{plural} left{oldest}",
         release.label
     ))
 }
