@@ -208,6 +208,54 @@ async fn a_call_whose_worker_died_goes_on_with_another_one() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_release_that_drains_it_takes_leave_of_its_callers() {
+    let stragglers = |policy: &str| {
+        let host = format!("hosts = [\"{policy}.test\"]\nnotify = \"/segue/events\"");
+        let when = format!("{{ policy = \"{policy}\", ceiling = \"2s\", jitter = \"1s\" }}");
+        format!("{}\n{host}\nstragglers = {when}", settings(1))
+    };
+    let agents = ["announce", "hand-off"].map(|policy| (policy, stragglers(policy)));
+    let agents = agents.each_ref().map(|(name, rest)| (*name, rest.as_str()));
+    let mut site = prepare(PROGRAM, &agents);
+    site.serve().await;
+    let url = format!("ws://{}/ws/{{call}}", address(&site));
+    let mut callers = Vec::new();
+    for (name, _) in agents {
+        site.ok(&["deploy", "v1", "--agent", name]);
+        let (host, prefix) = (format!("{name}.test"), format!("CA{name}"));
+        let args = ["--url", &url, "--host", &host, "--prefix", &prefix];
+        // Long enough to be told, and to hear it.
+        let args = [&args[..], &["--linger", "18"]].concat();
+        callers.push(Caller::start(&site, "booking", &args));
+    }
+    for (name, _) in agents {
+        let call = format!("CA{name}0000");
+        site.until("both turns are done", || {
+            understood(&site, &call).len() == 2
+        })
+        .await;
+        site.ok(&["deploy", "v2", "--agent", name]);
+    }
+    let mut heard = Vec::new();
+    for caller in callers {
+        let caller = caller.end().await;
+        assert!(caller.well, "{caller:?}");
+        heard.push(caller.calls[0].clone());
+    }
+    let (announced, handed_off) = (&heard[0], &heard[1]);
+    let sentence = "excuse me this line closes soon please come to an end";
+    assert_eq!(announced["unasked"][0]["heard"], sentence, "{announced}");
+    assert_eq!(
+        announced["end"]["by"], "caller",
+        "nobody but the caller ends it"
+    );
+    let sentence = "one moment please i will connect you";
+    assert_eq!(handed_off["unasked"][0]["heard"], sentence, "{handed_off}");
+    let end = serde_json::json!({ "by": "remote", "code": 1_000 });
+    assert_eq!(handed_off["end"], end, "{handed_off}");
+}
+
 #[test]
 fn its_own_tests_pass() {
     let output = Command::new(python())
