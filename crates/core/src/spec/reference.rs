@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use super::keys::{ALL, Fallback, Key, Keys, Kind};
+use crate::time::Millis;
 
 /// The prose.
 const TEMPLATE: &str = include_str!("reference.md");
@@ -133,14 +134,27 @@ const USUAL_ITEMS: usize = super::bounds::ITEMS_MAX;
 /// What a value must keep to, if that is not said by its type.
 fn bounds(kind: &Kind) -> Option<String> {
     match kind {
-        Kind::Count(bound) => Some(bound.to_string()),
-        Kind::Calls(bound) => Some(bound.to_string()),
+        Kind::Count(bound) => Some(range(bound.min.into(), bound.max.into())),
+        Kind::Calls(bound) => Some(range(bound.min, bound.max)),
+        Kind::Duration(bound) if bound.min == Millis(0) => Some(format!("0 to {}", bound.max)),
         Kind::Duration(bound) => Some(bound.to_string()),
         Kind::Share(bound) => Some(bound.to_string()),
         Kind::List(_, max) | Kind::OneOrMore(_, max) if *max != USUAL_ITEMS => {
-            Some(format!("At most {max}"))
+            Some(format!("At most {}", grouped(*max as u64)))
         }
         Kind::Tables(_, max) | Kind::Named(_, max) => Some(format!("At most {max}")),
         _ => None,
     }
+}
+
+fn range(min: u64, max: u64) -> String {
+    format!("{} to {}", grouped(min), grouped(max))
+}
+
+/// A number in groups of three digits.
+fn grouped(number: u64) -> String {
+    if number < 1_000 {
+        return number.to_string();
+    }
+    format!("{} {:03}", grouped(number / 1_000), number % 1_000)
 }
