@@ -144,16 +144,16 @@ impl Client {
 
     pub(crate) fn revoke_token(&self, id: &str) -> Result<(), Trouble> {
         let path = format!("/v1/tokens/{id}");
-        self.0.send(Method::DELETE, &path, None).map(drop)
+        self.0.send(&Method::DELETE, &path, None).map(drop)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
-        self.0.send(Method::GET, path, None).and_then(read)
+        self.0.send(&Method::GET, path, None).and_then(read)
     }
 
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Trouble> {
         let body = serde_json::to_vec(body).expect("bodies always serialise");
-        self.0.send(Method::POST, path, Some(&body)).and_then(read)
+        self.0.send(&Method::POST, path, Some(&body)).and_then(read)
     }
 }
 

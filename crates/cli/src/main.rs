@@ -88,7 +88,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Completions { shell } => verb::completions::run(shell),
         Command::Man(args) => verb::man::run(&args),
         Command::Token(what) => verb::token::run(&home, format, &what),
-        Command::Api(what) => verb::api::run(&what),
+        Command::Api(what) => verb::api::run(what),
         Command::Judge { dir } => verb::judge::run(format, &dir),
         Command::Gateway(args) => verb::process::gateway(&home, &args).await,
         Command::Controller(args) => verb::process::controller(&home, &args).await,

@@ -95,7 +95,7 @@ impl Reach {
     /// second time when the first was not answered, and is carried out once.
     pub(crate) fn send(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
         body: Option<&[u8]>,
     ) -> Result<Response, Trouble> {
@@ -104,7 +104,7 @@ impl Reach {
         let began = Instant::now();
         let mut lost: Option<Instant> = None;
         loop {
-            match self.once(method.clone(), path, &key, body)? {
+            match self.once(method, path, &key, body)? {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(mut response) => {
                     let status = response.status().as_u16();
@@ -131,15 +131,15 @@ impl Reach {
 
     fn once(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
         key: &str,
         body: Option<&[u8]>,
     ) -> Result<Result<Response, ureq::Error>, Trouble> {
         let (base, token) = self.base()?;
-        let is_change = method != Method::GET;
+        let is_change = *method != Method::GET;
         let mut request = Request::builder()
-            .method(method)
+            .method(method.clone())
             .uri(format!("{base}{path}"))
             .header("Authorization", token);
         if is_change {

@@ -12,7 +12,7 @@ use crate::reach::Remote;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Another machine")]
 pub(crate) struct RemoteArgs {
-    /// Ask the Segue there, for example https://segue.example.com:7070
+    /// Ask the Segue there, for example <https://segue.example.com:7070>
     #[arg(long, global = true, env = "SEGUE_API_URL", value_name = "URL")]
     api: Option<String>,
     /// Ask with the token in this file

@@ -4,7 +4,7 @@ use crate::args::ApiDo;
 use crate::exit::Exit;
 use crate::output;
 
-pub(crate) fn run(what: &ApiDo) -> anyhow::Result<Exit> {
+pub(crate) fn run(what: ApiDo) -> anyhow::Result<Exit> {
     match what {
         ApiDo::Openapi => {
             let document = segue_controller::api::document();

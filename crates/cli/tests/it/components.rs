@@ -188,10 +188,13 @@ impl Site {
     }
 }
 
+/// The chain that each release was asked for, in the order of asking.
+type Answers = Vec<(String, Vec<String>)>;
+
 /// Asks the stacks of releases for their chains, over and over, and remembers every answer.
 struct Asker {
     doors: Arc<Mutex<BTreeMap<String, u16>>>,
-    answers: Arc<Mutex<Vec<(String, Vec<String>)>>>,
+    answers: Arc<Mutex<Answers>>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -268,7 +271,8 @@ fn ask(
             let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
             answers.push((label, chain));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        // Nobody wakes it: it asks again in a moment.
+        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 

@@ -139,7 +139,7 @@ fn request(stream: &TcpStream) -> (String, Option<String>) {
             break;
         }
         if first.is_empty() {
-            first = line.trim().to_owned();
+            line.trim().clone_into(&mut first);
         }
         if let Some(value) = lower.strip_prefix("idempotency-key: ") {
             key = Some(value.to_owned());
