@@ -204,8 +204,8 @@ mod tests {
                 "{last}"
             );
             assert!(!last.contains("id:"), "{last}");
-            assert!(events.next().await.is_none());
             assert_eq!(places.available_permits(), 0);
+            assert!(events.next().await.is_none());
         }
         assert_eq!(places.available_permits(), 1);
     }

@@ -6,8 +6,9 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::{Extension, Json};
-use segue_core::names::{AgentName, GatewayId};
+use segue_core::names::{AgentName, BadName, GatewayId, Label};
 use segue_core::rollout::Event;
+use segue_core::spec::is_plain_label;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -76,7 +77,7 @@ macro_rules! verb {
             let asked = Instant::now();
             agent_name(&agent)?;
             #[allow(unused_mut, reason = "not every verb takes something out of it")]
-            let mut $body: VerbBody = parse(&headers, &body)?;
+            let mut $body: VerbBody = verb_body(&headers, &body)?;
             let ask = std::mem::take(&mut $body.ask);
             let steer = Steer::new(&api, principal, &headers, ask, asked)?;
             let wanted = steer.want($wanted, &$body)?;
@@ -136,7 +137,7 @@ pub(crate) async fn rollback(
 ) -> Answer<ActionView> {
     let asked = Instant::now();
     agent_name(&name)?;
-    let mut body: VerbBody = parse(&headers, &body)?;
+    let mut body: VerbBody = verb_body(&headers, &body)?;
     let ask = std::mem::take(&mut body.ask);
     let mut steer = Steer::new(&api, principal, &headers, ask, asked)?;
     let wanted = steer.want(Wanted::Rollback(body.release.take()), &body)?;
@@ -199,6 +200,21 @@ pub(crate) async fn forget(
     })?;
     let agents = api.wait(answer).await??;
     Ok(Json(ForgetView { gateway, agents }))
+}
+
+/// The body of a verb. Names in it are names, whether or not the verb looks at them.
+fn verb_body(headers: &HeaderMap, body: &[u8]) -> Result<VerbBody, Reject> {
+    let body: VerbBody = parse(headers, body)?;
+    let label = body.label.as_deref().map(str::parse::<Label>).transpose();
+    let release = body.release.as_deref().map(str::parse::<Label>).transpose();
+    let name = |error: BadName| Reject::bad(error.to_string(), "see them with `segue status`");
+    release.map_err(name)?;
+    if let Some(label) = label.map_err(name)?.filter(|label| !is_plain_label(label)) {
+        let title = format!("the label {label} looks like the digest of a release");
+        let hint = "use a label that is not 12 or more hexadecimal digits";
+        return Err(Reject::bad(title, hint));
+    }
+    Ok(body)
 }
 
 /// Somebody who asks for a decision, checked.
