@@ -20,8 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::{self, Access, Api, ApiConfig, Tokens};
 use crate::copies::Copies;
 use crate::driver::{self, ASKS_MAX, Driver, HEARD_MAX, Parts};
-use crate::hooks::Hooks;
 use crate::follow::Follower;
+use crate::hooks::Hooks;
 use crate::link::{self, Link};
 use crate::outside::Outside;
 use crate::platform::Platform;
@@ -143,17 +143,15 @@ pub async fn run(
         .create()
         .map_err(failed(format!("cannot make {directory}")))?;
     let _lock = lock(&state)?;
-    let api_token = secret::token(&state.api_token());
-    let api_token = api_token.map_err(failed("cannot read the token of the API"))?;
-    let worker_token = secret::token(&state.worker_token());
-    let worker_token = worker_token.map_err(failed("cannot read the token of workers"))?;
-    let override_token = secret::token(&state.override_token());
-    let override_token = override_token.map_err(failed("cannot read the override token"))?;
+    let Secrets {
+        api,
+        worker,
+        overrides,
+        calls: call_key,
+    } = Secrets::read(&state)?;
     let journal = open_journal(&state).await?;
-    let (keys, states, tokens) = open_small(&state, (api_token, worker_token)).await?;
+    let (keys, states, tokens) = open_small(&state, (api, worker)).await?;
 
-    let call_key = secret::token(&state.call_key());
-    let call_key = call_key.map_err(failed("cannot read the key of call hashes"))?;
     let (notify, telemetry) = (config.notify, config.telemetry);
     let outside = Outside::open(&state, &config.config_dir, notify, telemetry).await;
     let outside = outside.map_err(RunError::Store)?;
@@ -168,10 +166,10 @@ pub async fn run(
     let specs = Specs::new(config.agents);
     let reloader = Arc::new(Reloader::new(config.source, specs.clone()));
     let (announce, head) = watch::channel(0);
-    let override_digest = secret::digest(&override_token);
+    let override_digest = secret::digest(&overrides);
     let door = Door {
         state: state.clone(),
-        token: override_token,
+        token: overrides,
         certificate: config.gateway_tls,
     };
     let parts = Parts {
@@ -228,24 +226,16 @@ pub async fn run(
         () = doors.serve(router) => return Err(RunError::Ended("API")),
     }
     drop(stop);
-    // Gateways hear of the last decision too.
-    let finished = async {
-        tokio::select! {
-            () = driving => {}
-            () = serving => {}
-        }
-    };
-    if timeout(FINISH_MAX, finished).await.is_err() {
-        tracing::warn!(
-            "a decision was still being written down; the next controller finds out whether it was"
-        );
-    }
+    finish(driving, serving).await;
     tracing::info!("the controller ends; gateways and workers go on");
     Ok(())
 }
 
 /// Reads the configuration again on SIGHUP. Returns only when that cannot be heard.
-async fn reload_on_hangup(reloader: Arc<Reloader>, driver: mpsc::Sender<driver::Message>) -> RunError {
+async fn reload_on_hangup(
+    reloader: Arc<Reloader>,
+    driver: mpsc::Sender<driver::Message>,
+) -> RunError {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
         Err(error) => return failed("cannot listen for SIGHUP")(error),
@@ -346,6 +336,46 @@ async fn open_small(
         Ok((control, Arc::new(CallStates::open(&calls)?), tokens))
     });
     opened.await.map_err(RunError::Store)
+}
+
+/// Waits until what was begun is written down.
+async fn finish(driving: impl Future<Output = ()>, serving: impl Future<Output = ()>) {
+    // Gateways hear of the last decision too.
+    let finished = async {
+        tokio::select! {
+            () = driving => {}
+            () = serving => {}
+        }
+    };
+    if timeout(FINISH_MAX, finished).await.is_err() {
+        tracing::warn!(
+            "a decision was still being written down; the next controller finds out whether it was"
+        );
+    }
+}
+
+/// What only we and those we tell may know.
+struct Secrets {
+    api: String,
+    worker: String,
+    overrides: String,
+    /// Hides the ids of calls in the journal.
+    calls: String,
+}
+
+impl Secrets {
+    fn read(state: &StateDir) -> Result<Self, RunError> {
+        let read = |path: PathBuf| {
+            let what = format!("cannot read {}", path.display());
+            secret::token(&path).map_err(failed(what))
+        };
+        Ok(Self {
+            api: read(state.api_token())?,
+            worker: read(state.worker_token())?,
+            overrides: read(state.override_token())?,
+            calls: read(state.call_key())?,
+        })
+    }
 }
 
 fn lock(state: &StateDir) -> Result<std::fs::File, RunError> {

@@ -122,7 +122,7 @@ pub(super) async fn end(place: &Place) {
 enum Begun {
     /// It ended before.
     Ended,
-    Runs(Handle, Timestamp),
+    Runs(Box<Handle>, Timestamp),
 }
 
 async fn begin(
@@ -135,7 +135,7 @@ async fn begin(
         let note = serde_json::from_value(process.record().note.clone());
         let started = note.map_or_else(|_| clock::now(), |note: Note| note.started);
         tracing::info!(%agent, pid = process.pid(), "a hook still runs; it is waited for");
-        return Ok(Begun::Runs(process, started));
+        return Ok(Begun::Runs(Box::new(process), started));
     }
     if place.status.exists() {
         return Ok(Begun::Ended);
@@ -143,7 +143,7 @@ async fn begin(
     let started = clock::now();
     let spawn = spawn(agent, attempt, place, copies, started).await?;
     tracing::info!(%agent, hook = word(attempt.key.kind), log = %place.log.display(), "a hook runs");
-    Ok(Begun::Runs(spawn.start()?, started))
+    Ok(Begun::Runs(Box::new(spawn.start()?), started))
 }
 
 async fn spawn(

@@ -32,15 +32,12 @@ impl Words {
             rest = &rest[at..];
             let name = rest[1..].split('}').next().unwrap_or_default();
             let whole = rest.len() > name.len() + 1;
-            match self.0.get(name).filter(|_| whole) {
-                Some(value) => {
-                    filled.push_str(value);
-                    rest = &rest[name.len() + 2..];
-                }
-                None => {
-                    filled.push('{');
-                    rest = &rest[1..];
-                }
+            if let Some(value) = self.0.get(name).filter(|_| whole) {
+                filled.push_str(value);
+                rest = &rest[name.len() + 2..];
+            } else {
+                filled.push('{');
+                rest = &rest[1..];
             }
         }
         filled.push_str(rest);

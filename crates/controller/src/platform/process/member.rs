@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use segue_core::names::{AgentName, ReleaseId, WorkerId};
+use segue_core::names::{AgentName, ComponentName, ReleaseId, WorkerId};
 use segue_core::release::Release;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
@@ -84,7 +84,7 @@ pub(super) struct WorkerNote {
 pub(super) struct ComponentNote {
     pub(super) agent: AgentName,
     pub(super) release: ReleaseId,
-    pub(super) component: segue_core::names::ComponentName,
+    pub(super) component: ComponentName,
     pub(super) port: u16,
     pub(super) restarts: u32,
     /// Whether it runs copies of its files.
@@ -287,7 +287,7 @@ impl Member {
             if missing.is_empty() {
                 return true;
             }
-            let names: Vec<&str> = missing.iter().map(|name| name.as_str()).collect();
+            let names: Vec<&str> = missing.iter().map(ComponentName::as_str).collect();
             let why = format!("it waits for {}", names.join(", "));
             self.set(|status| status.why = why);
             let first: std::collections::BTreeSet<_> = missing.into_iter().take(1).collect();

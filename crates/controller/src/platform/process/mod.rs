@@ -240,18 +240,12 @@ impl ProcessPlatform {
         }
     }
 
-    /// Forgets releases of which nothing runs any more.
-    fn sweep(&self, inner: &mut Inner) {
-        while inner.tasks.try_join_next().is_some() {}
-        inner.cells.retain(|_, cell| !cell.is_over());
-        inner.strays.retain(|(_, _, process)| process.is_running());
-    }
 }
 
 impl Platform for ProcessPlatform {
     fn reconcile(&self, agent: &AgentName, release: &Release, want: Want) {
         let mut inner = self.lock();
-        self.sweep(&mut inner);
+        inner.sweep();
         let mode = |role: &Role| match (want, role) {
             // Deployed again with fewer workers: the surplus may hold calls, so it runs on.
             (Want::Run(count), Role::Worker(index)) if *index > count => Mode::Keep,
@@ -296,7 +290,7 @@ impl Platform for ProcessPlatform {
 
     fn workers(&self, agent: &AgentName) -> Vec<WorkerStatus> {
         let mut inner = self.lock();
-        self.sweep(&mut inner);
+        inner.sweep();
         let ours = inner.cells.iter().filter(|((of, _, _), _)| of == agent);
         let worker = |((_, release, role), cell): (&Key, &Cell)| {
             let status = cell.status();
@@ -320,7 +314,7 @@ impl Platform for ProcessPlatform {
 
     fn components(&self, agent: &AgentName) -> Vec<ComponentStatus> {
         let mut inner = self.lock();
-        self.sweep(&mut inner);
+        inner.sweep();
         let ours = inner.cells.iter().filter(|((of, _, _), _)| of == agent);
         let component = |((_, release, role), cell): (&Key, &Cell)| {
             let Role::Component(component) = role else {
@@ -346,7 +340,7 @@ impl Platform for ProcessPlatform {
 
     fn processes(&self, agent: &AgentName) -> BTreeSet<ReleaseId> {
         let mut inner = self.lock();
-        self.sweep(&mut inner);
+        inner.sweep();
         let strays = inner.strays.iter().filter(|(of, _, _)| of == agent);
         let strays = strays.map(|(_, release, _)| *release);
         // One whose life has ended starts no process any more.
@@ -362,6 +356,13 @@ impl Platform for ProcessPlatform {
 }
 
 impl Inner {
+    /// Forgets what does not run any more and is not to.
+    fn sweep(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        self.cells.retain(|_, cell| !cell.is_over());
+        self.strays.retain(|(_, _, process)| process.is_running());
+    }
+
     fn has_cells(&self, (agent, release): &(AgentName, ReleaseId)) -> bool {
         let of = |(a, r, _): &Key| a == agent && r == release;
         self.cells.keys().any(of)
