@@ -10,6 +10,9 @@ use crate::exit::Exit;
 use crate::home::Home;
 use crate::output;
 
+/// Permits that are counted for people.
+const PERMITS_MAX: usize = 1_000;
+
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
@@ -24,7 +27,15 @@ pub(crate) async fn run(home: &Home, format: Format, args: &StatusArgs) -> anyho
             // Home the cursor and clear what is below, so that nothing flickers.
             output::line("\x1b[H\x1b[J");
         }
-        output::data(format, &view, || text(&view));
+        output::data(format, &view, || {
+            let mut text = text(&view);
+            text.extend(
+                view.agents
+                    .iter()
+                    .filter_map(|agent| permitted(&client, agent)),
+            );
+            text
+        });
         if !args.watch {
             return Ok(Exit::Ok);
         }
@@ -64,6 +75,16 @@ fn text(view: &StatusView) -> String {
         ));
     }
     blocks.join("\n\n")
+}
+
+/// Outbound calls that are permitted: they count as live. Nobody is told if they may not ask.
+fn permitted(client: &Client, agent: &AgentView) -> Option<String> {
+    let view = client.permits(agent.name.as_str(), PERMITS_MAX).ok()?;
+    let more = if view.next.is_some() { " or more" } else { "" };
+    let count = view.permits.len();
+    let name = &agent.name;
+    (count > 0)
+        .then(|| format!("\n{name}: {count}{more} outbound calls permitted; see `segue permits`"))
 }
 
 /// One agent, for people.

@@ -203,6 +203,11 @@ async fn permits_are_listed_with_who_holds_them() {
     assert!(granted.unwrap().status().is_success());
     let view = site.json(&["permits"]);
     assert_eq!(view["permits"][0]["call"], "out-1", "{view}");
+    let status = site.ok(&["status"]);
+    assert!(
+        status.contains("desk: 1 outbound calls permitted"),
+        "{status}"
+    );
     let table = site.ok(&["permits"]);
     assert!(table.contains("out-1") && table.contains("v1"), "{table}");
     assert_eq!(code(&site, &["permits", "--agent", "nobody"]).0, Some(2));
