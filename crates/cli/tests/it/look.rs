@@ -88,7 +88,10 @@ async fn a_rollout_is_explained_from_the_log_and_listed_in_the_history() {
     assert_eq!(rollouts[0]["release"], "v1");
     let last = rollouts.last().unwrap();
     assert_eq!(last["outcome"], "rolled-back", "{history}");
-    assert!(last["reason"].to_string().contains("callers complain"), "{last}");
+    assert!(
+        last["reason"].to_string().contains("callers complain"),
+        "{last}"
+    );
     assert!(
         rollouts[1]["took_ms"].as_u64().unwrap() >= 1_000,
         "the step lasts a second"
