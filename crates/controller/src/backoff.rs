@@ -42,7 +42,10 @@ mod tests {
         for whole in [100, 200, 350, 350] {
             let pause = backoff.pause();
             let whole = Duration::from_millis(whole);
-            assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
+            assert!(
+                pause >= whole / 2 && pause <= whole,
+                "{pause:?} of {whole:?}"
+            );
         }
     }
 }

@@ -123,8 +123,12 @@ impl Past {
             (Fact::RollbackStarted { .. } | Fact::RolledBack { .. }, Some((from, to))) => {
                 (Some(from), Some(to))
             }
-            (Fact::Configured { .. } | Fact::GatewayJoined { .. }, _) => (None, None),
-            (Fact::GatewayForgotten { .. }, _) => (None, None),
+            (
+                Fact::Configured { .. }
+                | Fact::GatewayJoined { .. }
+                | Fact::GatewayForgotten { .. },
+                _,
+            ) => (None, None),
             _ if named.is_some() => (named, None),
             _ => (
                 rollout.map(|is| is.incoming),

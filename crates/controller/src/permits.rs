@@ -195,8 +195,14 @@ mod tests {
         let at = |seconds: u64| (Timestamp(seconds * 1_000), Millis::from_secs(60));
         let mut permits = Permits::load(open(), Timestamp(0)).await.unwrap();
         let who = |call: Option<&str>| (call.map(str::to_owned), "w1".to_owned());
-        let first = permits.grant(&desk, release, who(Some("CA1")), at(0)).await.unwrap();
-        let second = permits.grant(&desk, release, who(None), at(10)).await.unwrap();
+        let first = permits
+            .grant(&desk, release, who(Some("CA1")), at(0))
+            .await
+            .unwrap();
+        let second = permits
+            .grant(&desk, release, who(None), at(10))
+            .await
+            .unwrap();
         assert_eq!(first.call, "CA1");
         assert_eq!(first.expires_at, Timestamp(60_000));
         assert_ne!(first.id, second.id);
@@ -204,22 +210,46 @@ mod tests {
             let counts = permits.counts(&desk, Timestamp(seconds * 1_000));
             counts.get(&release).copied().unwrap_or(0)
         };
-        assert_eq!((count(&permits, 59), count(&permits, 60), count(&permits, 70)), (2, 1, 0));
+        assert_eq!(
+            (
+                count(&permits, 59),
+                count(&permits, 60),
+                count(&permits, 70)
+            ),
+            (2, 1, 0)
+        );
         assert!(permits.counts(&other, Timestamp(0)).is_empty());
 
         // The next controller knows them too.
         let mut permits = Permits::load(open(), Timestamp(20_000)).await.unwrap();
-        assert_eq!(permits.list(&desk, Timestamp(20_000)), [first.clone(), second.clone()]);
+        assert_eq!(
+            permits.list(&desk, Timestamp(20_000)),
+            [first.clone(), second.clone()]
+        );
         let renewed = permits.renew(&desk, &first.id, at(50)).await.unwrap();
         assert_eq!(renewed.expires_at, Timestamp(110_000));
         assert!(permits.renew(&other, &first.id, at(50)).await.is_err());
-        permits.end(&desk, &first.id, Timestamp(51_000)).await.unwrap();
-        assert!(permits.end(&desk, &first.id, Timestamp(51_000)).await.is_err());
+        permits
+            .end(&desk, &first.id, Timestamp(51_000))
+            .await
+            .unwrap();
+        assert!(
+            permits
+                .end(&desk, &first.id, Timestamp(51_000))
+                .await
+                .is_err()
+        );
         assert_eq!(count(&permits, 51), 1);
-        assert!(permits.renew(&desk, &second.id, at(70)).await.is_err(), "expired");
+        assert!(
+            permits.renew(&desk, &second.id, at(70)).await.is_err(),
+            "expired"
+        );
 
         // What has expired is removed with the next one.
-        let third = permits.grant(&desk, release, who(None), at(80)).await.unwrap();
+        let third = permits
+            .grant(&desk, release, who(None), at(80))
+            .await
+            .unwrap();
         let loaded = open().load(Timestamp(0)).unwrap();
         assert_eq!(loaded, [third]);
     }

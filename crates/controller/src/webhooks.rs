@@ -242,7 +242,10 @@ mod tests {
         let yes = |text| said(Verdict::Successful, text);
         assert_eq!(answer(204, ""), yes("204 without a word"));
         assert_eq!(answer(200, " \n"), yes("200 without a word"));
-        assert_eq!(answer(200, r#"{"verdict":"successful"}"#), yes("successful"));
+        assert_eq!(
+            answer(200, r#"{"verdict":"successful"}"#),
+            yes("successful")
+        );
         let body = r#"{"verdict":"failed","reason":"freeze\n week"}"#;
         assert_eq!(answer(200, body), no("freeze  week"));
         assert_eq!(answer(201, r#"{"verdict":"failed"}"#), no("it said no"));

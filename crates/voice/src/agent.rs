@@ -33,7 +33,7 @@ use crate::socket::{self, Socket};
 /// Header by which a gateway tells the id of a call.
 pub const CALL_ID_HEADER: &str = "X-Segue-Call-Id";
 
-/// Where Segue tells the agent what happens to its calls, as CloudEvents.
+/// Where Segue tells the agent what happens to its calls, as `CloudEvents`.
 pub const NOTIFY_PATH: &str = "/segue/events";
 /// The event that asks for a call to be handed off.
 const HAND_OFF: &str = "dev.segue.call.hand-off";
@@ -188,7 +188,7 @@ impl Agent {
         http::respond(stream, status, "application/json", &body.to_string()).await
     }
 
-    /// Takes in what Segue tells. `None`: it is no CloudEvent.
+    /// Takes in what Segue tells. `None`: it is no `CloudEvent`.
     fn hear(&self, body: &[u8]) -> Option<()> {
         let event: serde_json::Value = serde_json::from_slice(body).ok()?;
         let kind = event["type"].as_str()?;

@@ -174,7 +174,7 @@ impl Driver {
     ) -> Result<(Vec<String>, Option<(super::ack::Switch, Epoch)>), Refused> {
         let holding = self.agents.get(&ask.agent).ok_or(Refused::UnknownAgent)?;
         let event = match &ask.wanted {
-            Wanted::Event(event) => event.clone(),
+            Wanted::Event(event) => super::reach::discreet(event.clone()),
             Wanted::Drain(name) => {
                 let release = choose(&holding.agent, name.as_deref(), "drain", |state| {
                     matches!(state, ReleaseState::Current)

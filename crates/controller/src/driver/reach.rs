@@ -91,8 +91,14 @@ impl Driver {
             .map(|(of, _, webhook)| (webhook.name.clone(), *of))
             .collect();
         asker.keep(name, &keys);
-        for (of, release, webhook) in wanted {
+        let spec = self.parts.specs.get(name);
+        for (of, release, mut webhook) in wanted {
             if !asker.has(name, &webhook.name, of) {
+                // The journal does not know all of an address; and one that was mended is meant.
+                let mut named = spec.iter().flat_map(|spec| &spec.plan.webhooks);
+                if let Some(named) = named.find(|named| named.name == webhook.name) {
+                    webhook.to = named.to.clone();
+                }
                 let body = question(holding, of, release, &webhook);
                 asker.begin(name, Question { of, webhook, body });
             }
@@ -120,7 +126,9 @@ impl Driver {
                     label: record.release.label.to_string(),
                     since,
                     stragglers,
-                    workers: workers.map(|(id, worker)| (id.clone(), worker.addr)).collect(),
+                    workers: workers
+                        .map(|(id, worker)| (id.clone(), worker.addr))
+                        .collect(),
                     path: notify_path(&record.release),
                 })
             });
@@ -185,21 +193,29 @@ impl Driver {
     }
 }
 
+/// Leaves out of a plan what must not be written down: users and queries of addresses may hold
+/// secrets. Whoever is asked is found in the configuration again.
+pub(super) fn discreet(mut event: Event) -> Event {
+    if let Event::Deploy { plan, .. } = &mut event {
+        for webhook in &mut plan.webhooks {
+            webhook.to.url = crate::outbound::shown(&webhook.to.url);
+        }
+    }
+    event
+}
+
 /// The release that dials; it must take new calls.
 fn dialling(
     agent: &Agent,
     worker: Option<WorkerId>,
     release: Option<&str>,
 ) -> Result<ReleaseId, PermitRefused> {
-    let release = match worker {
-        Some(worker) => match agent.workers.get(&worker) {
-            Some(record) => record.release,
-            None => return Err(PermitRefused::NoSuchWorker(worker)),
-        },
-        None => {
-            let takes = ReleaseState::takes_new_calls;
-            super::ask::choose(agent, release, "dial for", takes)?
-        }
+    let release = if let Some(worker) = worker {
+        let record = agent.workers.get(&worker);
+        record.ok_or(PermitRefused::NoSuchWorker(worker))?.release
+    } else {
+        let takes = ReleaseState::takes_new_calls;
+        super::ask::choose(agent, release, "dial for", takes)?
     };
     let state = agent.releases[&release].state;
     if state.takes_new_calls() {

@@ -11,11 +11,11 @@ use crate::clock;
 use crate::follow::About;
 use crate::outbound::{Message, delivery_id};
 
-/// Version of CDEvents that is spoken.
+/// Version of `CDEvents` that is spoken.
 const CDEVENTS: &str = "0.5.0";
 /// Version of its service events.
 const SERVICE_EVENT: &str = "0.3.0";
-/// What CDEvents calls an environment; Segue has one.
+/// What `CDEvents` calls an environment; Segue has one.
 const ENVIRONMENT: &str = "default";
 /// Longest text, in characters: chat programs cut off longer ones.
 const TEXT_CHARS_MAX: usize = 2_000;
@@ -81,15 +81,15 @@ fn fill<'a>(template: &'a str, value: impl Fn(&str) -> Option<&'a str>) -> Strin
     while let Some(open) = rest.find('{') {
         filled.push_str(&rest[..open]);
         let tail = &rest[open + 1..];
-        match tail.find('}').and_then(|end| Some((end, value(&tail[..end])?))) {
-            Some((end, value)) => {
-                filled.push_str(value);
-                rest = &tail[end + 1..];
-            }
-            None => {
-                filled.push('{');
-                rest = tail;
-            }
+        let named = tail
+            .find('}')
+            .and_then(|end| Some((end, value(&tail[..end])?)));
+        if let Some((end, value)) = named {
+            filled.push_str(value);
+            rest = &tail[end + 1..];
+        } else {
+            filled.push('{');
+            rest = tail;
         }
     }
     filled + rest
@@ -113,93 +113,68 @@ fn body(id: &str, entry: &Entry, about: &About, text: &str) -> Value {
     })
 }
 
-/// A fact that CDEvents has a word for is told in its words, and every other in ours.
+/// A fact that `CDEvents` has a word for is told in its words, and every other in ours.
 fn cloud_event(id: &str, entry: &Entry, fact: &Fact, about: &About, text: &str) -> Value {
     let source = format!("/segue/agents/{}", entry.agent);
     let time = clock::rfc3339(entry.at);
     let ours = body(id, entry, about, text);
-    let (word, artifact) = match (fact, about.release, &about.other) {
-        (Fact::Landed { .. }, Some(release), None) => ("deployed", Some((release, &about.label))),
-        (Fact::Landed { .. }, Some(release), Some(_)) => {
-            ("upgraded", Some((release, &about.label)))
-        }
-        (Fact::RolledBack { .. }, _, Some((to, label))) => {
-            let label = Some(label.clone());
-            let data = cdevent(id, "rolledback", &source, &time, entry, about, ours);
-            return envelope(&data, &artifact_id(entry, *to, label.as_deref()), entry);
-        }
-        (Fact::Retired { .. }, ..) => ("removed", None),
-        _ => {
-            return json!({
-                "specversion": "1.0",
-                "id": id,
-                "source": source,
-                "type": format!("dev.segue.rollout.{}.v1", about.event),
-                "subject": entry.agent,
-                "time": time,
-                "datacontenttype": "application/json",
-                "data": ours,
-            });
+    let label = || about.label.clone().unwrap_or_default();
+    let served = about.release.map(|release| (release, label()));
+    // With what serves from then on; a service that is removed has none.
+    let (kind, data) = match (fact, served, &about.other) {
+        (Fact::Landed { .. }, Some(served), None) => service("deployed", Some(served)),
+        (Fact::Landed { .. }, Some(served), Some(_)) => service("upgraded", Some(served)),
+        (Fact::RolledBack { .. }, _, Some(back)) => service("rolledback", Some(back.clone())),
+        (Fact::Retired { .. }, ..) => service("removed", None),
+        _ => (format!("dev.segue.rollout.{}.v1", about.event), None),
+    };
+    let data = match data {
+        None => ours,
+        Some(Artifact(artifact)) => {
+            let mut content = json!({ "environment": { "id": ENVIRONMENT } });
+            if let Some((release, label)) = artifact {
+                content["artifactId"] = json!(artifact_id(entry, release, &label));
+            }
+            let rollout = about.rollout.to_string();
+            json!({
+                "context": {
+                    "specversion": CDEVENTS,
+                    "id": id,
+                    "chainId": delivery_id(&["rollout", entry.agent.as_str(), &rollout]),
+                    "source": source,
+                    "type": kind,
+                    "timestamp": time,
+                },
+                "subject": { "id": entry.agent, "source": source, "content": content },
+                "customData": { "segue": ours },
+                "customDataContentType": "application/json",
+            })
         }
     };
-    let data = cdevent(id, word, &source, &time, entry, about, ours);
-    let artifact = artifact.map(|(release, label)| artifact_id(entry, release, label.as_deref()));
-    envelope(&data, artifact.as_deref().unwrap_or_default(), entry)
-}
-
-fn artifact_id(entry: &Entry, release: ReleaseId, label: Option<&str>) -> String {
-    let (agent, label) = (&entry.agent, label.unwrap_or_default());
-    let digest = String::from(release);
-    format!("pkg:generic/{agent}@{label}?checksum=sha256:{digest}")
-}
-
-fn cdevent(
-    id: &str,
-    word: &str,
-    source: &str,
-    time: &str,
-    entry: &Entry,
-    about: &About,
-    ours: Value,
-) -> Value {
-    let rollout = about.rollout.to_string();
-    json!({
-        "context": {
-            "specversion": CDEVENTS,
-            "id": id,
-            "chainId": delivery_id(&["rollout", entry.agent.as_str(), &rollout]),
-            "source": source,
-            "type": format!("dev.cdevents.service.{word}.{SERVICE_EVENT}"),
-            "timestamp": time,
-        },
-        "subject": {
-            "id": entry.agent,
-            "source": source,
-            "content": { "environment": { "id": ENVIRONMENT } },
-        },
-        "customData": { "segue": ours },
-        "customDataContentType": "application/json",
-    })
-}
-
-/// A CDEvent in a CloudEvent, by the binding of CDEvents. A service that is removed has no
-/// artifact any more.
-fn envelope(data: &Value, artifact: &str, entry: &Entry) -> Value {
-    let mut data = data.clone();
-    if !artifact.is_empty() {
-        data["subject"]["content"]["artifactId"] = json!(artifact);
-    }
-    let context = &data["context"];
     json!({
         "specversion": "1.0",
-        "id": context["id"],
-        "source": context["source"],
-        "type": context["type"],
+        "id": id,
+        "source": source,
+        "type": kind,
         "subject": entry.agent,
-        "time": context["timestamp"],
+        "time": time,
         "datacontenttype": "application/json",
         "data": data,
     })
+}
+
+/// What a service runs after an event of theirs, if anything: a release and its label.
+struct Artifact(Option<(ReleaseId, String)>);
+
+/// The type of an event of theirs, and its artifact.
+fn service(word: &str, serves: Option<(ReleaseId, String)>) -> (String, Option<Artifact>) {
+    let kind = format!("dev.cdevents.service.{word}.{SERVICE_EVENT}");
+    (kind, Some(Artifact(serves)))
+}
+
+fn artifact_id(entry: &Entry, release: ReleaseId, label: &str) -> String {
+    let (agent, digest) = (&entry.agent, String::from(release));
+    format!("pkg:generic/{agent}@{label}?checksum=sha256:{digest}")
 }
 
 #[cfg(test)]

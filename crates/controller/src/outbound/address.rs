@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// answers on inside of its machines although it looks public.
 const NOT_PUBLIC_V4: [(Ipv4Addr, u8); 17] = [
     // "This network"; `connect` takes 0.0.0.0 for loopback.
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     // Carrier-grade NAT; also a cloud's metadata (100.100.100.200).
     (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -31,7 +31,7 @@ const NOT_PUBLIC_V4: [(Ipv4Addr, u8); 17] = [
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     // Reserved, broadcast included.
     (Ipv4Addr::new(240, 0, 0, 0), 4),
-    (Ipv4Addr::new(255, 255, 255, 255), 32),
+    (Ipv4Addr::BROADCAST, 32),
 ];
 
 /// All of the public IPv6. What is outside of it leads elsewhere: `::1`, IPv4-mapped `::ffff:0:0/96`,

@@ -33,6 +33,7 @@ use self::address::Allow;
 use self::secret::Secret;
 pub(crate) use self::signature::{delivery_id, keyed_hash};
 use self::target::Target;
+pub(crate) use self::target::shown;
 use crate::clock;
 
 /// How long a call may take, with the look-up of the name, unless its caller says otherwise: what
@@ -75,7 +76,7 @@ impl Message {
         }
     }
 
-    /// A CloudEvent in structured mode.
+    /// A `CloudEvent` in structured mode.
     pub(crate) fn cloud_event(delivery: String, body: &serde_json::Value) -> Self {
         Self {
             content_type: "application/cloudevents+json",

@@ -41,14 +41,8 @@ pub(crate) fn delivery_id(parts: &[&str]) -> String {
     bytes[6] = (bytes[6] & 0x0f) | 0x80;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     let text = hex(&bytes[..16]);
-    let (a, b, c, d, e) = (
-        &text[..8],
-        &text[8..12],
-        &text[12..16],
-        &text[16..20],
-        &text[20..],
-    );
-    format!("{a}-{b}-{c}-{d}-{e}")
+    let places = [0..8, 8..12, 12..16, 16..20, 20..32];
+    places.map(|place| &text[place]).join("-")
 }
 
 #[cfg(test)]

@@ -101,3 +101,37 @@ fn ends_in_number(name: &str) -> bool {
     last.bytes().all(|byte| byte.is_ascii_digit())
         || hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
+
+/// As much of an address as may be written down: without a user, a query and what follows it.
+pub(crate) fn shown(url: &str) -> String {
+    let bare = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = bare.split_once("://") else {
+        return bare.to_owned();
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_queries_are_not_written_down() {
+        for (url, text) in [
+            ("https://a.example/b?c=d#e", "https://a.example/b"),
+            (
+                "https://u:p@a.example:8443/b@c",
+                "https://a.example:8443/b@c",
+            ),
+            ("http://u:p@a.example?x=y", "http://a.example"),
+            ("http://u@v@a.example", "http://a.example"),
+            ("mailto:x?y", "mailto:x"),
+            ("", ""),
+        ] {
+            assert_eq!(shown(url), text, "{url}");
+        }
+    }
+}

@@ -271,8 +271,10 @@ async fn answers_are_short_and_in_time() {
     );
 
     // A resolver that hangs is not waited for either.
-    let stuck = Client::with_resolver(Path::new("/"), |_, _| {
-        thread::sleep(Duration::from_secs(3));
+    let (_never, answer) = std::sync::mpsc::channel::<()>();
+    let answer = std::sync::Mutex::new(answer);
+    let stuck = Client::with_resolver(Path::new("/"), move |_, _| {
+        let _ = answer.lock().unwrap().recv_timeout(Duration::from_secs(3));
         Err(io::Error::other("late"))
     });
     let made = stuck

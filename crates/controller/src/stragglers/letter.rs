@@ -1,4 +1,4 @@
-//! What workers are told, as CloudEvents in structured mode, and how often it is tried.
+//! What workers are told, as `CloudEvents` in structured mode, and how often it is tried.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -114,9 +114,8 @@ impl Ushers {
     /// Says which releases of an agent have stragglers whose turns come. Saying it twice changes
     /// nothing; one that is not named any more is left alone from now on.
     pub(crate) fn want(&mut self, agent: &AgentName, wanted: Vec<Wanted>) {
-        let same = |run: &Run, is: &Wanted| {
-            run.since == is.since && run.policy == is.stragglers.policy
-        };
+        let same =
+            |run: &Run, is: &Wanted| run.since == is.since && run.policy == is.stragglers.policy;
         self.runs.retain(|(of, release), run| {
             let is = wanted.iter().find(|is| is.release == *release);
             of != agent || is.is_some_and(|is| same(run, is))
@@ -174,7 +173,9 @@ impl Ushers {
         let of_agent = self.runs.iter().filter(|((of, _), _)| of == agent);
         let due = of_agent.filter_map(|((_, release), run)| {
             let calls: Vec<CallId> = lock(&run.state).due.iter().cloned().collect();
-            let hashes = calls.iter().map(|call| keyed_hash(&self.key, call.as_str()));
+            let hashes = calls
+                .iter()
+                .map(|call| keyed_hash(&self.key, call.as_str()));
             let hashes: Vec<String> = hashes.collect();
             (!calls.is_empty()).then_some((*release, calls, hashes))
         });
@@ -287,7 +288,9 @@ impl Usher {
     /// What was ended and is still there is ended once more; that was written down.
     fn end_again(&self, wanted: &Wanted, calls: &[CallInfo]) {
         let mut state = lock(&self.state);
-        state.ended.retain(|call, _| calls.iter().any(|is| is.call == *call));
+        state
+            .ended
+            .retain(|call, _| calls.iter().any(|is| is.call == *call));
         let mut again = Vec::new();
         for (call, at) in &mut state.ended {
             if at.elapsed() >= END_AGAIN {

@@ -42,7 +42,11 @@ impl Limiter {
 
     /// Whether one more may go now; if so, it counts.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        while self.last.front().is_some_and(|at| now.duration_since(*at) >= WINDOW) {
+        while self
+            .last
+            .front()
+            .is_some_and(|at| now.duration_since(*at) >= WINDOW)
+        {
             self.last.pop_front();
         }
         let free = self.last.len() < self.per_second;
@@ -76,7 +80,9 @@ mod tests {
         // Of a thousand at random, a tenth of the time gets 100, give or take far less than 60.
         for tenth in 0..10 {
             let from = 5_000 + tenth * 100;
-            let count = turns.iter().filter(|turn| (from..from + 100).contains(*turn));
+            let count = turns
+                .iter()
+                .filter(|turn| (from..from + 100).contains(*turn));
             let count = count.count();
             assert!((40..160).contains(&count), "{count} from {from}");
         }
@@ -98,7 +104,9 @@ mod tests {
         }
         for (from, first) in went.iter().enumerate() {
             let second = went[from..].iter();
-            let within = second.filter(|at| at.duration_since(*first) < WINDOW).count();
+            let within = second
+                .filter(|at| at.duration_since(*first) < WINDOW)
+                .count();
             assert!(within <= 5, "{within} within a second");
         }
         assert!(went.len() >= 45, "and it is used: {}", went.len());

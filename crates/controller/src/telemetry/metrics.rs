@@ -28,9 +28,7 @@ use crate::link::Records;
 use crate::notify::Tallies;
 
 /// Seconds from the decision of a call to its 101: a worker on this machine takes milliseconds.
-const SETUP_BOUNDS: [f64; 11] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0,
-];
+const SETUP_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0];
 /// Seconds from a rollback's decision to its acknowledgment. A second is what is promised.
 const ROLLBACK_BOUNDS: [f64; 8] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 2.0];
 /// Codes with which a worker drops a call; `none` is no close frame at all.
@@ -196,7 +194,10 @@ impl Metrics {
             "rollbacks",
             "Rollbacks that were decided, since the beginning of the journal",
             rollbacks.map(|((agent, trigger), count)| {
-                (labels([("agent", agent.as_str()), ("trigger", trigger)]), *count)
+                (
+                    labels([("agent", agent.as_str()), ("trigger", trigger)]),
+                    *count,
+                )
             }),
         );
         let durations = counted.rollback_seconds.iter();
@@ -246,7 +247,11 @@ impl Metrics {
             "Entries of the audit log",
             [(labels([]), real(status.journal.entries))],
         );
-        let works = if status.journal.error.is_none() { 1.0 } else { 0.0 };
+        let works = if status.journal.error.is_none() {
+            1.0
+        } else {
+            0.0
+        };
         page.gauges(
             "journal_writable",
             "Whether decisions can be written down",
@@ -263,10 +268,22 @@ impl Metrics {
                 of("skipped", &tally.skipped),
             ]
         });
-        page.counters("notifications", "Notifications, by what became of them", notified);
+        page.counters(
+            "notifications",
+            "Notifications, by what became of them",
+            notified,
+        );
         let count = |of: &AtomicU64| [(labels([]), of.load(Ordering::Relaxed))];
-        page.counters("spans_sent", "Spans that a collector took", count(&self.spans_sent));
-        page.counters("spans_lost", "Spans that no collector took", count(&self.spans_lost));
+        page.counters(
+            "spans_sent",
+            "Spans that a collector took",
+            count(&self.spans_sent),
+        );
+        page.counters(
+            "spans_lost",
+            "Spans that no collector took",
+            count(&self.spans_lost),
+        );
         let version = env!("CARGO_PKG_VERSION");
         let info = [(labels([("version", version)]), 1.0)];
         page.gauges("build_info", "This version of Segue", info);
@@ -346,7 +363,9 @@ fn releases_are(
     page.gauges(
         "calls_active",
         "Calls in progress, as last reported",
-        releases.iter().map(|(agent, is)| (track(agent, is), real(is.live))),
+        releases
+            .iter()
+            .map(|(agent, is)| (track(agent, is), real(is.live))),
     );
     page.gauges(
         "canary_weight_ratio",
@@ -384,7 +403,10 @@ fn releases_are(
 }
 
 fn version(agent: &AgentView, is: &ReleaseView) -> Labels {
-    labels([("agent", agent.name.as_str()), ("version", is.label.as_str())])
+    labels([
+        ("agent", agent.name.as_str()),
+        ("version", is.label.as_str()),
+    ])
 }
 
 fn track(agent: &AgentView, is: &ReleaseView) -> Labels {

@@ -1,4 +1,4 @@
-//! What can be seen from outside: numbers for Prometheus, and traces for OpenTelemetry.
+//! What can be seen from outside: numbers for Prometheus, and traces for `OpenTelemetry`.
 
 mod calls;
 pub(crate) mod metrics;

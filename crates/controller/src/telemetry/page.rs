@@ -40,7 +40,8 @@ impl Histogram {
 
     /// Adds another's counts, of the same bounds.
     pub(super) fn add(&mut self, other: &Self) {
-        self.counts.resize(self.counts.len().max(other.counts.len()), 0);
+        self.counts
+            .resize(self.counts.len().max(other.counts.len()), 0);
         for (ours, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *ours += theirs;
         }

@@ -133,7 +133,8 @@ impl Rollouts {
                 spans.extend(self.close(entry, *at, None));
                 let label = release.label.to_string();
                 let mut open = Open::new(entry, *rollout, label, *at);
-                open.attributes.push(("segue.fast_track", json!(fast_track)));
+                open.attributes
+                    .push(("segue.fast_track", json!(fast_track)));
                 let first = match plan.hooks.before_deploy {
                     Some(_) => "hook before_deploy",
                     None => "provisioning",
@@ -264,7 +265,9 @@ impl Open {
             }
             Fact::Landed { at, unacked } => {
                 if let Some(phase) = &mut self.phase {
-                    phase.attributes.push(("segue.unacked", json!(unacked.len())));
+                    phase
+                        .attributes
+                        .push(("segue.unacked", json!(unacked.len())));
                 }
                 spans.extend(self.end(*at, None));
                 if bakes {

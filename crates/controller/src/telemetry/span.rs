@@ -1,6 +1,6 @@
 //! A span, and how OTLP writes it down in JSON.
 //!
-//! These few lines stand in for the OpenTelemetry SDK. It wants to be there when a span begins and
+//! These few lines stand in for the `OpenTelemetry` SDK. It wants to be there when a span begins and
 //! when it ends, and makes up ids; ours are made from what was decided, afterwards, with times and
 //! ids that a restarted controller makes again. It would also bring an HTTP client of its own past
 //! the one that knows where it may call.
@@ -198,7 +198,10 @@ mod tests {
         let request = request(&[span]);
         let span = &request["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
         assert_eq!(span["startTimeUnixNano"], "1769850300250000000");
-        assert_eq!(span["endTimeUnixNano"], "1769850300250000000", "never before");
+        assert_eq!(
+            span["endTimeUnixNano"], "1769850300250000000",
+            "never before"
+        );
         assert_eq!(span["attributes"][0]["value"]["intValue"], "7");
         assert_eq!(span["attributes"][2]["value"]["boolValue"], true);
         assert_eq!(span["status"]["code"], 2);

@@ -44,7 +44,7 @@ use segue_controller::api::{ApiConfig, Rate};
 use segue_controller::state::StateDir;
 use segue_controller::{ControllerConfig, RunError, run};
 use segue_core::names::AgentName;
-use segue_core::spec::{AgentSpec, Ingress, PartsSpec, Plan, Policy, TelemetrySpec, WorkerSpec};
+use segue_core::spec::{AgentSpec, Ingress, Plan, Policy, TelemetrySpec, WorkerSpec};
 use segue_core::time::Millis;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;

@@ -12,7 +12,11 @@ use crate::{Client, Directory, Running, desk, eventually, release, spec};
 async fn scrape(client: &Client) -> String {
     let answer = client.ask("GET", "/metrics", None).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.head.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(
+        answer
+            .head
+            .contains("content-type: application/openmetrics-text; version=1.0.0")
+    );
     assert!(answer.body.ends_with("# EOF\n"));
     answer.body
 }
@@ -78,7 +82,12 @@ async fn counts_are_the_gateways_and_no_call_is_named() {
             record(Some(7), CallOutcome::Completed, "caller:1000", "split"),
             record(Some(700), CallOutcome::Dropped, "worker:1011", "pin"),
             record(Some(1), CallOutcome::Completed, "caller:1000", "override"),
-            record(None, CallOutcome::Failed, "every worker of the release is full", "split"),
+            record(
+                None,
+                CallOutcome::Failed,
+                "every worker of the release is full",
+                "split",
+            ),
         ];
     }
     eventually("the report is in", async || {
@@ -116,13 +125,15 @@ async fn counts_are_the_gateways_and_no_call_is_named() {
     ] {
         has(&page, &line);
     }
-    let oldest = page.lines().find_map(|line| {
-        line.strip_prefix(&format!("segue_drain_oldest_call_seconds{{{of}}} "))
-    });
+    let oldest = page
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("segue_drain_oldest_call_seconds{{{of}}} ")));
     let oldest: f64 = oldest.unwrap().parse().unwrap();
     assert!(oldest >= 60.0, "{oldest}");
     let entries = client.status().await.journal.entries;
-    let size = page.lines().find_map(|line| line.strip_prefix("segue_audit_tree_size "));
+    let size = page
+        .lines()
+        .find_map(|line| line.strip_prefix("segue_audit_tree_size "));
     let size: f64 = size.unwrap().parse().unwrap();
     assert!(size > 0.0 && size <= f64::from(u32::try_from(entries).unwrap()));
     for never in ["CA-secret", worker.as_str(), "gw-1", "127.0.0.1"] {
@@ -131,7 +142,9 @@ async fn counts_are_the_gateways_and_no_call_is_named() {
 
     // A rollback counts by who asked, also for the next controller.
     client.act("rollback", json!({})).await;
-    let _ = client.ask("GET", "/v1/agents/x-y-z/permits?limit=9", None).await;
+    let _ = client
+        .ask("GET", "/v1/agents/x-y-z/permits?limit=9", None)
+        .await;
     let _ = client.ask("GET", "/nowhere/CA-secret", None).await;
     let rollback = "segue_rollbacks_total{agent=\"desk\",trigger=\"operator\"} 1";
     let page = eventually("the rollback counts", async || {
@@ -145,7 +158,10 @@ async fn counts_are_the_gateways_and_no_call_is_named() {
         &page,
         "segue_http_requests_total{method=\"GET\",path=\"/v1/agents/{agent}/permits\",status=\"404\"} 1",
     );
-    assert!(page.contains("path=\"unknown\"") && !page.contains("nowhere"), "{page}");
+    assert!(
+        page.contains("path=\"unknown\"") && !page.contains("nowhere"),
+        "{page}"
+    );
     // A release that is retired has no numbers any more.
     gateway.mind.lock().unwrap().counts.clear();
     client

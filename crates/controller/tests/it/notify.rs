@@ -55,7 +55,9 @@ async fn each_hears_in_its_own_form_what_was_decided() {
     slack.events = ["landed", "rolled_back"].map(str::to_owned).into();
     slack.template = Some("{agent}: {event} {release} ({reason}) by {actor}".to_owned());
     let mut cd = target("cd", &events_of, NotifyFormat::Cdevents);
-    cd.events = ["deployed", "landed", "rolled_back", "retired"].map(str::to_owned).into();
+    cd.events = ["deployed", "landed", "rolled_back", "retired"]
+        .map(str::to_owned)
+        .into();
     let config = config(&directory, vec![first, slack, cd]);
     let running = Running::start_with(&directory, config).await;
     let _gateway = Gateway::start(&directory.state(), "gw-1");
@@ -63,7 +65,9 @@ async fn each_hears_in_its_own_form_what_was_decided() {
     running.client.act("deploy", body).await;
     running
         .client
-        .until("v1", |view| release(view, "v1").is_some_and(|is| is.state == "current"))
+        .until("v1", |view| {
+            release(view, "v1").is_some_and(|is| is.state == "current")
+        })
         .await;
     running.client.bring_in("v2").await;
     let why = json!({ "reason": "worse {agent}" });
@@ -77,26 +81,56 @@ async fn each_hears_in_its_own_form_what_was_decided() {
 
     let heard = until("all is told", &plain, 6).await;
     let expected = [
-        "deployed", "landed", "deployed", "landed", "rollback_started", "rolled_back",
+        "deployed",
+        "landed",
+        "deployed",
+        "landed",
+        "rollback_started",
+        "rolled_back",
     ];
     assert_eq!(events(&heard), expected);
     let back = heard[5].json();
     assert_eq!(back["release"]["label"], "v2", "{back}");
     assert_eq!(back["other"]["label"], "v1");
     assert_eq!(back["rollout"], 2);
-    assert!(back["reason"].as_str().unwrap().contains("worse {agent}"), "{back}");
-    assert!(back["text"].as_str().unwrap().starts_with("desk: rolled back v2 (back to v1)"));
+    assert!(
+        back["reason"].as_str().unwrap().contains("worse {agent}"),
+        "{back}"
+    );
+    assert!(
+        back["text"]
+            .as_str()
+            .unwrap()
+            .starts_with("desk: rolled back v2 (back to v1)")
+    );
     assert!(heard[5].headers["x-segue-signature"].starts_with("t="));
-    let order: Vec<u64> = heard.iter().map(|is| is.json()["seq"].as_u64().unwrap()).collect();
+    let order: Vec<u64> = heard
+        .iter()
+        .map(|is| is.json()["seq"].as_u64().unwrap())
+        .collect();
     assert!(order.is_sorted(), "{order:?}");
 
-    let said: Vec<Value> = until("chat", &chat, 3).await.iter().map(Heard::json).collect();
+    let said: Vec<Value> = until("chat", &chat, 3)
+        .await
+        .iter()
+        .map(Heard::json)
+        .collect();
     assert_eq!(said[0], json!({ "text": "desk: landed v1 (-) by segue" }));
     let last = said[2]["text"].as_str().unwrap();
-    assert!(last.starts_with("desk: rolled_back v2 (") && last.contains("worse {agent}"), "{last}");
+    assert!(
+        last.starts_with("desk: rolled_back v2 (") && last.contains("worse {agent}"),
+        "{last}"
+    );
 
-    let cd: Vec<Value> = until("cd", &events_of, 6).await.iter().map(Heard::json).collect();
-    let types: Vec<&str> = cd.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    let cd: Vec<Value> = until("cd", &events_of, 6)
+        .await
+        .iter()
+        .map(Heard::json)
+        .collect();
+    let types: Vec<&str> = cd
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
     assert_eq!(
         types,
         [
@@ -112,9 +146,17 @@ async fn each_hears_in_its_own_form_what_was_decided() {
     assert_eq!(kind, "application/cloudevents+json");
     cdevents_fit_their_schema(&cd);
     let upgraded = &cd[3]["data"]["subject"]["content"]["artifactId"];
-    assert!(upgraded.as_str().unwrap().starts_with("pkg:generic/desk@v2?checksum=sha256:"));
+    assert!(
+        upgraded
+            .as_str()
+            .unwrap()
+            .starts_with("pkg:generic/desk@v2?checksum=sha256:")
+    );
     let back = &cd[4]["data"]["subject"]["content"]["artifactId"];
-    assert!(back.as_str().unwrap().starts_with("pkg:generic/desk@v1?"), "what serves then");
+    assert!(
+        back.as_str().unwrap().starts_with("pkg:generic/desk@v1?"),
+        "what serves then"
+    );
     let chain = |at: usize| &cd[at]["data"]["context"]["chainId"];
     assert_eq!(chain(3), chain(4), "one rollout, one chain");
     assert_ne!(chain(1), chain(3));
@@ -131,11 +173,10 @@ async fn each_hears_in_its_own_form_what_was_decided() {
     running.stop().await;
 }
 
-/// What the schemas of CDEvents 0.5 ask for: these fields, and no others.
+/// What the schemas of `CDEvents` 0.5 ask for: these fields, and no others.
 fn cdevents_fit_their_schema(events: &[Value]) {
-    let keys = |value: &Value| -> Vec<String> {
-        value.as_object().unwrap().keys().cloned().collect()
-    };
+    let keys =
+        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     let mut seen = 0;
     for event in events {
         assert_eq!(event["specversion"], "1.0");
@@ -145,9 +186,22 @@ fn cdevents_fit_their_schema(events: &[Value]) {
         }
         seen += 1;
         let data = &event["data"];
-        assert_eq!(keys(data), ["context", "customData", "customDataContentType", "subject"]);
+        assert_eq!(
+            keys(data),
+            ["context", "customData", "customDataContentType", "subject"]
+        );
         let context = &data["context"];
-        assert_eq!(keys(context), ["chainId", "id", "source", "specversion", "timestamp", "type"]);
+        assert_eq!(
+            keys(context),
+            [
+                "chainId",
+                "id",
+                "source",
+                "specversion",
+                "timestamp",
+                "type"
+            ]
+        );
         assert_eq!(context["specversion"], "0.5.0");
         for field in ["id", "source", "type"] {
             assert_eq!(context[field], event[field], "{field}");
@@ -171,7 +225,11 @@ async fn one_that_is_down_misses_nothing_and_delays_nobody() {
     let up = Arc::new(AtomicBool::new(false));
     let is_up = Arc::clone(&up);
     let down = Receiver::start(move |_, _| {
-        let status = if is_up.load(Ordering::Relaxed) { 200 } else { 503 };
+        let status = if is_up.load(Ordering::Relaxed) {
+            200
+        } else {
+            503
+        };
         Some((status, String::new()))
     })
     .await;
@@ -187,7 +245,12 @@ async fn one_that_is_down_misses_nothing_and_delays_nobody() {
     running.client.bring_in("v1").await;
     until("the other is told", &well, 2).await;
     until("it is tried", &down, 2).await;
-    assert!(events(&down.heard()).iter().all(|event| event == "deployed"), "in order");
+    assert!(
+        events(&down.heard())
+            .iter()
+            .all(|event| event == "deployed"),
+        "in order"
+    );
     // The controller ends, and much is decided by the next one, before it is up again.
     running.stop().await;
     drop(gateway);
@@ -198,16 +261,25 @@ async fn one_that_is_down_misses_nothing_and_delays_nobody() {
     up.store(true, Ordering::Relaxed);
     let heard = eventually("all of it arrives", async || {
         let heard = down.heard();
-        let last = heard.last().map(|heard| heard.json()["release"]["label"].clone());
+        let last = heard
+            .last()
+            .map(|heard| heard.json()["release"]["label"].clone());
         let landed = events(&heard).last().is_some_and(|event| event == "landed");
         (last == Some(json!("v2")) && landed).then_some(heard)
     })
     .await;
     let taken = &heard[before.saturating_sub(1)..];
-    let mut taken: Vec<u64> = taken.iter().map(|is| is.json()["seq"].as_u64().unwrap()).collect();
+    let mut taken: Vec<u64> = taken
+        .iter()
+        .map(|is| is.json()["seq"].as_u64().unwrap())
+        .collect();
     taken.dedup();
     assert!(taken.is_sorted(), "{taken:?}");
-    let wanted: Vec<u64> = well.heard().iter().map(|is| is.json()["seq"].as_u64().unwrap()).collect();
+    let wanted: Vec<u64> = well
+        .heard()
+        .iter()
+        .map(|is| is.json()["seq"].as_u64().unwrap())
+        .collect();
     assert_eq!(taken, wanted, "the same as the one that was up");
     // The same thing has the same id each time it is tried.
     let first: Vec<&String> = heard
@@ -215,7 +287,10 @@ async fn one_that_is_down_misses_nothing_and_delays_nobody() {
         .filter(|is| is.json()["seq"] == wanted[0])
         .map(|is| &is.headers["x-segue-delivery"])
         .collect();
-    assert!(first.len() > 2 && first.iter().all(|id| *id == first[0]), "{first:?}");
+    assert!(
+        first.len() > 2 && first.iter().all(|id| *id == first[0]),
+        "{first:?}"
+    );
     running.stop().await;
 }
 

@@ -29,7 +29,10 @@ async fn a_release_with_a_permit_out_is_not_drained() {
     let view = admin.bring_in("v1").await;
     let worker = release(&view, "v1").unwrap().workers[0].id.clone();
     let first = permit(&dialler, json!({ "worker": worker, "call": "CA1" })).await;
-    assert_eq!((&first["call"], &first["release"]), (&json!("CA1"), &json!("v1")));
+    assert_eq!(
+        (&first["call"], &first["release"]),
+        (&json!("CA1"), &json!("v1"))
+    );
     assert_eq!(first["holder"], "dialler");
     let lasts = first["expires_at"].as_u64().unwrap() - first["granted_at"].as_u64().unwrap();
     assert_eq!(lasts, 4 * 3_600_000, "four hours unless it says otherwise");
@@ -51,7 +54,9 @@ async fn a_release_with_a_permit_out_is_not_drained() {
     let admin = &running.client;
     let dialler = admin.with(&token);
     let path = format!("{PERMITS}/{}", first["permit"].as_str().unwrap());
-    let renewed = dialler.ask("PUT", &path, Some(&json!({ "ttl": 86_400 }))).await;
+    let renewed = dialler
+        .ask("PUT", &path, Some(&json!({ "ttl": 86_400 })))
+        .await;
     assert_eq!(renewed.status, 200, "{renewed:?}");
     assert!(renewed.json()["expires_at"].as_u64() > first["expires_at"].as_u64());
     assert_eq!(end(&dialler, &second).await, 204);
@@ -86,9 +91,16 @@ async fn a_permit_that_nobody_returns_expires() {
             release(view, "v1").is_none_or(|is| is.state != "draining")
         })
         .await;
-    let answer = running.client.ask("GET", "/v1/audit?limit=1000", None).await.json();
+    let answer = running
+        .client
+        .ask("GET", "/v1/audit?limit=1000", None)
+        .await
+        .json();
     let entries = answer["entries"].as_array().unwrap().clone();
-    let emptied = entries.iter().find(|entry| entry["fact"]["fact"] == "emptied").unwrap();
+    let emptied = entries
+        .iter()
+        .find(|entry| entry["fact"]["fact"] == "emptied")
+        .unwrap();
     assert!(
         emptied["at"].as_u64() >= permit["expires_at"].as_u64(),
         "{emptied} before {permit}"
@@ -120,13 +132,18 @@ async fn what_makes_no_sense_is_refused() {
         assert_eq!(answer.status, status, "{body}: {answer:?}");
     }
     let body = json!({ "release": "v1" });
-    let answer = client.ask("POST", "/v1/agents/nobody/permits", Some(&body)).await;
+    let answer = client
+        .ask("POST", "/v1/agents/nobody/permits", Some(&body))
+        .await;
     assert_eq!(answer.status, 404);
     // Pages.
     for _ in 0..3 {
         permit(client, json!({ "release": "v1", "ttl": 60 })).await;
     }
-    let page = client.ask("GET", &format!("{PERMITS}?limit=2"), None).await.json();
+    let page = client
+        .ask("GET", &format!("{PERMITS}?limit=2"), None)
+        .await
+        .json();
     assert_eq!(page["permits"].as_array().unwrap().len(), 2);
     let next = page["next"].as_str().unwrap();
     let path = format!("{PERMITS}?limit=2&after={next}");

@@ -39,13 +39,18 @@ fn straggling(directory: &Directory, policy: StragglerPolicy) -> AgentSpec {
 /// What workers were told, by type.
 fn told(directory: &Directory, kind: &str) -> Vec<(u64, Value)> {
     let text = fs::read_to_string(directory.0.join("heard.jsonl")).unwrap_or_default();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
     let of_kind = lines.filter(|line| line["event"]["type"] == kind);
     of_kind
         .map(|line| {
             let head = line["head"].as_str().unwrap().to_ascii_lowercase();
             assert!(head.starts_with("post /segue/events "), "{head}");
-            assert!(head.contains("content-type: application/cloudevents+json"), "{head}");
+            assert!(
+                head.contains("content-type: application/cloudevents+json"),
+                "{head}"
+            );
             (line["at"].as_u64().unwrap(), line["event"].clone())
         })
         .collect()
@@ -88,7 +93,9 @@ async fn stranded(directory: &Directory, running: &Running) -> (Gateway, Release
 async fn entries(client: &Client, fact: &str) -> Vec<Value> {
     let answer = client.ask("GET", "/v1/audit?limit=1000", None).await.json();
     let entries = answer["entries"].as_array().unwrap().clone();
-    let of = entries.into_iter().filter(|entry| entry["fact"]["fact"] == fact);
+    let of = entries
+        .into_iter()
+        .filter(|entry| entry["fact"]["fact"] == fact);
     of.collect()
 }
 
@@ -96,7 +103,9 @@ async fn entries(client: &Client, fact: &str) -> Vec<Value> {
 async fn ceiling(client: &Client) -> u64 {
     eventually("the ceiling", async || {
         let found = entries(client, "ceiling_reached").await;
-        found.first().map(|entry| entry["fact"]["at"].as_u64().unwrap())
+        found
+            .first()
+            .map(|entry| entry["fact"]["at"].as_u64().unwrap())
     })
     .await
 }
@@ -113,15 +122,26 @@ fn in_turn(since: u64, turns: &[(u64, String)]) {
     for (number, at) in times.iter().enumerate() {
         let seconds = number as u64 / u64::from(PER_SECOND);
         let earliest = since + seconds * 1_000;
-        assert!(*at >= earliest, "number {number} at {at}, not before {earliest}");
+        assert!(
+            *at >= earliest,
+            "number {number} at {at}, not before {earliest}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn announce_and_hand_off_tell_each_call_once_in_its_turn() {
     for (policy, kind, word) in [
-        (StragglerPolicy::Announce, "dev.segue.call.announce", "announce"),
-        (StragglerPolicy::HandOff, "dev.segue.call.hand-off", "hand-off"),
+        (
+            StragglerPolicy::Announce,
+            "dev.segue.call.announce",
+            "announce",
+        ),
+        (
+            StragglerPolicy::HandOff,
+            "dev.segue.call.hand-off",
+            "hand-off",
+        ),
     ] {
         let directory = Directory::new();
         let running = Running::start(&directory, straggling(&directory, policy)).await;
@@ -143,8 +163,10 @@ async fn announce_and_hand_off_tell_each_call_once_in_its_turn() {
         let of: BTreeSet<String> = calls.iter().map(|(_, call)| call.clone()).collect();
         assert_eq!(of, live, "the live ones and no others");
         in_turn(since, &calls);
-        let ids: BTreeSet<String> =
-            events.iter().map(|(_, event)| event["id"].to_string()).collect();
+        let ids: BTreeSet<String> = events
+            .iter()
+            .map(|(_, event)| event["id"].to_string())
+            .collect();
         assert_eq!(ids.len(), CALLS);
         let (_, event) = &events[0];
         assert_eq!(event["specversion"], "1.0");
@@ -152,7 +174,10 @@ async fn announce_and_hand_off_tell_each_call_once_in_its_turn() {
         assert_eq!(event["data"]["release"], "v1");
         assert_eq!(event["data"]["agent"], "desk");
         assert_eq!(event["data"]["policy"], word);
-        assert!(gateway.mind.lock().unwrap().ended.is_empty(), "nobody is ended");
+        assert!(
+            gateway.mind.lock().unwrap().ended.is_empty(),
+            "nobody is ended"
+        );
         // Only a call that is handed off goes elsewhere when it comes back.
         let table = gateway.table().unwrap();
         let handed = table.handed_off.contains(&v1);
@@ -174,8 +199,10 @@ async fn end_is_written_down_first_and_names_no_call() {
     })
     .await;
     let ended: Vec<(CallId, Timestamp)> = gateway.mind.lock().unwrap().ended.clone();
-    let turns: Vec<(u64, String)> =
-        ended.iter().map(|(call, at)| (at.0, call.to_string())).collect();
+    let turns: Vec<(u64, String)> = ended
+        .iter()
+        .map(|(call, at)| (at.0, call.to_string()))
+        .collect();
     assert_eq!(turns.len(), CALLS, "{turns:?}");
     in_turn(since, &turns);
     // By then as many were written down as had been ended, and with whose policy.
@@ -184,7 +211,10 @@ async fn end_is_written_down_first_and_names_no_call() {
     let mut names = BTreeSet::new();
     for entry in &written {
         assert_eq!(entry["actor"], "segue");
-        assert!(entry["fact"]["reason"].as_str().unwrap().contains("end"), "{entry}");
+        assert!(
+            entry["fact"]["reason"].as_str().unwrap().contains("end"),
+            "{entry}"
+        );
         for name in entry["fact"]["calls"].as_array().unwrap() {
             audited.push(entry["at"].as_u64().unwrap());
             names.insert(name.as_str().unwrap().to_owned());
@@ -194,9 +224,16 @@ async fn end_is_written_down_first_and_names_no_call() {
     let mut times: Vec<u64> = turns.iter().map(|(at, _)| *at).collect();
     audited.sort_unstable();
     times.sort_unstable();
-    let before = audited.iter().zip(&times).all(|(audited, ended)| audited <= ended);
+    let before = audited
+        .iter()
+        .zip(&times)
+        .all(|(audited, ended)| audited <= ended);
     assert!(before, "{audited:?} {times:?}");
-    let whole = running.client.ask("GET", "/v1/audit?limit=1000", None).await.body;
+    let whole = running
+        .client
+        .ask("GET", "/v1/audit?limit=1000", None)
+        .await
+        .body;
     assert!((0..CALLS).all(|number| !whole.contains(&format!("\"CA{number}\""))));
     assert!(told(&directory, "dev.segue.call.announce").is_empty());
     // One that goes on, because its gateway is not well, is ended once more, and that needs no
@@ -263,7 +300,10 @@ async fn workers_are_told_that_they_retire_and_that_they_do_not() {
     for (at, event) in told(&directory, retiring) {
         assert_eq!(event["data"]["release"], "v1");
         let worker = event["data"]["worker"].as_str().unwrap();
-        assert!(view.workers.iter().any(|is| is.id.as_str() == worker), "{event}");
+        assert!(
+            view.workers.iter().any(|is| is.id.as_str() == worker),
+            "{event}"
+        );
         assert!(at >= since + offset(worker), "{worker} before its moment");
     }
     // One that is empty is retired at once, and nobody tells it anything.

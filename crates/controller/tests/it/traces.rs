@@ -43,7 +43,10 @@ fn spans(receiver: &Receiver) -> Vec<Span> {
         let body = heard.json();
         let resource = &body["resourceSpans"][0];
         let service = &resource["resource"]["attributes"][0];
-        assert_eq!(service, &json!({ "key": "service.name", "value": { "stringValue": "segue" } }));
+        assert_eq!(
+            service,
+            &json!({ "key": "service.name", "value": { "stringValue": "segue" } })
+        );
         for span in resource["scopeSpans"][0]["spans"].as_array().unwrap() {
             if ids.insert((span["traceId"].to_string(), span["spanId"].to_string())) {
                 spans.push(Span(span.clone()));
@@ -75,7 +78,9 @@ async fn rollouts(receiver: &Receiver, count: usize) -> Vec<Span> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_is_one_trace_also_over_two_controllers() {
     let directory = Directory::new();
-    let receiver = Receiver::start(|number, _| Some((if number == 0 { 503 } else { 200 }, String::new()))).await;
+    let receiver =
+        Receiver::start(|number, _| Some((if number == 0 { 503 } else { 200 }, String::new())))
+            .await;
     let running = Running::start_with(&directory, config(&directory, &receiver)).await;
     let gateway = Gateway::start(&directory.state(), "gw-1");
     running.client.bring_in("v1").await;
@@ -86,9 +91,15 @@ async fn a_rollout_is_one_trace_also_over_two_controllers() {
     drop(gateway);
     let running = Running::start_with(&directory, config(&directory, &receiver)).await;
     let _gateway = Gateway::start(&directory.state(), "gw-1");
-    running.client.until("it takes orders", |view| !view.releases.is_empty()).await;
+    running
+        .client
+        .until("it takes orders", |view| !view.releases.is_empty())
+        .await;
     rollouts(&receiver, 2).await;
-    running.client.act("rollback", json!({ "reason": "worse" })).await;
+    running
+        .client
+        .act("rollback", json!({ "reason": "worse" }))
+        .await;
     let spans = rollouts(&receiver, 3).await;
 
     let mut traces: BTreeMap<&str, Vec<&Span>> = BTreeMap::new();
@@ -109,15 +120,25 @@ async fn a_rollout_is_one_trace_also_over_two_controllers() {
     let second = trace("v2", false);
     let names: BTreeSet<&str> = second.iter().map(|span| span.text("name")).collect();
     let expected = [
-        "rollout", "provisioning", "verifying", "gate readiness", "promoting", "bake",
+        "rollout",
+        "provisioning",
+        "verifying",
+        "gate readiness",
+        "promoting",
+        "bake",
     ];
     for name in expected {
         assert!(names.contains(name), "{name}: {names:?}");
     }
-    let root = second.iter().find(|span| span.text("name") == "rollout").unwrap();
+    let root = second
+        .iter()
+        .find(|span| span.text("name") == "rollout")
+        .unwrap();
     assert_eq!(root.attribute("segue.rollout"), "2");
-    let by_id: BTreeMap<&str, &&Span> =
-        second.iter().map(|span| (span.text("spanId"), span)).collect();
+    let by_id: BTreeMap<&str, &&Span> = second
+        .iter()
+        .map(|span| (span.text("spanId"), span))
+        .collect();
     for span in &second {
         assert!(span.nanos("startTimeUnixNano") <= span.nanos("endTimeUnixNano"));
         if span.text("name") == "rollout" {
@@ -126,18 +147,36 @@ async fn a_rollout_is_one_trace_also_over_two_controllers() {
         }
         // Every other is within the one above it.
         let parent = by_id[span.text("parentSpanId")];
-        assert!(span.nanos("startTimeUnixNano") >= parent.nanos("startTimeUnixNano"), "{span:?}");
-        assert!(span.nanos("endTimeUnixNano") <= parent.nanos("endTimeUnixNano"), "{span:?} {parent:?}");
+        assert!(
+            span.nanos("startTimeUnixNano") >= parent.nanos("startTimeUnixNano"),
+            "{span:?}"
+        );
+        assert!(
+            span.nanos("endTimeUnixNano") <= parent.nanos("endTimeUnixNano"),
+            "{span:?} {parent:?}"
+        );
         let is_gate = span.text("name").starts_with("gate ");
         assert_eq!(is_gate, parent.text("name") != "rollout", "{span:?}");
     }
-    let baked = second.iter().find(|span| span.text("name") == "bake").unwrap();
+    let baked = second
+        .iter()
+        .find(|span| span.text("name") == "bake")
+        .unwrap();
     let lasted = baked.nanos("endTimeUnixNano") - baked.nanos("startTimeUnixNano");
     assert!(lasted >= 300_000_000, "{lasted}");
     let back = trace("v2", true);
-    let rolling = back.iter().find(|span| span.text("name") == "rolling back").unwrap();
+    let rolling = back
+        .iter()
+        .find(|span| span.text("name") == "rolling back")
+        .unwrap();
     assert_eq!(rolling.attribute("segue.to"), "v1");
-    assert!(rolling.attribute("segue.actor").as_str().unwrap().starts_with("operator:"));
+    assert!(
+        rolling
+            .attribute("segue.actor")
+            .as_str()
+            .unwrap()
+            .starts_with("operator:")
+    );
     running.stop().await;
 }
 
@@ -180,15 +219,23 @@ async fn a_call_is_a_span_below_its_callers() {
     gateway.mind.lock().unwrap().records = records.clone();
     let calls = eventually("two spans", async || {
         let spans = spans(&receiver);
-        let calls: Vec<Span> = spans.into_iter().filter(|is| is.text("name") == "call").collect();
+        let calls: Vec<Span> = spans
+            .into_iter()
+            .filter(|is| is.text("name") == "call")
+            .collect();
         (calls.len() >= 2).then_some(calls)
     })
     .await;
     let of = |call: &str| {
-        let found = calls.iter().find(|span| span.attribute("segue.call") == call);
+        let found = calls
+            .iter()
+            .find(|span| span.attribute("segue.call") == call);
         found.cloned()
     };
-    assert!(of("CA-quiet").is_none(), "its caller's trace is not recorded");
+    assert!(
+        of("CA-quiet").is_none(),
+        "its caller's trace is not recorded"
+    );
     let traced = of("CA-traced").unwrap();
     assert_eq!(traced.text("traceId"), "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(traced.text("parentSpanId"), "b7ad6b7169203331");
@@ -212,7 +259,10 @@ async fn a_collector_that_hangs_is_in_nobodys_way() {
     let view = running.client.bring_in("v1").await;
     let id = release(&view, "v1").unwrap().id;
     gateway.mind.lock().unwrap().records = vec![record("CA1", id, None)];
-    eventually("it is called", async || (!receiver.heard().is_empty()).then_some(())).await;
+    eventually("it is called", async || {
+        (!receiver.heard().is_empty()).then_some(())
+    })
+    .await;
     for label in ["v2", "v3"] {
         running.client.bring_in(label).await;
     }

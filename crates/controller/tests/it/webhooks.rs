@@ -44,26 +44,39 @@ async fn all_who_are_asked_must_agree_and_what_they_read_is_signed() {
     running.client.bring_in("v1").await;
     running.client.bring_in("v2").await;
     let heard = board.heard();
-    assert_eq!((heard.len(), silent.heard().len()), (2, 2), "each once per rollout");
+    assert_eq!(
+        (heard.len(), silent.heard().len()),
+        (2, 2),
+        "each once per rollout"
+    );
     let asked = heard[1].json();
     assert_eq!(heard[1].path, "/gate?token=hush");
     assert_eq!(asked["agent"], "desk");
     assert_eq!(asked["webhook"], "board");
     assert_eq!(asked["release"]["label"], "v2");
     assert_eq!(asked["from"]["label"], "v1");
-    assert_eq!((&asked["rollout"], &asked["attempt"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&asked["rollout"], &asked["attempt"]),
+        (&json!(2), &json!(1))
+    );
     assert!(asked["inputs"]["releases"].is_object(), "{asked}");
     assert_eq!(heard[0].json()["from"], Value::Null);
     let deliveries = [0, 1].map(|at| heard[at].headers["x-segue-delivery"].clone());
     assert_ne!(deliveries[0], deliveries[1]);
     let signature = &heard[1].headers["x-segue-signature"];
-    assert!(signature.starts_with("t=") && signature.contains(",v1="), "{signature}");
+    assert!(
+        signature.starts_with("t=") && signature.contains(",v1="),
+        "{signature}"
+    );
     assert!(!silent.heard()[0].headers.contains_key("x-segue-signature"));
     let passed = entry(&running, "gate_passed").await;
     let gate = &passed["fact"]["gate"]["webhook"];
     assert!(gate == "board" || gate == "silent", "{passed}");
     // Nothing of the address but what the gate is called is ever written down.
-    let journal = running.client.ask("GET", "/v1/audit?limit=1000", None).await;
+    let journal = running
+        .client
+        .ask("GET", "/v1/audit?limit=1000", None)
+        .await;
     let whole = fs::read(directory.0.join("journal.db")).unwrap();
     let log = fs::read(directory.0.join("journal.db-wal")).unwrap_or_default();
     assert!(journal.body.contains("CHG-1"));
@@ -75,7 +88,9 @@ async fn all_who_are_asked_must_agree_and_what_they_read_is_signed() {
     running.client.act("rollback", json!({})).await;
     running
         .client
-        .until("v1 again", |view| release(view, "v1").is_some_and(|is| is.state == "current"))
+        .until("v1 again", |view| {
+            release(view, "v1").is_some_and(|is| is.state == "current")
+        })
         .await;
     assert_eq!((board.heard().len(), silent.heard().len()), (2, 2));
     running.stop().await;
@@ -88,9 +103,15 @@ async fn a_no_ends_the_rollout_and_its_words_are_told() {
     let running = Running::start(&directory, asking(&[("board", &board)])).await;
     let _gateway = Gateway::start(&directory.state(), "gw-1");
     running.client.act("deploy", json!({ "label": "v1" })).await;
-    let failed = running.client.until("no", |view| view.phase == "failed").await;
+    let failed = running
+        .client
+        .until("no", |view| view.phase == "failed")
+        .await;
     let reason = failed.rollout.unwrap().reason.unwrap();
-    assert!(reason.contains("board") && reason.contains("freeze week"), "{reason}");
+    assert!(
+        reason.contains("board") && reason.contains("freeze week"),
+        "{reason}"
+    );
     assert_eq!(board.heard().len(), 1);
     running.stop().await;
 }
@@ -118,14 +139,19 @@ async fn silence_is_asked_again_and_then_a_person_decides() {
     assert!(holds.contains("board") && holds.contains("429"), "{holds}");
     let heard = flaky.heard();
     assert_eq!(heard.len(), 3, "once, and two more");
-    let ids: Vec<&String> = heard.iter().map(|is| &is.headers["x-segue-delivery"]).collect();
+    let ids: Vec<&String> = heard
+        .iter()
+        .map(|is| &is.headers["x-segue-delivery"])
+        .collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "one delivery: {ids:?}");
     // A person who lets it go on lets it be asked again.
     well.store(true, Ordering::Relaxed);
     running.client.act("resume", json!({})).await;
     running
         .client
-        .until("v1", |view| release(view, "v1").is_some_and(|is| is.state == "current"))
+        .until("v1", |view| {
+            release(view, "v1").is_some_and(|is| is.state == "current")
+        })
         .await;
     assert_eq!(flaky.heard().len(), 4);
     assert_ne!(&flaky.heard()[3].headers["x-segue-delivery"], ids[0]);
@@ -148,7 +174,10 @@ async fn an_address_that_is_not_allowed_is_not_called() {
         })
         .await;
     let holds = view.holds.join("; ");
-    assert!(holds.contains("not a public address") && !holds.contains("hush"), "{holds}");
+    assert!(
+        holds.contains("not a public address") && !holds.contains("hush"),
+        "{holds}"
+    );
     assert!(inner.heard().is_empty());
     running.stop().await;
 }
@@ -162,7 +191,10 @@ async fn an_answer_waits_for_the_journal_and_an_aborted_rollout_for_none() {
     let running = Running::start(&directory, spec.clone()).await;
     let gateway = Gateway::start(&directory.state(), "gw-1");
     running.client.act("deploy", json!({ "label": "v1" })).await;
-    eventually("it is asked", async || (slow.heard().len() == 1).then_some(())).await;
+    eventually("it is asked", async || {
+        (slow.heard().len() == 1).then_some(())
+    })
+    .await;
     // The controller ends while it waits for the answer; the next one asks again.
     running.stop().await;
     drop(gateway);
@@ -170,7 +202,9 @@ async fn an_answer_waits_for_the_journal_and_an_aborted_rollout_for_none() {
     let _gateway = Gateway::start(&directory.state(), "gw-1");
     running
         .client
-        .until("v1", |view| release(view, "v1").is_some_and(|is| is.state == "current"))
+        .until("v1", |view| {
+            release(view, "v1").is_some_and(|is| is.state == "current")
+        })
         .await;
     let heard = slow.heard();
     assert_eq!(heard.len(), 2);
