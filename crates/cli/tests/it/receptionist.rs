@@ -157,22 +157,11 @@ async fn a_caller_notices_every_fault() {
     }
 }
 
-/// Deploys workers that may keep the state of their calls with Segue, and nothing else.
-fn deploy_with_memory(site: &Site) {
-    let created = site.json(&["token", "create", "receptionist", "--role", "worker"]);
-    let token = site.dir.join("worker.token");
-    fs::write(&token, created["token"].as_str().unwrap()).unwrap();
-    let url = site.state("run/api.addr").expect("the admin API listens");
-    let url = format!("SEGUE_API_URL=http://{url}");
-    let token = format!("SEGUE_TOKEN_FILE={}", token.display());
-    site.ok(&["deploy", "v1", "--env", &url, "--env", &token]);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_worker_died_goes_on_with_another_one() {
     let mut site = prepare(PROGRAM, &[(AGENT, &settings(2))]);
     site.serve().await;
-    deploy_with_memory(&site);
+    site.deploy("v1");
     let url = format!("ws://{}/ws/{{call}}", address(&site));
     let args = ["--url", &url, "--break-after", "1", "--away", "3"];
     let caller = Caller::start(&site, "booking", &args);
