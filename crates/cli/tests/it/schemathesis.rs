@@ -5,8 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
-
 use crate::python::python;
 use crate::site::Site;
 
@@ -36,6 +34,16 @@ fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis")
 }
 
+/// The numbers at the beginning of what follows `words`.
+fn numbers(told: &str, words: &str) -> Vec<usize> {
+    let after = told.split(words).nth(1).unwrap_or_default();
+    let first = after.split([' ', '\n']).next().unwrap_or_default();
+    first
+        .split('/')
+        .filter_map(|text| text.parse().ok())
+        .collect()
+}
+
 /// Everything but the stream of events, which has no end that a fuzzer could wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_answers_only_what_it_describes() {
@@ -47,7 +55,6 @@ async fn the_api_answers_only_what_it_describes() {
     let token = made["token"].as_str().unwrap();
     let api = site.state("run/api.addr").unwrap();
 
-    let report = site.dir.join("report.json");
     let files = files();
     let mut command = Command::new(python());
     command
@@ -60,8 +67,6 @@ async fn the_api_answers_only_what_it_describes() {
         .args(["--phases", "examples,coverage,fuzzing"])
         .args(["--max-examples", EXAMPLES, "--seed", SEED])
         .args(["--continue-on-failure", "--request-timeout", "30"])
-        .args(["--report", "json", "--report-json-path"])
-        .arg(&report)
         .env("PYTHONPATH", &files)
         .env("SCHEMATHESIS_HOOKS", "hooks")
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -72,19 +77,15 @@ async fn the_api_answers_only_what_it_describes() {
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}");
 
-    // It did ask: every endpoint but the stream, and more than a handful of times each.
-    let described = site.json(&["api", "openapi"]);
-    let paths = described["paths"].as_object().unwrap().values();
-    let operations = paths
-        .map(|path| path.as_object().unwrap().len())
-        .sum::<usize>()
-        - 1;
-    assert!(
-        told.contains(&format!("Tested: {operations}")),
-        "{operations}: {told}"
-    );
-    let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
-    assert!(report.is_object());
+    // It did ask, and every endpoint but the stream.
+    let asked = numbers(&told, "Selected: ");
+    let [selected, total] = asked.as_slice() else {
+        panic!("{told}");
+    };
+    assert!(*total > 30 && selected + 1 == *total, "{told}");
+    assert_eq!(numbers(&told, "Tested: "), [*selected], "{told}");
+    let made = numbers(&told, "Test cases:\n  ");
+    assert!(made[0] > 1_000, "{told}");
 
     // And it still stands: the journal holds, and whatever was done is written down.
     let verified = site.json(&["audit", "verify"]);

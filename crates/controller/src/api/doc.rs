@@ -50,9 +50,12 @@ pub fn document() -> Value {
     document
 }
 
+/// A type by its name, and how it looks.
+type Shared = (&'static str, fn() -> Value);
+
 /// What is put into bodies by `flatten`; the macro describes it by reference, which fits no body
 /// that refuses unknown fields.
-const SHARED: [(&str, fn() -> Value); 2] = [
+const SHARED: [Shared; 2] = [
     ("Ask", schema_of::<super::wire::Ask>),
     ("TokenView", schema_of::<super::wire::TokenView>),
 ];
@@ -69,7 +72,7 @@ fn object(value: &mut Value) -> &mut Map<String, Value> {
 }
 
 /// Makes one object of `allOf` with shared parts.
-fn flatten(schema: &mut Value, shared: &[(&str, fn() -> Value)]) {
+fn flatten(schema: &mut Value, shared: &[Shared]) {
     let Some(parts) = schema.get_mut("allOf").and_then(Value::as_array_mut) else {
         return;
     };
@@ -174,14 +177,12 @@ fn mend_parameters(operation: &mut Value) {
             Some("If-Match" | "If-None-Match")
         );
         let schema = &mut parameter["schema"];
-        let kinds = schema["type"].as_array().into_iter().flatten();
-        if let Some(kind) = kinds.filter(|kind| *kind != "null").next_back().cloned() {
+        let mut kinds = schema["type"].as_array().into_iter().flatten();
+        if let Some(kind) = kinds.rfind(|kind| *kind != "null").cloned() {
             schema["type"] = kind;
         }
-        let choices = schema["oneOf"].as_array().into_iter().flatten();
-        let choice = choices
-            .filter(|choice| choice["type"] != "null")
-            .next_back();
+        let mut choices = schema["oneOf"].as_array().into_iter().flatten();
+        let choice = choices.rfind(|choice| choice["type"] != "null");
         if let Some(choice) = choice.cloned() {
             *schema = choice;
         }

@@ -215,7 +215,6 @@ mod tests {
         "ok"
     }
 
-    #[expect(clippy::too_many_lines, reason = "a table")]
     #[test]
     fn headers_of_pages_and_strangers_are_refused() {
         for (headers, expected) in [

@@ -41,7 +41,7 @@ const KEPT_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::ETAG, heade
 #[derive(Debug, Clone)]
 struct Key {
     token: String,
-    key: String,
+    text: String,
     /// Digest of the request.
     request: String,
 }
@@ -69,7 +69,7 @@ pub(super) async fn repeat(
     let path = path.map_or("", axum::http::uri::PathAndQuery::as_str);
     let key = Key {
         token: principal.id.clone(),
-        key,
+        text: key,
         request: digest(&[
             principal.id.as_bytes(),
             head.method.as_str().as_bytes(),
@@ -154,9 +154,9 @@ fn digest(parts: &[&[u8]]) -> String {
 async fn begin(api: &Arc<Api>, key: &Key, may_repeat: bool) -> Result<Begun, StoreError> {
     let (store, key, now) = (Arc::clone(&api.control), key.clone(), clock::now());
     blocking(move || {
-        let begun = store.begin(&key.token, &key.key, &key.request, now)?;
+        let begun = store.begin(&key.token, &key.text, &key.request, now)?;
         if begun == Begun::Unknown && may_repeat {
-            store.begin_again(&key.token, &key.key)?;
+            store.begin_again(&key.token, &key.text)?;
             return Ok(Begun::New);
         }
         Ok(begun)
@@ -183,9 +183,9 @@ async fn settle(api: &Arc<Api>, key: Key, response: Response) -> Response {
     };
     let store = Arc::clone(&api.control);
     let kept = blocking(move || match outcome {
-        Outcome::NotDone => store.release(&key.token, &key.key),
-        Outcome::Unknown => store.finish(&key.token, &key.key, None),
-        Outcome::Done(answer) => store.finish(&key.token, &key.key, Some(&answer)),
+        Outcome::NotDone => store.release(&key.token, &key.text),
+        Outcome::Unknown => store.finish(&key.token, &key.text, None),
+        Outcome::Done(answer) => store.finish(&key.token, &key.text, Some(&answer)),
     });
     if let Err(error) = kept.await {
         tracing::warn!(%error, "an answer could not be kept for its idempotency key");

@@ -113,7 +113,7 @@ impl Stream {
             if let Some(text) = line.strip_prefix("id: ") {
                 id = text.parse().unwrap();
             } else if let Some(text) = line.strip_prefix("event: ") {
-                name = text.to_owned();
+                text.clone_into(&mut name);
             } else if let Some(text) = line.strip_prefix("data: ") {
                 data = serde_json::from_str(text).unwrap();
             } else if line.is_empty() && !name.is_empty() {

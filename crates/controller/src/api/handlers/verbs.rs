@@ -41,7 +41,7 @@ pub(crate) async fn deploy(
     let asked = Instant::now();
     let agent = agent_name(&name)?;
     let body: DeployBody = parse(&headers, &body)?;
-    let steer = Steer::new(&api, principal, &headers, body.ask.clone(), asked)?;
+    let steer = Steer::new(&api, &principal, &headers, body.ask.clone(), asked)?;
     let Some(spec) = api.specs.get(&agent) else {
         let hint = "write it into segue.toml and start `segue serve` again";
         return Err(Reject::not_found(
@@ -79,7 +79,7 @@ macro_rules! verb {
             #[allow(unused_mut, reason = "not every verb takes something out of it")]
             let mut $body: VerbBody = verb_body(&headers, &body)?;
             let ask = std::mem::take(&mut $body.ask);
-            let steer = Steer::new(&api, principal, &headers, ask, asked)?;
+            let steer = Steer::new(&api, &principal, &headers, ask, asked)?;
             let wanted = steer.want($wanted, &$body)?;
             steer.ask(&agent, stringify!($name), wanted, None).await
         }
@@ -139,7 +139,7 @@ pub(crate) async fn rollback(
     agent_name(&name)?;
     let mut body: VerbBody = verb_body(&headers, &body)?;
     let ask = std::mem::take(&mut body.ask);
-    let mut steer = Steer::new(&api, principal, &headers, ask, asked)?;
+    let mut steer = Steer::new(&api, &principal, &headers, ask, asked)?;
     let wanted = steer.want(Wanted::Rollback(body.release.take()), &body)?;
     let Some(part) = body.only else {
         return steer.ask(&name, "rollback", wanted, None).await;
@@ -229,12 +229,12 @@ struct Steer<'a> {
 impl<'a> Steer<'a> {
     fn new(
         api: &'a Api,
-        principal: Principal,
+        principal: &Principal,
         headers: &HeaderMap,
         ask: AskBody,
         asked: Instant,
     ) -> Result<Self, Reject> {
-        let ask = checked(ask, &principal)?;
+        let ask = checked(ask, principal)?;
         let permitted = if_match(headers)?;
         Ok(Self {
             api,
