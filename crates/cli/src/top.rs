@@ -1,5 +1,5 @@
-//! The full-screen view. What is shown is a value ([`State`]), how it looks is a function of it
-//! ([`draw`](draw::draw)), and keys only change the value or ask for a verb.
+//! The full-screen view. What is shown is a value (`State`), how it looks is a function of it
+//! (`draw`), and keys only change the value or ask for a verb.
 
 mod consequence;
 mod draw;

@@ -83,7 +83,10 @@ async fn another_machine_is_asked_over_tls() {
     fs::write(site.dir.join("segue.toml"), &config).unwrap();
     let refused = site.run(&["controller"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("`tls`"), "{said}");
+    assert!(
+        !refused.status.success() && said.contains("`tls`"),
+        "{said}"
+    );
 
     fs::write(site.dir.join("segue.toml"), config.replace(api, &tls)).unwrap();
     site.serve().await;
