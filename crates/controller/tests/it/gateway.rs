@@ -23,6 +23,10 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// What it does, and what it was told. Tests change it while it runs.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "ways to be unwell, in any combination"
+)]
 pub(crate) struct Mind {
     pub(crate) tables: BTreeMap<AgentName, RoutingTable>,
     pub(crate) counts: BTreeMap<ReleaseId, ReleaseCounts>,

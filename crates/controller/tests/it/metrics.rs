@@ -26,6 +26,7 @@ fn has(page: &str, line: &str) {
     assert!(page.lines().any(|is| is == line), "no {line} in\n{page}");
 }
 
+#[expect(clippy::too_many_lines, reason = "one life of a release, line by line")]
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_are_the_gateways_and_no_call_is_named() {
     let directory = Directory::new();

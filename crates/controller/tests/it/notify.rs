@@ -40,6 +40,7 @@ async fn until(what: &str, receiver: &Receiver, count: usize) -> Vec<Heard> {
     .await
 }
 
+#[expect(clippy::too_many_lines, reason = "one story, told three times")]
 #[tokio::test(flavor = "multi_thread")]
 async fn each_hears_in_its_own_form_what_was_decided() {
     let directory = Directory::new();

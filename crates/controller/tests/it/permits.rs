@@ -118,8 +118,8 @@ async fn what_makes_no_sense_is_refused() {
     let client = &running.client;
     client.bring_in("v1").await;
     for (body, status) in [
-        (json!({}), 400),
-        (json!({ "worker": "w1", "release": "v1" }), 400),
+        (json!({}), 422),
+        (json!({ "worker": "w1", "release": "v1" }), 422),
         (json!({ "release": "v1", "ttl": 0 }), 400),
         (json!({ "release": "v1", "ttl": 86_401 }), 400),
         (json!({ "release": "v1", "ttl": "1h" }), 400),
