@@ -43,12 +43,17 @@ pub enum ToGateway {
         limit: usize,
     },
     /// Ends these calls: a close frame with 1001 to both sides where a frame boundary allows it,
-    /// then both sockets. Calls of another release than `release`, or not live, are left alone.
+    /// then both sockets. Calls of another release than `release`, or not live, are left alone. All
+    /// are, unless the installed table is `epoch` or a later one and says that the release still
+    /// winds down: this may have waited while the release became current again.
     EndCalls {
         /// Whose calls.
         agent: AgentName,
         /// Of which release.
         release: ReleaseId,
+        /// The table of the decision.
+        #[serde(default)]
+        epoch: Epoch,
         /// Which.
         calls: Vec<CallId>,
     },

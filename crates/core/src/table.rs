@@ -91,6 +91,13 @@ pub struct WorkerRoute {
 }
 
 impl RoutingTable {
+    /// Whether calls of a release may be ended on the word of table `decided`: this is that one or
+    /// a later one, and by it the release winds down. One that was rolled back to does not.
+    pub fn may_end(&self, release: ReleaseId, decided: Epoch) -> bool {
+        let route = self.releases.get(&release);
+        self.epoch >= decided && route.is_some_and(|route| route.retiring)
+    }
+
     /// The release that `name` (a label, a digest or the first 12 digits of one) means. Where
     /// labels collide the one that takes new calls wins, because the label is for people.
     pub fn find_release(&self, name: &str) -> Option<ReleaseId> {

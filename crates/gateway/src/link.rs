@@ -158,9 +158,10 @@ impl Link {
             ToGateway::EndCalls {
                 agent,
                 release,
+                epoch,
                 calls,
             } => {
-                let marked = self.ledger.end_calls(&agent, release, &calls);
+                let marked = self.ledger.end_calls(&agent, (release, epoch), &calls);
                 if marked > 0 {
                     tracing::info!(%agent, %release, marked, "ending calls by policy");
                     self.relay.end_marked();

@@ -145,10 +145,9 @@ impl Link {
         agent: Option<&AgentName>,
         limit: usize,
     ) -> (Vec<CallInfo>, Vec<GatewayId>) {
-        let deadline = Instant::now() + CALLS_WAIT;
         let (mut calls, mut answered) = (Vec::new(), Vec::new());
-        for (gateway, answer) in self.ask(agent, limit) {
-            if let Ok(Ok(more)) = timeout_at(deadline, answer).await {
+        for (gateway, answer) in self.look(agent, limit).await {
+            if let Some(more) = answer {
                 calls.extend(more);
                 answered.push(gateway);
             }
@@ -158,14 +157,33 @@ impl Link {
         (calls, answered)
     }
 
+    /// Asks every connected gateway for its live calls, and keeps apart what each says. `None`: it
+    /// did not answer, and what it holds is not known.
+    pub(crate) async fn look(
+        &self,
+        agent: Option<&AgentName>,
+        limit: usize,
+    ) -> Vec<(GatewayId, Option<Vec<CallInfo>>)> {
+        let deadline = Instant::now() + CALLS_WAIT;
+        let mut answers = Vec::new();
+        for (gateway, answer) in self.ask(agent, limit) {
+            let calls = timeout_at(deadline, answer).await;
+            answers.push((gateway, calls.ok().and_then(Result::ok)));
+        }
+        answers
+    }
+
     /// Tells every gateway to end these calls; those that it does not hold, it leaves alone.
     pub fn end_calls(&self, agent: &AgentName, release: ReleaseId, calls: Vec<CallId>) {
+        let shared = self.lock();
+        let table = shared.tables.get(agent);
         let message = ToGateway::EndCalls {
             agent: agent.clone(),
             release,
+            epoch: table.map(|table| table.epoch).unwrap_or_default(),
             calls,
         };
-        for peer in self.lock().peers.values() {
+        for peer in shared.peers.values() {
             peer.outbox.ask(message.clone());
         }
     }

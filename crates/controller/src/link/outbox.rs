@@ -52,9 +52,19 @@ impl Outbox {
         self.change(|waiting| waiting.agents = Some(names));
     }
 
-    /// Replaces a table of the same agent that was not sent yet.
+    /// Replaces a table of the same agent that was not sent yet. By the new one some release may
+    /// wind down no more: what was to end its calls is taken back.
     pub(super) fn set_table(&self, table: Arc<RoutingTable>) {
         self.change(|waiting| {
+            waiting.asks.retain(|ask| match ask {
+                ToGateway::EndCalls {
+                    agent,
+                    release,
+                    epoch,
+                    ..
+                } => *agent != table.agent || table.may_end(*release, *epoch),
+                _ => true,
+            });
             waiting.tables.insert(table.agent.clone(), table);
         });
     }
@@ -99,8 +109,9 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use segue_core::names::ReleaseId;
     use segue_core::rollout::Agent;
-    use segue_core::table::Epoch;
+    use segue_core::table::{Epoch, ReleaseRoute};
 
     use super::*;
 
@@ -133,5 +144,42 @@ mod tests {
             messages[2],
             ToGateway::Table(Box::new((*table("b", 1_000)).clone()))
         );
+    }
+
+    #[tokio::test]
+    async fn calls_of_a_release_that_is_current_again_are_not_ended() {
+        let release = ReleaseId::of(b"v1");
+        let table = |epoch, retiring: bool| {
+            let mut table = (*table("a", epoch)).clone();
+            let route = ReleaseRoute {
+                label: "v1".parse().unwrap(),
+                takes_new_calls: !retiring,
+                retiring,
+            };
+            table.releases.insert(release, route);
+            Arc::new(table)
+        };
+        let end = |agent: &str| ToGateway::EndCalls {
+            agent: agent.parse().unwrap(),
+            release,
+            epoch: Epoch(1),
+            calls: Vec::new(),
+        };
+        let outbox = Outbox::new(Vec::new(), BTreeMap::new());
+        outbox.set_table(table(1, true));
+        outbox.ask(end("a"));
+        outbox.ask(end("b"));
+        outbox.set_table(table(2, true));
+        let asks = |messages: Vec<ToGateway>| {
+            let ends = |is: &ToGateway| matches!(is, ToGateway::EndCalls { .. });
+            messages.into_iter().filter(ends).collect::<Vec<_>>()
+        };
+        assert_eq!(asks(outbox.take().await), [end("a"), end("b")]);
+        outbox.ask(end("a"));
+        outbox.ask(end("b"));
+        // Back, and drained again: the word was of the drain before.
+        outbox.set_table(table(3, false));
+        outbox.set_table(table(4, true));
+        assert_eq!(asks(outbox.take().await), [end("b")]);
     }
 }

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 
 use segue_core::names::{AgentName, CallId, ReleaseId};
+use segue_core::table::Epoch;
 use tokio::sync::watch;
 
 use super::{Admission, Ledger, Purpose, Ticket};
@@ -18,8 +19,14 @@ use super::{Admission, Ledger, Purpose, Ticket};
 impl Ledger {
     /// Marks the connections of these calls that are on `release`; answers how many were not
     /// marked before. Calls of other releases, unknown ones, and those that are only pinned are
-    /// left alone.
-    pub fn end_calls(&self, agent: &AgentName, release: ReleaseId, calls: &[CallId]) -> usize {
+    /// left alone. All are, if the installed table is older than `epoch`, of which the decision is,
+    /// or says that the release does not wind down any more: it was rolled back to meanwhile.
+    pub fn end_calls(
+        &self,
+        agent: &AgentName,
+        (release, epoch): (ReleaseId, Epoch),
+        calls: &[CallId],
+    ) -> usize {
         let calls: BTreeSet<&CallId> = calls.iter().collect();
         let mut admission = self.locked();
         let Admission {
@@ -28,6 +35,9 @@ impl Ledger {
         let Some(book) = books.get_mut(agent) else {
             return 0;
         };
+        if !book.table.may_end(release, epoch) {
+            return 0;
+        }
         let mut marked = 0;
         for connection in connections.values() {
             let identity = &connection.identity;

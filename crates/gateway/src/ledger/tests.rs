@@ -16,7 +16,7 @@ pub(crate) fn old() -> ReleaseId {
     ReleaseId::of(b"old")
 }
 
-fn new() -> ReleaseId {
+pub(crate) fn new() -> ReleaseId {
     ReleaseId::of(b"new")
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn desk() -> AgentName {
     "desk".parse().unwrap()
 }
 
-fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
+pub(crate) fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
     let worker = |release, port| WorkerRoute {
         release,
         addr: SocketAddr::from(([127, 0, 0, 1], port)),
@@ -54,6 +54,14 @@ fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
         handed_off: std::collections::BTreeSet::new(),
         override_digest: None,
     }
+}
+
+/// Whoever takes no new calls winds down.
+pub(crate) fn retiring(mut table: RoutingTable) -> RoutingTable {
+    for route in table.releases.values_mut() {
+        route.retiring = !route.takes_new_calls;
+    }
+    table
 }
 
 pub(crate) fn begin(
@@ -354,7 +362,8 @@ fn past_its_bounds_it_refuses_and_says_so() {
 #[test]
 fn a_call_that_is_being_ended_by_policy_comes_back_elsewhere_at_once() {
     let ledger = ledger();
-    let end = || ledger.end_calls(&desk(), old(), &["a".parse().unwrap()]);
+    let end_of = |release| ledger.end_calls(&desk(), (release, Epoch(2)), &["a".parse().unwrap()]);
+    let end = || end_of(old());
     let by_policy = End::Closed(Closed::BY_POLICY);
     assert_eq!(end(), 0, "nothing there");
     let one = begin(&ledger, "a", Purpose::Call, 1).unwrap();
@@ -363,8 +372,10 @@ fn a_call_that_is_being_ended_by_policy_comes_back_elsewhere_at_once() {
     two.connected(Timestamp(2));
     let other = begin(&ledger, "b", Purpose::Call, 2).unwrap();
     let webhook = begin(&ledger, "a", Purpose::Webhook, 2).unwrap();
-    ledger.install(table(2, new()), Timestamp(3)).unwrap();
-    assert_eq!(ledger.end_calls(&desk(), new(), &["a".parse().unwrap()]), 0);
+    ledger
+        .install(retiring(table(2, new())), Timestamp(3))
+        .unwrap();
+    assert_eq!(end_of(new()), 0);
     assert_eq!((end(), end()), (2, 0));
     assert!(one.counters().is_to_end() && two.counters().is_to_end());
     assert!(!other.counters().is_to_end() && !webhook.counters().is_to_end());
@@ -398,13 +409,41 @@ fn a_call_that_is_being_ended_by_policy_comes_back_elsewhere_at_once() {
     assert_eq!(again.identity().reason, Reason::Pin);
 }
 
+/// The word may come late, behind the table of a rollback.
+#[test]
+fn calls_are_ended_only_while_their_release_winds_down() {
+    let ledger = ledger();
+    let ticket = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    ticket.connected(Timestamp(2));
+    let end = |epoch| ledger.end_calls(&desk(), (old(), Epoch(epoch)), &["a".parse().unwrap()]);
+    assert_eq!(end(0), 0, "it is current");
+    ledger
+        .install(retiring(table(2, new())), Timestamp(3))
+        .unwrap();
+    assert_eq!(end(3), 0, "of a table that is not here yet");
+    ledger.install(table(4, old()), Timestamp(4)).unwrap();
+    assert_eq!(end(2), 0, "it is current again");
+    let mut gone = retiring(table(5, new()));
+    gone.releases.remove(&old());
+    ledger.install(gone, Timestamp(5)).unwrap();
+    assert_eq!(end(2), 0, "it is withdrawn");
+    assert!(!ticket.counters().is_to_end());
+    ledger
+        .install(retiring(table(6, new())), Timestamp(6))
+        .unwrap();
+    assert_eq!(end(6), 1);
+    assert!(ticket.counters().is_to_end());
+}
+
 #[test]
 fn a_call_that_was_ended_by_policy_leaves_no_pin_whoever_closed_it_first() {
     for end in [End::Closed(Closed::BY_POLICY), closed(By::Caller, None)] {
         let ledger = ledger();
         let ticket = begin(&ledger, "a", Purpose::Call, 1).unwrap();
         ticket.connected(Timestamp(2));
-        ledger.end_calls(&desk(), old(), &["a".parse().unwrap()]);
+        let winds_down = retiring(table(2, new()));
+        ledger.install(winds_down, Timestamp(2)).unwrap();
+        ledger.end_calls(&desk(), (old(), Epoch(2)), &["a".parse().unwrap()]);
         ticket.finish(end, Timestamp(3));
         assert_eq!(counts(&ledger, old(), 3), (0, 0), "{end:?}");
     }

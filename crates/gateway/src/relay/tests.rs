@@ -2,10 +2,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
+use segue_core::table::Epoch;
 use segue_core::time::Timestamp;
 
 use crate::handoff::TakenCall;
-use crate::ledger::tests::{begin, desk, ledger, old};
+use crate::ledger::tests::{begin, desk, ledger, new, old, retiring, table};
 use crate::ledger::{Ledger, Purpose};
 
 use super::*;
@@ -232,7 +233,9 @@ fn is_farewell(bytes: &[u8], masked: bool) -> bool {
 }
 
 fn end_a(ledger: &Ledger) -> usize {
-    ledger.end_calls(&desk(), old(), &["a".parse().unwrap()])
+    // Not twice: then it is there already.
+    let _ = ledger.install(retiring(table(2, new())), Timestamp(2));
+    ledger.end_calls(&desk(), (old(), Epoch(2)), &["a".parse().unwrap()])
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use segue_core::link::{CallInfo, CallOutcome, ToController, ToGateway};
 use segue_core::names::CallId;
+use segue_core::table::{Epoch, RoutingTable};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -16,10 +17,19 @@ use crate::support::{Dir, soon, until};
 /// What both sides are told.
 const RETIRED: &[u8] = b"\x03\xe9retired";
 
+/// A table by which no release is to stay.
+fn retiring(mut table: RoutingTable) -> RoutingTable {
+    for route in table.releases.values_mut() {
+        route.retiring = true;
+    }
+    table
+}
+
 fn end_calls(label: &str, calls: impl IntoIterator<Item = String>) -> ToGateway {
     ToGateway::EndCalls {
         agent: desk(),
         release: release(label),
+        epoch: Epoch(2),
         calls: calls.into_iter().map(|id| id.parse().unwrap()).collect(),
     }
 }
@@ -77,7 +87,7 @@ async fn fifty_flowing_calls_are_closed_in_order_and_no_other() {
     let mut rig = Rig::start(Manner::Stream, Manner::Stream).await;
     let mut ending = Talkers::start(&rig, "ends", CALLS).await;
     let mut staying = Talkers::start(&rig, "stays", 5).await;
-    rig.controller.install(rig.table(2, "v2")).await;
+    rig.controller.install(retiring(rig.table(2, "v2"))).await;
     let mut new = Talkers::start(&rig, "new", 3).await;
     ending.flow(1_000).await;
     let pinned = ws::call(rig.gateway.addr, "/ws/pinned", "").await;
@@ -172,6 +182,7 @@ async fn a_tls_call_is_closed_in_order_too() {
     }
     let (_, mut other) = crate::tls::call(addr, &trusted, "/ws/other").await;
     rig.counts(release("v1"), |counts| counts.live == 6).await;
+    rig.controller.install(retiring(rig.table(2, "v1"))).await;
     let names = (0..5).map(|number| format!("tls-{number}"));
     rig.controller.tell(end_calls("v1", names));
     for close in soon("the ends", calls.join_all()).await {
@@ -198,7 +209,8 @@ impl Puppet {
     async fn start(rig: &mut Rig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let workers = [("puppet", "v1", listener.local_addr().unwrap())];
-        rig.controller.install(table(2, "v1", &workers)).await;
+        let table = retiring(table(2, "v1", &workers));
+        rig.controller.install(table).await;
         Self(listener)
     }
 

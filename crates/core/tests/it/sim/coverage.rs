@@ -161,7 +161,7 @@ const CALLS: [&str; 9] = [
 ];
 
 /// What gates, bake windows, migrations, policies and permits came to.
-const WAYS: [&str; 14] = [
+const WAYS: [&str; 15] = [
     "approved",
     "webhook agreed",
     "hook before deploy",
@@ -173,6 +173,7 @@ const WAYS: [&str; 14] = [
     "announced",
     "handed off",
     "ended by policy",
+    "the word to end came late",
     "moved by a hand-off",
     "permit granted",
     "permit refused",

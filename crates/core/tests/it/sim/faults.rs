@@ -25,11 +25,13 @@ pub(crate) enum Mutant {
     PublishBeforeJoin,
     /// The platform obeys a controller that was replaced.
     PlatformFenceOff,
+    /// A gateway ends calls on a word that came late, of a release that is current again.
+    GatewayEndsAnyway,
 }
 
 impl Mutant {
     /// Those of the simulated driver and gateway; the machine's are in [`Guard::ALL`].
-    pub(crate) const AROUND: [Self; 8] = [
+    pub(crate) const AROUND: [Self; 9] = [
         Self::JournalFenceOff,
         Self::PublishBeforeAppend,
         Self::ReplaySkipsAFact,
@@ -38,6 +40,7 @@ impl Mutant {
         Self::GatewayForgetsTable,
         Self::PublishBeforeJoin,
         Self::PlatformFenceOff,
+        Self::GatewayEndsAnyway,
     ];
 
     /// The checks that must find it. Others may be broken first, by what follows from it.
@@ -72,6 +75,7 @@ impl Mutant {
             Self::GatewayCountsLate | Self::GatewayForgetsTable => {
                 &["i4_no_call_by_an_earlier_table"]
             }
+            Self::GatewayEndsAnyway => &["i1_calls_end_of_a_draining_release_only"],
             Self::PublishBeforeJoin => &["i8_only_counted_gateways_take_calls"],
             Self::PlatformFenceOff => &[
                 "i8_stopped_only_when_empty",

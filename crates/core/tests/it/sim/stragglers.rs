@@ -4,9 +4,11 @@ use segue_core::names::ReleaseId;
 use segue_core::release::ReleaseState;
 use segue_core::rollout::{Effect, Event, Input};
 use segue_core::spec::{StragglerPolicy, Stragglers};
+use segue_core::table::Epoch;
 use segue_core::time::{Millis, Timestamp};
 
 use super::driver::{Answer, Controller};
+use super::faults::Mutant;
 use super::world::{Next, World};
 
 /// How often it is looked whose turn it is.
@@ -113,19 +115,34 @@ impl World {
         let Answer::Done = self.submit(&Input::noticed(event)) else {
             return;
         };
+        let Some(epoch) = self.active.as_ref().and_then(|is| is.published) else {
+            return;
+        };
         for (gateway, call) in due.iter().copied() {
             if self.gateways[gateway].linked {
                 self.send(|| Next::EndCall {
                     gateway,
                     release,
+                    epoch,
                     call,
                 });
             }
         }
     }
 
-    /// A gateway ends a call, if it is live and of that release.
-    pub(crate) fn end_call(&mut self, index: usize, release: ReleaseId, call: u64) {
+    /// A gateway ends a call, if it is live and of that release, and that one winds down.
+    pub(crate) fn end_call(
+        &mut self,
+        index: usize,
+        (release, epoch): (ReleaseId, Epoch),
+        call: u64,
+    ) {
+        let table = self.gateways[index].table.as_ref();
+        let may_end = table.is_some_and(|table| table.may_end(release, epoch));
+        if !may_end && !self.is_mutant(Mutant::GatewayEndsAnyway) {
+            self.coverage.hit("way", "the word to end came late");
+            return;
+        }
         let gateway = &mut self.gateways[index];
         let held = gateway.ledger.get(&call);
         let Some(held) = held.filter(|held| held.live && held.placed.release == release) else {
@@ -140,6 +157,7 @@ impl World {
         }
         self.coverage.hit("way", "ended by policy");
         self.i1_calls_end_by_audited_policy_only(release, call);
+        self.i1_calls_end_of_a_draining_release_only(index, release);
         self.let_go(index, call);
         self.calls.remove(&call);
     }
@@ -149,6 +167,23 @@ impl World {
         if !self.truth.ending.contains(&(release, format!("h{call}"))) {
             let text = format!("call {call} of {} is ended", self.label(release));
             self.violate("i1_calls_end_by_audited_policy_only", text);
+        }
+    }
+
+    /// I1: by what was decided last, as far as the gateway has heard, the release takes no new calls
+    /// and was told to wind down.
+    fn i1_calls_end_of_a_draining_release_only(&mut self, index: usize, release: ReleaseId) {
+        let epoch = self.gateways[index].epoch();
+        let winds_down = self.truth.tables.get(&epoch).is_some_and(|table| {
+            let route = table.releases.get(&release);
+            table.split.share(release).0 == 0 && route.is_some_and(|route| route.retiring)
+        });
+        if !winds_down {
+            let text = format!(
+                "a call of {} is ended by epoch {epoch}",
+                self.label(release)
+            );
+            self.violate("i1_calls_end_of_a_draining_release_only", text);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use segue_core::names::{AgentName, ReleaseId, WorkerId};
 use segue_core::presence::Presence;
 use segue_core::rollout::{Agent, Input, Verdict};
-use segue_core::table::RoutingTable;
+use segue_core::table::{Epoch, RoutingTable};
 use segue_core::time::{Millis, Timestamp};
 
 use super::callers::Call;
@@ -88,6 +88,7 @@ pub(crate) enum Next {
     EndCall {
         gateway: usize,
         release: ReleaseId,
+        epoch: Epoch,
         call: u64,
     },
     /// Somebody wants to make an outbound call.
@@ -310,8 +311,9 @@ impl World {
             Next::EndCall {
                 gateway,
                 release,
+                epoch,
                 call,
-            } => self.end_call(gateway, release, call),
+            } => self.end_call(gateway, (release, epoch), call),
             Next::Dial => self.dial(),
             Next::PermitEnds(permit) => {
                 self.permits.remove(&permit);
