@@ -30,6 +30,7 @@ impl Agent {
             Fact::Configured { ingress, policy } => {
                 self.ingress.clone_from(ingress);
                 self.policy.clone_from(policy);
+                self.forget_ceilings();
             }
             Fact::Deployed {
                 rollout,

@@ -38,6 +38,28 @@ impl Agent {
         (draining && self.policy.stragglers.policy == policy).then_some((since, policy))
     }
 
+    /// Another policy or a later ceiling holds from now on. Releases that have not reached it by
+    /// what is set now have reached none; when they do is decided anew.
+    pub(super) fn forget_ceilings(&mut self) {
+        let Stragglers {
+            policy, ceiling, ..
+        } = self.policy.stragglers;
+        for record in self.releases.values_mut() {
+            let Some((reached, of)) = record.ceiling else {
+                continue;
+            };
+            let stands = match (record.state, ceiling) {
+                (ReleaseState::Draining { since, .. }, Some(ceiling)) => reached >= since + ceiling,
+                // It is empty: nothing happens to its calls.
+                (ReleaseState::Drained { .. }, Some(_)) => true,
+                _ => false,
+            };
+            if of != policy || !stands {
+                record.ceiling = None;
+            }
+        }
+    }
+
     /// When a draining release reaches a ceiling that it has not reached yet.
     pub(super) fn ceiling_due(&self, record: &ReleaseRecord) -> Option<Timestamp> {
         let ReleaseState::Draining { since, .. } = record.state else {
@@ -80,16 +102,23 @@ impl Agent {
         if !self.on(Guard::PolicyAudited) || calls.is_empty() {
             return Ok(Vec::new());
         }
-        let record = self.releases.get(&release);
-        let policy = record.and_then(|record| self.straggling(record));
-        let Some((since, StragglerPolicy::End)) = policy else {
+        let ending = self.releases.get(&release).and_then(|record| {
+            let (reached, policy) = self.straggling(record)?;
+            let began = match record.state {
+                ReleaseState::Draining { since, .. } => since,
+                _ => return None,
+            };
+            (policy == StragglerPolicy::End).then_some((began, reached))
+        });
+        let Some((began, reached)) = ending else {
             let label = self.label(release);
             return Err(Illegal::NotEnding { label });
         };
-        let ceiling = self.policy.stragglers.ceiling.unwrap_or_default();
+        // Of what was journaled: the setting may be another one by now.
         let reason = format!(
-            "straggler policy end: its drain reached the ceiling of {ceiling} {} ago",
-            now.since(since)
+            "straggler policy end: its drain was at the ceiling {} ago, after {}",
+            now.since(reached),
+            reached.since(began)
         );
         Ok(vec![Fact::CallsEnding {
             release,

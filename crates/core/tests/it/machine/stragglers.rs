@@ -6,12 +6,16 @@ use segue_core::spec::{StragglerPolicy, Stragglers};
 use super::*;
 
 fn policy(policy: StragglerPolicy) -> Event {
+    policy_at(policy, 60)
+}
+
+fn policy_at(policy: StragglerPolicy, ceiling: u64) -> Event {
     Event::Configured {
         ingress: Box::new(Ingress::default()),
         policy: Policy {
             stragglers: Stragglers {
                 policy,
-                ceiling: Some(Millis::from_secs(60)),
+                ceiling: Some(Millis::from_secs(ceiling)),
                 ..Stragglers::default()
             },
             ..Policy::default()
@@ -127,6 +131,51 @@ fn a_change_of_policy_counts_at_once() {
     bench.settle();
     assert_eq!(acts(&bench), Some(StragglerPolicy::HandOff));
     assert!(bench.agent.table().handed_off.contains(&id(1)));
+}
+
+/// Nor is it only the policy: a ceiling of a minute may have been a slip of the pen.
+#[test]
+fn a_change_of_the_ceiling_counts_at_once() {
+    let mut bench = draining(StragglerPolicy::End, 1);
+    bench.pass(61);
+    assert_eq!(acts(&bench), Some(StragglerPolicy::End));
+    bench.ok(policy_at(StragglerPolicy::End, 600));
+    assert_eq!(acts(&bench), None);
+    assert_eq!(bench.ask(end(1)), Err("NotEnding".to_owned()));
+    assert_eq!(
+        bench.agent.next_deadline().unwrap(),
+        bench.now + Millis::from_secs(600 - 61)
+    );
+    bench.pass(538);
+    assert_eq!(acts(&bench), None);
+    bench.pass(2);
+    assert_eq!(acts(&bench), Some(StragglerPolicy::End));
+    // A lower one was reached as well: nobody's turn begins anew.
+    let turns = |bench: &Bench| {
+        let effects = bench.agent.effects().into_iter();
+        let mut since = effects.filter_map(|effect| match effect {
+            Effect::Stragglers { since, .. } => Some(since),
+            _ => None,
+        });
+        since.next()
+    };
+    let before = turns(&bench);
+    bench.ok(policy_at(StragglerPolicy::End, 30));
+    bench.settle();
+    assert_eq!(turns(&bench), before);
+    assert_eq!(bench.facts(end(1)), ["calls_ending"]);
+}
+
+#[test]
+fn no_call_is_handed_off_before_a_ceiling_that_was_raised() {
+    let mut bench = draining(StragglerPolicy::HandOff, 1);
+    bench.pass(61);
+    assert!(bench.agent.table().handed_off.contains(&id(1)));
+    let epoch = bench.agent.epoch;
+    bench.ok(policy_at(StragglerPolicy::HandOff, 600));
+    bench.settle();
+    assert!(bench.agent.table().handed_off.is_empty());
+    assert!(bench.agent.epoch > epoch, "gateways hear of it");
 }
 
 #[test]

@@ -140,7 +140,13 @@ impl World {
                 Event::EndCalls { release, calls }
             }
             10 => {
-                let policy = policy(&mut self.rng);
+                let mut policy = policy(&mut self.rng);
+                // Somebody has second thoughts about the ceiling and nothing else.
+                let is = &self.truth.agent.policy;
+                if is.stragglers.ceiling.is_some() && self.rng.chance(500) {
+                    policy = is.clone();
+                    policy.stragglers.ceiling = Some(Millis(self.rng.below(20_000)));
+                }
                 let ingress = Box::new(ingress(&mut self.rng));
                 Event::Configured { ingress, policy }
             }

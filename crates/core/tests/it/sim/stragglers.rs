@@ -187,18 +187,30 @@ impl World {
         }
     }
 
+    /// I1: calls end past the ceiling that is set at this moment, whatever it was before.
+    pub(crate) fn i1_calls_end_past_the_ceiling_only(&mut self, release: ReleaseId) {
+        let policy = self.truth.agent.policy.stragglers.policy;
+        if policy != StragglerPolicy::End || !self.is_past_the_ceiling(release) {
+            let text = format!("{}: {:?}", self.label(release), self.truth.state(release));
+            self.violate("i1_calls_end_past_the_ceiling_only", text);
+        }
+    }
+
     /// Only a release that drains reaches a ceiling, and not before it.
     pub(crate) fn only_a_drain_has_a_ceiling(&mut self, release: ReleaseId) {
+        if !self.is_past_the_ceiling(release) {
+            let text = format!("{}: {:?}", self.label(release), self.truth.state(release));
+            self.violate("only_a_drain_has_a_ceiling", text);
+        }
+    }
+
+    fn is_past_the_ceiling(&self, release: ReleaseId) -> bool {
         let ceiling = self.truth.agent.policy.stragglers.ceiling;
-        let reached = match self.truth.state(release) {
+        match self.truth.state(release) {
             Some(ReleaseState::Draining { since, .. }) => {
                 ceiling.is_some_and(|ceiling| self.now >= since + ceiling)
             }
             _ => false,
-        };
-        if !reached {
-            let text = format!("{}: {:?}", self.label(release), self.truth.state(release));
-            self.violate("only_a_drain_has_a_ceiling", text);
         }
     }
 }

@@ -57,6 +57,9 @@ impl World {
                 fast_track: true,
                 ..
             } => self.only_who_served_well_is_fast(release.id),
+            Fact::CallsEnding { release, .. } if !self.woken => {
+                self.i1_calls_end_past_the_ceiling_only(*release);
+            }
             Fact::CeilingReached { release, .. } => self.only_a_drain_has_a_ceiling(*release),
             Fact::ContractStarted { .. } => self.coverage.hit("way", "contract started"),
             Fact::Baked { .. } if input.actor == "segue" => self.harm_is_not_baked(),
