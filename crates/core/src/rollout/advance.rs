@@ -129,12 +129,18 @@ impl Agent {
         self.gates_late(now, rollout)
     }
 
-    /// Why the incoming release must not have another call: it hurts callers.
-    pub(super) fn hurt(&self, seen: &Seen, rollout: &Rollout) -> Option<String> {
+    /// Why the incoming release must not have another call, if `to` can: it hurts callers. Without
+    /// a worker it does no worse than another one without, as after a restart of the machine.
+    pub(super) fn hurt(&self, seen: &Seen, rollout: &Rollout, to: ReleaseId) -> Option<String> {
         self.over_limit(seen, rollout).or_else(|| {
-            let (workers, _) = self.capacity(rollout.incoming);
-            (workers == 0).then(|| "it has no worker left".to_owned())
+            let deserted = self.is_deserted(rollout.incoming) && !self.is_deserted(to);
+            deserted.then(|| "it has no worker left".to_owned())
         })
+    }
+
+    /// Whether none of its workers is up.
+    pub(super) fn is_deserted(&self, release: ReleaseId) -> bool {
+        self.capacity(release).0 == 0
     }
 
     fn ramp(
@@ -145,7 +151,8 @@ impl Agent {
         (step, began, base): (usize, Timestamp, &Baseline),
     ) -> Vec<Fact> {
         // A release that hurts callers is taken back whether anybody paused it or not.
-        if let (Some(why), Some(to)) = (self.hurt(seen, rollout), rollout.outgoing) {
+        let to = rollout.outgoing;
+        if let Some((to, why)) = to.and_then(|to| Some((to, self.hurt(seen, rollout, to)?))) {
             let from = rollout.incoming;
             let reason = format!("{} at {}: {why}", self.label(from), self.share(from));
             return vec![Fact::RollbackStarted {

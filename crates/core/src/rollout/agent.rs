@@ -174,6 +174,8 @@ pub struct Bake {
     pub due: Timestamp,
     /// Until when its verdict is waited for, once it has begun.
     pub smoking: Option<Timestamp>,
+    /// Whether a round succeeded.
+    pub proved: bool,
 }
 
 /// How far a rollout is. What comes after the cutover (draining, settling, standby, complete) is

@@ -204,8 +204,14 @@ impl Agent {
                     bake.smoking = Some(*deadline);
                 }
             }
-            Fact::BakeSmoked { attempt, next, .. } => {
+            Fact::BakeSmoked {
+                attempt,
+                next,
+                unproven,
+                ..
+            } => {
                 if let Some(bake) = &mut rollout.bake {
+                    bake.proved |= !unproven;
                     bake.attempt = attempt + 1;
                     bake.due = *next;
                     bake.smoking = None;

@@ -36,6 +36,7 @@ impl Rollout {
             attempt: 1,
             due: at,
             smoking: None,
+            proved: false,
         })
     }
 
@@ -65,32 +66,44 @@ impl Agent {
         let Some(bake) = rollout.baking() else {
             return Vec::new();
         };
-        if let Some(why) = self.hurt(seen, rollout)
-            && let Some(back) = self.bake_fails(now, rollout, &why)
-        {
+        if let Some(back) = self.bake_hurts(now, seen, rollout) {
             return vec![back];
         }
         // A round that has begun is waited for: it may be the one that fails.
         let waits = bake.smoking.is_some_and(|deadline| now < deadline);
-        if now >= bake.until {
+        let unproven = self.is_unproven(rollout, &bake);
+        if now >= bake.until && !unproven {
             // Nobody has looked whether it is bad as long as a gateway is silent (I10).
             let unknown = !seen.silent(now, &self.gateways).is_empty();
-            return if waits || unknown && self.on(Guard::NoDataNoVerdict) {
+            let unknown = unknown && self.on(Guard::NoDataNoVerdict);
+            return if waits || unknown || self.is_deserted(rollout.incoming) {
                 Vec::new()
             } else {
                 vec![Fact::Baked { at: now }]
             };
         }
-        match &rollout.plan.smoke {
-            Some(smoke) if bake.smoking.is_none() && now >= bake.due => {
-                vec![Fact::BakeSmokeStarted {
-                    attempt: bake.attempt,
-                    at: now,
-                    deadline: now + smoke.timeout,
-                }]
+        // A round of which nobody heard again is followed by another one.
+        let (attempt, due) = match bake.smoking {
+            Some(deadline) => {
+                let next = bake.due + round_every(&rollout.plan);
+                (bake.attempt + 1, deadline.max(next))
             }
+            None => (bake.attempt, bake.due),
+        };
+        match &rollout.plan.smoke {
+            Some(smoke) if now >= due => vec![Fact::BakeSmokeStarted {
+                attempt,
+                at: now,
+                deadline: now + smoke.timeout,
+            }],
             _ => Vec::new(),
         }
+    }
+
+    /// Whether the plan asks for smoke calls, and none in the window has shown anything yet: then
+    /// it does not end by itself (I10).
+    pub(super) fn is_unproven(&self, rollout: &Rollout, bake: &Bake) -> bool {
+        rollout.plan.smoke.is_some() && !bake.proved && self.on(Guard::NoDataNoVerdict)
     }
 
     /// What the verdict of a round comes to.
@@ -112,7 +125,10 @@ impl Agent {
         }
         let report = match verdict {
             Verdict::Failed(why) => {
-                let back = self.bake_fails(now, rollout, &format!("smoke failed: {why}"));
+                let to = self.way_back(rollout).next();
+                let back = to.and_then(|to| {
+                    self.bake_fails(now, rollout, to, &format!("smoke failed: {why}"))
+                });
                 if let Some(back) = back {
                     return vec![back];
                 }
@@ -129,16 +145,34 @@ impl Agent {
             at: now,
             next: now + round_every(&rollout.plan),
             report,
+            unproven: *verdict != Verdict::Successful,
         }]
     }
 
-    /// Back to the release before, or to an earlier one; `None` when none runs any more.
-    fn bake_fails(&self, now: Timestamp, rollout: &Rollout, why: &str) -> Option<Fact> {
+    /// The release before and the earlier ones, as far as they still run.
+    fn way_back(&self, rollout: &Rollout) -> impl Iterator<Item = ReleaseId> {
+        let earlier = self.history.iter().rev().copied();
+        let all = rollout.outgoing.into_iter().chain(earlier);
+        all.filter(|id| self.can_come_back(*id))
+    }
+
+    /// Back, because callers are hurt, to the first release with which they are better off.
+    fn bake_hurts(&self, now: Timestamp, seen: &Seen, rollout: &Rollout) -> Option<Fact> {
+        let mut way_back = self.way_back(rollout);
+        let (to, why) = way_back.find_map(|to| Some((to, self.hurt(seen, rollout, to)?)))?;
+        self.bake_fails(now, rollout, to, &why)
+    }
+
+    fn bake_fails(
+        &self,
+        now: Timestamp,
+        rollout: &Rollout,
+        to: ReleaseId,
+        why: &str,
+    ) -> Option<Fact> {
         if !self.on(Guard::BakeRollsBack) {
             return None;
         }
-        let before = rollout.outgoing.filter(|id| self.can_come_back(*id));
-        let to = before.or_else(|| self.rollback_target())?;
         let from = rollout.incoming;
         let reason = format!("{} while it bakes: {why}", self.label(from));
         Some(Fact::RollbackStarted {

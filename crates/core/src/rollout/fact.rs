@@ -206,6 +206,9 @@ pub enum Fact {
         next: Timestamp,
         /// What it measured.
         report: Value,
+        /// Whether it showed nothing good: it could not tell, or nothing was left to go back to.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unproven: bool,
     },
     /// The bake window is over.
     Baked {

@@ -38,6 +38,8 @@ pub enum Hold {
         /// Until when.
         until: Timestamp,
     },
+    /// The bake window does not end: no smoke calls in it succeeded.
+    NothingProved,
     /// An operator, a step or a gate asks to wait.
     Paused(Pause),
     /// Too few calls ended in this step.
@@ -87,6 +89,10 @@ impl fmt::Display for Hold {
             Self::Webhooks { names } => write!(f, "webhook {} has not agreed", names.join(", ")),
             Self::Approval => write!(f, "it waits for an approval"),
             Self::Baking { .. } => write!(f, "it bakes: it may still be rolled back by itself"),
+            Self::NothingProved => write!(
+                f,
+                "its bake window stays open: none of its smoke calls succeeded so far"
+            ),
             Self::Paused(Pause::Operator { reason }) => write!(f, "paused: {reason}"),
             Self::Paused(Pause::Step) => write!(f, "the step asks for an operator"),
             Self::Paused(Pause::Inconclusive { reason }) => write!(f, "inconclusive: {reason}"),
@@ -128,6 +134,9 @@ impl Agent {
             Phase::Canary { step, since, base } => {
                 holds.extend(self.step_holds(now, seen, rollout, (*step, *since, base)));
                 holds.extend(self.next_holds(now, seen, rollout));
+                if self.is_deserted(rollout.incoming) {
+                    holds.extend(self.worker_hold(rollout.incoming));
+                }
             }
             Phase::Promoting { epoch, .. } | Phase::RollingBack { epoch, .. } => {
                 let gateways = seen.unacked(now, &self.gateways, *epoch).names();
@@ -138,6 +147,12 @@ impl Agent {
             Phase::Landed { .. } => {
                 if let Some(bake) = rollout.baking() {
                     holds.push(Hold::Baking { until: bake.until });
+                    if self.is_deserted(rollout.incoming) {
+                        holds.extend(self.worker_hold(rollout.incoming));
+                    }
+                    if now >= bake.until && self.is_unproven(rollout, &bake) {
+                        holds.push(Hold::NothingProved);
+                    }
                     let gateways = seen.silent(now, &self.gateways);
                     if now >= bake.until && !gateways.is_empty() {
                         holds.push(Hold::Unknown { gateways });

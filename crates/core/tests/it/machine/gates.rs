@@ -420,6 +420,93 @@ fn smoke_calls_go_on_while_it_bakes() {
     assert_eq!(bench.agent.current(), Some(id(1)));
 }
 
+fn gone(number: u32) -> Event {
+    let why = "it ended".to_owned();
+    let worker = format!("w{number}").parse().unwrap();
+    Event::WorkerGone { worker, why }
+}
+
+/// After a restart of the machine no release has a worker: then there is nothing to go back to.
+#[test]
+fn who_has_no_worker_goes_back_only_to_who_has() {
+    let mut bench = baking();
+    bench.ok(gone(1));
+    bench.ok(gone(2));
+    bench.pass(60);
+    assert_eq!(bench.agent.current(), Some(id(2)));
+    let none = Hold::Workers { have: 0, need: 1 };
+    assert!(bench.holds().contains(&none), "{:?}", bench.holds());
+    // Nor does the window end meanwhile.
+    bench.ok(smoked(1, Verdict::Successful));
+    bench.pass(700);
+    assert!(bench.agent.rollout.as_ref().unwrap().bake.is_some());
+    bench.ready(1);
+    bench.settle();
+    assert_eq!(bench.agent.current(), Some(id(1)), "that is better off");
+
+    let mut bench = Bench::at("canary");
+    bench.ok(gone(1));
+    bench.ok(gone(2));
+    bench.pass(60);
+    assert_eq!(bench.agent.phase_word(), "canary", "it goes nowhere");
+    assert!(bench.holds().contains(&none), "{:?}", bench.holds());
+    bench.ready(1);
+    bench.settle();
+    assert_eq!(bench.agent.phase_word(), "rolled back");
+    assert_eq!(bench.agent.current(), Some(id(1)));
+}
+
+/// Who could not tell in the whole window has not baked anything.
+#[test]
+fn a_window_in_which_nothing_was_proved_does_not_end() {
+    let mut bench = baking();
+    let unclear = |round| {
+        smoked(
+            round,
+            Verdict::Inconclusive("the live one was slow".to_owned()),
+        )
+    };
+    let mut rounds = 0;
+    for _ in 0..20 {
+        if let Some(round) = round(&bench) {
+            assert_eq!(bench.facts(unclear(round)), ["bake_smoked"]);
+            rounds = round;
+        }
+        bench.pass(60);
+    }
+    assert!(rounds > 15, "it goes on trying");
+    assert!(bench.holds().contains(&Hold::NothingProved));
+    let last = round(&bench).unwrap();
+    bench.ok(smoked(last, Verdict::Successful));
+    bench.settle();
+    assert_eq!(bench.agent.rollout.as_ref().unwrap().bake, None);
+    assert_eq!(bench.agent.current(), Some(id(2)));
+
+    // One round that told something is enough, and a deploy needs none.
+    let mut bench = baking();
+    bench.ok(smoked(1, Verdict::Successful));
+    bench.pass(60);
+    bench.ok(unclear(2));
+    bench.pass(601);
+    assert_eq!(bench.agent.rollout.as_ref().unwrap().bake, None);
+    let mut bench = baking();
+    bench.ok(unclear(1));
+    bench.pass(700);
+    assert_eq!(bench.facts(deploy(3)), ["baked", "deployed"]);
+}
+
+/// A round whose verdict never comes is not waited for for ever.
+#[test]
+fn a_round_that_is_lost_is_made_again() {
+    let mut bench = baking();
+    bench.pass(59);
+    assert_eq!(round(&bench), Some(1));
+    bench.pass(1);
+    assert_eq!(round(&bench), Some(2));
+    assert_eq!(bench.ask(smoked(1, Verdict::Successful)), Ok(0), "late");
+    assert_eq!(bench.facts(smoked(2, Verdict::Successful)), ["bake_smoked"]);
+}
+
 /// A round that has begun is waited for, but not for ever.
 #[test]
 fn the_window_ends_with_its_last_round() {

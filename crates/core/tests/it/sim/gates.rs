@@ -1,7 +1,7 @@
 //! Gates beside smoke calls: who else is asked, and that nobody goes on without them.
 
 use segue_core::names::ReleaseId;
-use segue_core::rollout::{Event, Gate, Input, Phase, Verdict};
+use segue_core::rollout::{BAKE_ATTEMPTS, Event, Gate, Input, Phase, Verdict};
 use segue_core::spec::Before;
 
 use super::driver::Controller;
@@ -131,6 +131,13 @@ impl World {
             && !self.woken
         {
             self.violate("i10_no_data_no_verdict", format!("g{index} is silent"));
+        }
+        let proved = self.verdicts.iter().any(|((of, attempt), verdicts)| {
+            *of == rollout.id && *attempt > BAKE_ATTEMPTS && verdicts.contains("successful")
+        });
+        if rollout.plan.smoke.is_some() && !proved {
+            let text = format!("{}: no round succeeded", self.label(rollout.incoming));
+            self.violate("i10_no_data_no_verdict", text);
         }
         let release = rollout.incoming;
         let limits = rollout.plan.limits;

@@ -90,7 +90,7 @@ impl World {
                 self.coverage.hit("way", "baked smoke rolls back");
                 self.i10_only_a_failed_round_rolls_back(input);
             }
-            Fact::RollbackStarted { from, .. } if input.actor == "segue" => {
+            Fact::RollbackStarted { from, to, .. } if input.actor == "segue" => {
                 if matches!(self.truth.phase(), Some(Phase::Landed { .. })) {
                     self.coverage.hit("way", "bake rolls back");
                 }
@@ -100,6 +100,10 @@ impl World {
                 if harmed == 0 && self.truth.agent.capacity(*from).0 > 0 {
                     let text = format!("{} harmed nobody", self.label(*from));
                     self.violate("i10_no_false_alarm", text);
+                }
+                if harmed == 0 && self.truth.agent.capacity(*to).0 == 0 {
+                    let text = format!("{} has no worker either", self.label(*to));
+                    self.violate("nobody_goes_from_bad_to_worse", text);
                 }
             }
             Fact::Emptied { release, .. } => {
