@@ -128,6 +128,10 @@ fn nothing_is_left_undone_without_saying_whose_it_is() {
 #[test]
 fn links_in_the_documents_lead_somewhere() {
     for (path, text) in files("md") {
+        // The source of a page that is published elsewhere; its links are of that place.
+        if path.ends_with("spec/reference.md") {
+            continue;
+        }
         for link in text
             .split("](")
             .skip(1)

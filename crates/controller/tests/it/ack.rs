@@ -108,7 +108,7 @@ async fn a_silent_gateway_is_waited_for_until_it_is_forgotten() {
         release(&view, "v1").unwrap().unknown,
         ["gw-2".parse().unwrap()]
     );
-    assert_eq!(forget(json!({})).await.status, 400, "a reason is needed");
+    assert_eq!(forget(json!({})).await.status, 422, "a reason is needed");
     let done = forget(json!({ "reason": "its machine burned down", "actor": "ann" })).await;
     assert_eq!(
         (done.status, done.json()["agents"].clone()),
