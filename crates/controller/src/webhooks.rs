@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
-use crate::outbound::{Answer, Client, Failure, Message, delivery_id};
+use crate::outbound::{Answer, Client, Failure, Line, Message, delivery_id};
 
 /// Pause before the first repetition; it doubles with each, up to [`WEBHOOK_PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -35,6 +35,9 @@ pub(crate) struct Question {
     /// Number of the rollout, and of the attempt in it.
     pub(crate) of: (u64, u32),
     pub(crate) webhook: Webhook,
+    /// Whether the configuration still knows it. The log does not know all of an address, so
+    /// without the configuration nobody can be asked.
+    pub(crate) is_configured: bool,
     /// What the receiver reads.
     pub(crate) body: Value,
 }
@@ -118,7 +121,20 @@ impl Asker {
 }
 
 async fn ask(client: &Client, agent: &AgentName, question: &Question) -> (Verdict, Value) {
-    let Question { of, webhook, body } = question;
+    let Question {
+        of,
+        webhook,
+        is_configured,
+        body,
+    } = question;
+    if !is_configured {
+        let why = format!(
+            "webhook {} is not in the configuration any more, so nobody was asked",
+            webhook.name
+        );
+        let report = json!({ "tries": 0, "answer": why });
+        return (no_answer(&why), report);
+    }
     let (rollout, attempt) = (of.0.to_string(), of.1.to_string());
     let delivery = delivery_id(&["webhook", agent.as_str(), &rollout, &attempt, &webhook.name]);
     let message = Message::json(delivery, body);
@@ -128,24 +144,30 @@ async fn ask(client: &Client, agent: &AgentName, question: &Question) -> (Verdic
     let mut tries = 0;
     loop {
         tries += 1;
-        let made = client.post(&webhook.to, message.clone(), timeout).await;
+        let line = Line::Gate {
+            agent: agent.as_str(),
+            webhook: &webhook.name,
+        };
+        let made = client
+            .post(line, &webhook.to, message.clone(), timeout)
+            .await;
         let reading = read(made);
         let report = |said: &str| json!({ "tries": tries, "answer": said });
         let why = match reading {
             Reading::Verdict(verdict, said) => return (verdict, report(&said)),
-            Reading::Never(why) => return (no_answer(webhook, &why), report(&why)),
+            Reading::Never(why) => return (no_answer(&why), report(&why)),
             Reading::NotNow(why) => why,
         };
         tracing::warn!(agent = %agent, webhook = webhook.name, tries, why, "no verdict");
         if tries > webhook.retries {
-            return (no_answer(webhook, &why), report(&why));
+            return (no_answer(&why), report(&why));
         }
         sleep(backoff.pause()).await;
     }
 }
 
-fn no_answer(webhook: &Webhook, why: &str) -> Verdict {
-    Verdict::Inconclusive(format!("webhook {} gave no verdict: {why}", webhook.name))
+fn no_answer(why: &str) -> Verdict {
+    Verdict::Inconclusive(format!("no verdict: {why}"))
 }
 
 /// What a try came to.

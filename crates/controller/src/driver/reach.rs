@@ -96,11 +96,18 @@ impl Driver {
             if !asker.has(name, &webhook.name, of) {
                 // The journal does not know all of an address; and one that was mended is meant.
                 let mut named = spec.iter().flat_map(|spec| &spec.plan.webhooks);
-                if let Some(named) = named.find(|named| named.name == webhook.name) {
+                let named = named.find(|named| named.name == webhook.name);
+                let is_configured = named.is_some();
+                if let Some(named) = named {
                     webhook.to = named.to.clone();
                 }
-                let body = question(holding, of, release, &webhook);
-                asker.begin(name, Question { of, webhook, body });
+                let question = Question {
+                    of,
+                    body: question(holding, of, release, &webhook),
+                    webhook,
+                    is_configured,
+                };
+                asker.begin(name, question);
             }
         }
     }

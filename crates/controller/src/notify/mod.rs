@@ -22,7 +22,7 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::driver::{blocking, describe};
 use crate::follow::{Follower, Past};
-use crate::outbound::{Client, Message, TOTAL_MAX};
+use crate::outbound::{Client, Line, Message, TOTAL_MAX};
 use crate::store::Cursors;
 
 use self::render::render;
@@ -173,7 +173,10 @@ impl Receiver {
         let mut tries = 0;
         loop {
             tries += 1;
-            let made = self.client.post(&self.spec.to, message.clone(), TOTAL_MAX);
+            let line = Line::Notification(name);
+            let made = self
+                .client
+                .post(line, &self.spec.to, message.clone(), TOTAL_MAX);
             let why = match made.await {
                 Ok(answer) if (200..300).contains(&answer.status) => {
                     tally.delivered.fetch_add(1, Ordering::Relaxed);

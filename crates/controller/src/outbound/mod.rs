@@ -10,6 +10,7 @@
 //! worker on the address that the platform gave it, and nowhere else.
 
 mod address;
+mod places;
 mod secret;
 mod signature;
 mod target;
@@ -21,7 +22,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use segue_core::spec::Outbound;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use ureq::config::Config;
@@ -30,6 +30,7 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use self::address::Allow;
+use self::places::{Place, Places};
 use self::secret::Secret;
 pub(crate) use self::signature::{delivery_id, keyed_hash};
 use self::target::Target;
@@ -41,11 +42,17 @@ use crate::clock;
 pub(crate) const TOTAL_MAX: Duration = Duration::from_secs(5);
 /// Longest answer that is read, in bytes: a verdict and a reason are far shorter.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
-/// Calls to configured addresses at once. One that hangs holds a place until it times out, so
-/// there are more than there are likely to be receivers.
-const NAMED_AT_ONCE_MAX: usize = 16;
+/// Webhook gates asked at once. Together with the others this stays far below the 512 threads that
+/// the journal's writes share with them.
+const GATES_AT_ONCE_MAX: usize = 128;
+/// Notifications at once: as many as there can be receivers, so that each has a place.
+const NOTIFICATIONS_AT_ONCE_MAX: usize = 16;
+/// Batches of spans sent at once: of rollouts and of calls.
+const EXPORTS_AT_ONCE_MAX: usize = 2;
 /// Calls to workers at once. They are on this machine and answer at once, or not at all.
-const WORKERS_AT_ONCE_MAX: usize = 16;
+const WORKERS_AT_ONCE_MAX: usize = 128;
+/// Calls to the same webhook or worker at once: one, and one that was given up and hangs.
+const OF_ONE_AT_ONCE_MAX: usize = 2;
 /// How much later than its own limit a call is given up, should the look-up of a name be stuck in
 /// the operating system.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
@@ -108,6 +115,9 @@ pub(crate) enum Failure {
     /// It may be faster next time.
     #[error("it did not answer within {}", segue_core::time::Millis(u64::try_from(.0.as_millis()).unwrap_or(u64::MAX)))]
     Late(Duration),
+    /// Others hang in front of it; it may have its turn next time.
+    #[error("too many calls wait for an answer")]
+    Busy,
     /// It says more than we read.
     #[error("its answer is longer than {ANSWER_BYTES_MAX} bytes")]
     TooLong,
@@ -117,7 +127,7 @@ impl Failure {
     /// Whether the same might work a little later without anybody mending anything.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Late(_) => true,
+            Self::Unreachable(_) | Self::Late(_) | Self::Busy => true,
             Self::Refused(_) | Self::Secret(_) | Self::TooLong => false,
         }
     }
@@ -134,6 +144,15 @@ enum Rule {
     Worker(SocketAddr),
 }
 
+/// Whose call it is. A receiver of one kind that hangs never delays another kind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Line<'a> {
+    /// A webhook gate of an agent.
+    Gate { agent: &'a str, webhook: &'a str },
+    /// A notification of the receiver of this name.
+    Notification(&'a str),
+}
+
 type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Makes the calls.
@@ -142,8 +161,10 @@ pub(crate) struct Client(Arc<Inner>);
 
 struct Inner {
     config_dir: PathBuf,
-    named: Arc<Semaphore>,
-    workers: Arc<Semaphore>,
+    gates: Places,
+    notifications: Places,
+    exports: Places,
+    workers: Places,
     resolve: Box<Resolve>,
 }
 
@@ -174,8 +195,10 @@ impl Client {
     ) -> Self {
         Self(Arc::new(Inner {
             config_dir: config_dir.to_owned(),
-            named: Arc::new(Semaphore::new(NAMED_AT_ONCE_MAX)),
-            workers: Arc::new(Semaphore::new(WORKERS_AT_ONCE_MAX)),
+            gates: Places::new(GATES_AT_ONCE_MAX, OF_ONE_AT_ONCE_MAX),
+            notifications: Places::new(NOTIFICATIONS_AT_ONCE_MAX, 1),
+            exports: Places::new(EXPORTS_AT_ONCE_MAX, EXPORTS_AT_ONCE_MAX),
+            workers: Places::new(WORKERS_AT_ONCE_MAX, OF_ONE_AT_ONCE_MAX),
             resolve: Box::new(resolve),
         }))
     }
@@ -183,6 +206,7 @@ impl Client {
     /// Calls an address that an operator wrote down, signed if it has a secret.
     pub(crate) async fn post(
         &self,
+        line: Line<'_>,
         to: &Outbound,
         message: Message,
         total: Duration,
@@ -196,7 +220,11 @@ impl Client {
             message,
             total,
         };
-        self.run(&self.0.named, call).await
+        let (places, name) = match line {
+            Line::Gate { agent, webhook } => (&self.0.gates, format!("{agent}/{webhook}")),
+            Line::Notification(name) => (&self.0.notifications, name.to_owned()),
+        };
+        self.run(places, &name, call).await
     }
 
     /// Calls the collector of traces that the operator named.
@@ -208,7 +236,7 @@ impl Client {
             message,
             total: TOTAL_MAX,
         };
-        self.run(&self.0.named, call).await
+        self.run(&self.0.exports, "traces", call).await
     }
 
     /// Tells a worker something, on the address where the platform knows it.
@@ -225,13 +253,12 @@ impl Client {
             message,
             total: TOTAL_MAX,
         };
-        self.run(&self.0.workers, call).await
+        self.run(&self.0.workers, &worker.to_string(), call).await
     }
 
-    async fn run(&self, places: &Arc<Semaphore>, call: Call) -> Result<Answer, Failure> {
-        let place = Arc::clone(places).acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
+    async fn run(&self, places: &Places, name: &str, call: Call) -> Result<Answer, Failure> {
         let (client, total) = (self.clone(), call.total);
+        let place = places.take(name, total).await.ok_or(Failure::Busy)?;
         let made = spawn_blocking(move || client.0.call(&call, place));
         match timeout(total + STUCK_AFTER, made).await {
             Ok(Ok(answer)) => answer,
@@ -243,7 +270,7 @@ impl Client {
 
 impl Inner {
     /// Blocks. The place is kept until this ends, also when nobody waits any more.
-    fn call(&self, call: &Call, _place: OwnedSemaphorePermit) -> Result<Answer, Failure> {
+    fn call(&self, call: &Call, _place: Place) -> Result<Answer, Failure> {
         let began = Instant::now();
         let target = Target::parse(&call.url).map_err(Failure::Refused)?;
         let addresses = self.addresses(&target, &call.rule)?;
@@ -303,12 +330,19 @@ impl Inner {
                 "{} has no address",
                 target.host()
             ))),
-            (true, Some(addr)) => Err(Failure::Refused(format!(
-                "{} leads to {}, which is not a public address; if it is meant, name it below \
-                 `allow`",
-                target.host(),
-                addr.ip()
-            ))),
+            (true, Some(addr)) => {
+                let what = match target.literal() {
+                    Some(ip) => format!("{ip} is not a public address"),
+                    None => format!(
+                        "{} leads to {}, which is not a public address",
+                        target.host(),
+                        addr.ip()
+                    ),
+                };
+                Err(Failure::Refused(format!(
+                    "{what}; if it is meant, name it below `allow`"
+                )))
+            }
         }
     }
 }

@@ -60,6 +60,8 @@ fn is_whole(text: &[u8]) -> bool {
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
+const OPS: Line<'_> = Line::Notification("ops");
+
 fn message() -> Message {
     Message::json("d-1".to_owned(), &serde_json::json!({ "a": 1 }))
 }
@@ -157,7 +159,7 @@ async fn nothing_that_is_not_public_is_reached() {
     let client = client();
     for url in hostile {
         let url = url.replace("PORT", &port.to_string());
-        let made = client.post(&to(&url, &[]), message(), TOTAL_MAX).await;
+        let made = client.post(OPS, &to(&url, &[]), message(), TOTAL_MAX).await;
         let failure = made.expect_err(&url);
         // A name that is not ours may be resolved by nobody; everything else is refused.
         let unknown = url.contains("public.example#");
@@ -185,7 +187,7 @@ async fn what_the_operator_allows_is_called_signed_and_only_there() {
     let url = format!("http://hook.example:{}/in?token=x", listener.addr.port());
     let mut to = to(&url, &["127.0.0.1"]);
     to.secret_file = Some("s".to_owned());
-    let answer = client.post(&to, message(), TOTAL_MAX).await.unwrap();
+    let answer = client.post(OPS, &to, message(), TOTAL_MAX).await.unwrap();
     assert_eq!(
         (answer.status, answer.body.as_slice()),
         (200, b"ok".as_slice())
@@ -203,7 +205,10 @@ async fn what_the_operator_allows_is_called_signed_and_only_there() {
     let seconds = signature[2..].split(',').next().unwrap().parse().unwrap();
     assert_eq!(signature, signature::header(b"hush", seconds, b"{\"a\":1}"));
     to.secret_file = Some("missing".to_owned());
-    let failure = client.post(&to, message(), TOTAL_MAX).await.unwrap_err();
+    let failure = client
+        .post(OPS, &to, message(), TOTAL_MAX)
+        .await
+        .unwrap_err();
     assert!(matches!(failure, Failure::Secret(_)), "{failure}");
     assert_eq!(listener.heard().len(), 1, "nothing goes out unsigned");
     std::fs::remove_dir_all(&dir).unwrap();
@@ -220,7 +225,7 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
     let outer = Listener::start(text.leak());
     let url = format!("http://{}/", outer.addr);
     let to = to(&url, &["127.0.0.1"]);
-    let made = client().post(&to, message(), TOTAL_MAX).await;
+    let made = client().post(OPS, &to, message(), TOTAL_MAX).await;
     assert_eq!(made.unwrap().status, 307);
     assert_eq!((outer.heard().len(), inner.heard().len()), (1, 0));
 }
@@ -239,10 +244,10 @@ async fn the_name_is_resolved_once() {
     });
     let url = format!("http://rebind.example:{}/", listener.addr.port());
     let to = to(&url, &["127.0.0.1"]);
-    let made = client.post(&to, message(), TOTAL_MAX).await;
+    let made = client.post(OPS, &to, message(), TOTAL_MAX).await;
     assert_eq!(made.unwrap().status, 200);
     assert_eq!(ASKED.load(Ordering::Relaxed), 1);
-    let made = client.post(&to, message(), TOTAL_MAX).await;
+    let made = client.post(OPS, &to, message(), TOTAL_MAX).await;
     assert!(matches!(made, Err(Failure::Refused(_))));
 }
 
@@ -255,14 +260,14 @@ async fn answers_are_short_and_in_time() {
     let listener = Listener::start(long.leak());
     let url = format!("http://{}/", listener.addr);
     let allowed = to(&url, &["127.0.0.1"]);
-    let made = client().post(&allowed, message(), TOTAL_MAX).await;
+    let made = client().post(OPS, &allowed, message(), TOTAL_MAX).await;
     assert_eq!(made, Err(Failure::TooLong));
 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", mute.local_addr().unwrap());
     let limit = Duration::from_millis(200);
     let made = client()
-        .post(&to(&url, &["127.0.0.1"]), message(), limit)
+        .post(OPS, &to(&url, &["127.0.0.1"]), message(), limit)
         .await;
     assert_eq!(made, Err(Failure::Late(limit)));
     assert_eq!(
@@ -278,7 +283,7 @@ async fn answers_are_short_and_in_time() {
         Err(io::Error::other("late"))
     });
     let made = stuck
-        .post(&to("http://a.example/", &[]), message(), limit)
+        .post(OPS, &to("http://a.example/", &[]), message(), limit)
         .await;
     assert_eq!(made, Err(Failure::Late(limit)));
 }
@@ -290,4 +295,50 @@ async fn a_worker_is_told_where_it_is() {
     let told = client.tell(listener.addr, "/segue/events", message()).await;
     assert_eq!(told.unwrap().status, 200);
     assert!(listener.heard()[0].starts_with("POST /segue/events HTTP/1.1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receivers_that_hang_make_no_gate_late() {
+    // Lines are taken by the system, and nobody ever answers.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", hangs.local_addr().unwrap());
+    let far = Duration::from_mins(2);
+    let client = client();
+    let mut hanging = tokio::task::JoinSet::new();
+    for number in 0..NOTIFICATIONS_AT_ONCE_MAX * 2 {
+        let (client, to) = (client.clone(), to(&url, &["127.0.0.1"]));
+        hanging.spawn(async move {
+            let name = format!("ops-{number}");
+            let line = Line::Notification(&name);
+            client.post(line, &to, message(), far).await
+        });
+    }
+    // One webhook that hangs, too, as often as it likes.
+    for _ in 0..OF_ONE_AT_ONCE_MAX * 2 {
+        let (client, to) = (client.clone(), to(&url, &["127.0.0.1"]));
+        hanging.spawn(async move {
+            let (agent, webhook) = ("desk", "slow");
+            let line = Line::Gate { agent, webhook };
+            client.post(line, &to, message(), far).await
+        });
+    }
+    while client.0.notifications.free() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let board = Listener::start(OK);
+    let url = format!("http://{}/", board.addr);
+    let (agent, webhook) = ("desk", "board");
+    let line = Line::Gate { agent, webhook };
+    let to = to(&url, &["127.0.0.1"]);
+    let answer = client.post(line, &to, message(), far);
+    assert_eq!(answer.await.unwrap().status, 200);
+    let told = client.tell(board.addr, "/segue/events", message()).await;
+    assert_eq!(told.unwrap().status, 200);
+    assert!(
+        hanging.try_join_next().is_none(),
+        "all the others still wait"
+    );
+    // Lines that nobody took are cut off with it.
+    drop(hangs);
+    hanging.abort_all();
 }

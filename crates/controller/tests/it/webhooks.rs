@@ -212,3 +212,42 @@ async fn an_answer_waits_for_the_journal_and_an_aborted_rollout_for_none() {
     assert_eq!(id(0), id(1), "the same question");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_is_not_configured_any_more_is_not_asked_and_says_no_to_nothing() {
+    let directory = Directory::new();
+    // Without its query it would refuse.
+    let board = Receiver::start(|_, heard| {
+        let whole = heard.path.contains("token=hush");
+        (!whole).then(|| (401, String::new()))
+    })
+    .await;
+    let mut asked = asking(&[("board", &board)]);
+    asked.plan.webhooks[0].timeout = Millis(20_000);
+    let running = Running::start(&directory, asked).await;
+    let gateway = Gateway::start(&directory.state(), "gw-1");
+    running.client.act("deploy", json!({ "label": "v1" })).await;
+    eventually("it is asked", async || {
+        (board.heard().len() == 1).then_some(())
+    })
+    .await;
+    running.stop().await;
+    drop(gateway);
+    let renamed = asking(&[("council", &board)]);
+    let running = Running::start(&directory, renamed).await;
+    let _gateway = Gateway::start(&directory.state(), "gw-1");
+    let view = running
+        .client
+        .until("a person is needed", |view| {
+            view.rollout.as_ref().is_some_and(|is| is.paused)
+        })
+        .await;
+    let holds = view.holds.join("; ");
+    assert!(
+        holds.contains("webhook board is not in the configuration any more"),
+        "{holds}"
+    );
+    assert_eq!(board.heard().len(), 1, "it is not called");
+    assert_eq!(view.phase, "verifying", "and nothing has failed");
+    running.stop().await;
+}
