@@ -1,22 +1,19 @@
-//! What workers are told, as `CloudEvents` in structured mode, and how often it is tried.
+//! What workers are told, as `CloudEvents` in structured mode.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use segue_core::time::Timestamp;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::outbound::{Client, Message, delivery_id};
 
-/// Tries to tell a worker something. One that does not listen after these will not.
-const TRIES_MAX: u32 = 5;
 /// Pause before the second try.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
-/// Longest pause: a call that is to wind up should hear of it soon.
-const PAUSE_MAX: Duration = Duration::from_secs(4);
+/// Longest pause: a worker that is back should hear of it soon.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// The release of this worker takes no more new calls.
 pub(super) const RETIRING: &str = "dev.segue.worker.retiring";
@@ -54,21 +51,28 @@ impl Letter {
         Message::cloud_event(id, &event)
     }
 
-    /// Tells it, a bounded number of times. Any answer of 200 to 299 says that it was heard.
-    pub(super) async fn deliver(&self, client: &Client, worker: SocketAddr, path: &str) {
-        let message = self.message();
-        let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
-        let mut why = String::new();
-        for number in 1..=TRIES_MAX {
-            match client.tell(worker, path, message.clone()).await {
-                Ok(answer) if (200..300).contains(&answer.status) => return,
-                Ok(answer) => why = format!("it answered {}", answer.status),
-                Err(failure) => why = failure.to_string(),
-            }
-            if number < TRIES_MAX {
-                sleep(backoff.pause()).await;
-            }
+    /// Tells it once. Any answer of 200 to 299 says that it was heard.
+    pub(super) async fn deliver(
+        &self,
+        client: &Client,
+        worker: SocketAddr,
+        path: &str,
+    ) -> Result<(), String> {
+        match client.tell(worker, path, self.message()).await {
+            Ok(answer) if (200..300).contains(&answer.status) => Ok(()),
+            Ok(answer) => Err(format!("it answered {}", answer.status)),
+            Err(failure) => Err(failure.to_string()),
         }
-        tracing::warn!(agent = self.agent, %worker, event = self.kind, why, "a worker was not told");
     }
+
+    /// Says that it was not heard, and goes on being tried.
+    pub(super) fn warn(&self, worker: SocketAddr, why: &str) {
+        let (agent, event) = (&self.agent, self.kind);
+        tracing::warn!(agent, %worker, event, why, "a worker was not told; it is tried again");
+    }
+}
+
+/// Pauses between tries. There is no last one: what is said holds until it is heard or untrue.
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(PAUSE_FIRST, PAUSE_MAX)
 }

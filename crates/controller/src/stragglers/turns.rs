@@ -27,31 +27,35 @@ pub(super) fn turn(call: &CallId, since: Timestamp, stragglers: &Stragglers) -> 
 }
 
 /// Lets at most so many through in any second.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Limiter {
-    per_second: usize,
     last: VecDeque<Instant>,
 }
 
 impl Limiter {
-    pub(super) fn new(per_second: u32) -> Self {
-        let per_second = usize::try_from(per_second.max(1)).unwrap_or(usize::MAX);
-        let last = VecDeque::new();
-        Self { per_second, last }
-    }
-
-    /// Whether one more may go now; if so, it counts.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    /// How many more may go now.
+    pub(super) fn free(&mut self, now: Instant, per_second: u32) -> usize {
         while self
             .last
             .front()
-            .is_some_and(|at| now.duration_since(*at) >= WINDOW)
+            .is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW)
         {
             self.last.pop_front();
         }
-        let free = self.last.len() < self.per_second;
+        let per_second = usize::try_from(per_second.max(1)).unwrap_or(usize::MAX);
+        per_second.saturating_sub(self.last.len())
+    }
+
+    /// So many went now.
+    pub(super) fn went(&mut self, now: Instant, count: usize) {
+        self.last.extend(std::iter::repeat_n(now, count));
+    }
+
+    /// Whether one more may go now; if so, it counts.
+    pub(super) fn take(&mut self, now: Instant, per_second: u32) -> bool {
+        let free = self.free(now, per_second) > 0;
         if free {
-            self.last.push_back(now);
+            self.went(now, 1);
         }
         free
     }
@@ -93,11 +97,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_second_has_more_than_the_rate() {
-        let mut limiter = Limiter::new(5);
+        let mut limiter = Limiter::default();
         let mut went = Vec::new();
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(10) {
-            if limiter.take(Instant::now()) {
+            if limiter.take(Instant::now(), 5) {
                 went.push(Instant::now());
             }
             tokio::time::advance(Duration::from_millis(7)).await;
@@ -110,5 +114,16 @@ mod tests {
             assert!(within <= 5, "{within} within a second");
         }
         assert!(went.len() >= 45, "and it is used: {}", went.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_rate_counts_at_once() {
+        let mut limiter = Limiter::default();
+        let now = Instant::now();
+        limiter.went(now, 3);
+        assert_eq!(limiter.free(now, 5), 2);
+        assert_eq!(limiter.free(now, 2), 0, "fewer than went already");
+        assert_eq!(limiter.free(now, 50), 47);
+        assert_eq!(limiter.free(now + WINDOW, 2), 2);
     }
 }

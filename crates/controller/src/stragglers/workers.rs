@@ -1,20 +1,22 @@
 //! Workers are told that their release takes no more new calls, and when it takes them again.
 //!
-//! Each is told at a moment of its own, so that not all of them drop their caches at once.
+//! Each is told at a moment of its own, so that not all of them drop their caches at once. What is
+//! told is a level: what a worker has heard last is compared with what is true now, and a worker
+//! that did not hear is told until it has, or it is true no more. A controller that begins does not
+//! know what was heard before: it tells again how things stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use segue_core::names::{AgentName, WorkerId};
 use segue_core::time::{Millis, Timestamp};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::letter::{Letter, RESUMED, RETIRING};
+use super::letter::{Letter, RESUMED, RETIRING, backoff};
 use super::turns::offset;
 use crate::clock;
 use crate::outbound::Client;
@@ -43,23 +45,42 @@ pub(crate) struct Hearer {
 #[derive(Debug)]
 pub(crate) struct Heralds {
     client: Client,
-    told: BTreeMap<(AgentName, WorkerId), Told>,
+    /// Since when this controller tells.
+    began: Timestamp,
+    /// Agents of which was said how their workers stand.
+    met: BTreeSet<AgentName>,
+    runs: BTreeMap<(AgentName, WorkerId), Run>,
 }
 
 #[derive(Debug)]
-struct Told {
-    /// `None`: that it takes calls again.
-    retiring_since: Option<Timestamp>,
-    /// Whether it may have heard so.
-    said: Arc<AtomicBool>,
+struct Run {
+    truth: watch::Sender<Truth>,
     /// Cut off when dropped.
     _task: JoinSet<()>,
 }
 
+/// What is true of a worker, and over how long the like of it are told.
+#[derive(Debug, Clone, PartialEq)]
+struct Truth {
+    is: Hearer,
+    jitter: Millis,
+}
+
+/// What a worker can have heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Serving,
+    Retiring(Timestamp),
+}
+
 impl Heralds {
     pub(crate) fn new(client: Client) -> Self {
-        let told = BTreeMap::new();
-        Self { client, told }
+        Self {
+            client,
+            began: clock::now(),
+            met: BTreeSet::new(),
+            runs: BTreeMap::new(),
+        }
     }
 
     /// Says how the workers of an agent stand. Saying it twice changes nothing.
@@ -69,63 +90,123 @@ impl Heralds {
         jitter: Millis,
         workers: &BTreeMap<WorkerId, Hearer>,
     ) {
-        self.told
+        self.runs
             .retain(|(of, worker), _| of != agent || workers.contains_key(worker));
+        // Those that are there when we begin were there before us.
+        let heard = (!self.met.insert(agent.clone())).then_some(Level::Serving);
         for (worker, is) in workers {
+            let is = is.clone();
+            let truth = Truth { is, jitter };
             let key = (agent.clone(), worker.clone());
-            let known = self.told.get(&key);
-            let retiring = known.and_then(|told| told.retiring_since);
-            let heard = known.is_some_and(|told| told.said.load(Ordering::Relaxed));
-            match (is.stand, retiring) {
-                (Stand::Draining(since), known) if known != Some(since) => {
-                    let told = self.tell(&key, is, RETIRING, since, jitter);
-                    self.told.insert(key, told);
+            if let Some(run) = self.runs.get(&key) {
+                run.truth.send_if_modified(|known| {
+                    let changed = *known != truth;
+                    *known = truth;
+                    changed
+                });
+                continue;
+            }
+            let (truth, receiver) = watch::channel(truth);
+            let herald = Herald {
+                client: self.client.clone(),
+                agent: agent.clone(),
+                worker: worker.clone(),
+                truth: receiver,
+                heard,
+                since: self.began,
+            };
+            let mut task = JoinSet::new();
+            task.spawn(herald.run());
+            self.runs.insert(key, Run { truth, _task: task });
+        }
+    }
+}
+
+/// Tells one worker.
+struct Herald {
+    client: Client,
+    agent: AgentName,
+    worker: WorkerId,
+    truth: watch::Receiver<Truth>,
+    /// What it heard last; `None`: that is not known.
+    heard: Option<Level>,
+    /// Of the drain that it was told of last.
+    since: Timestamp,
+}
+
+impl Herald {
+    async fn run(mut self) {
+        let (mut pauses, mut failed) = (backoff(), false);
+        loop {
+            let truth = self.truth.borrow_and_update().clone();
+            let Some(level) = self.news(&truth) else {
+                (pauses, failed) = (backoff(), false);
+                if self.truth.changed().await.is_err() {
+                    return;
                 }
-                (Stand::Serving, Some(since)) if heard => {
-                    let told = self.tell(&key, is, RESUMED, since, Millis(0));
-                    self.told.insert(key, told);
+                continue;
+            };
+            // A moment of its own only for what everybody is told at once.
+            if let Level::Retiring(since) = level {
+                let turn = since + offset(self.worker.as_str(), truth.jitter);
+                let left = turn.since(clock::now()).0;
+                if left > 0 && !self.stays_true(Duration::from_millis(left)).await {
+                    continue;
                 }
-                (Stand::Serving, Some(_)) => {
-                    self.told.remove(&key);
+                self.since = since;
+            }
+            let letter = self.letter(level, &truth.is);
+            let Hearer { addr, path, .. } = &truth.is;
+            match letter.deliver(&self.client, *addr, path).await {
+                Ok(()) => self.heard = Some(level),
+                Err(why) => {
+                    // It may have heard, and its answer may be lost.
+                    self.heard = None;
+                    if !failed {
+                        letter.warn(*addr, &why);
+                    }
+                    failed = true;
+                    self.stays_true(pauses.pause()).await;
                 }
-                (Stand::Draining(_) | Stand::Empty | Stand::Serving, _) => {}
             }
         }
     }
 
-    fn tell(
-        &self,
-        (agent, worker): &(AgentName, WorkerId),
-        is: &Hearer,
-        kind: &'static str,
-        since: Timestamp,
-        jitter: Millis,
-    ) -> Told {
-        let letter = Letter {
+    /// What it is to hear.
+    fn news(&self, truth: &Truth) -> Option<Level> {
+        let level = match truth.is.stand {
+            Stand::Serving => Level::Serving,
+            Stand::Draining(since) => Level::Retiring(since),
+            Stand::Empty => return None,
+        };
+        (self.heard != Some(level)).then_some(level)
+    }
+
+    /// Waits, unless something changes before.
+    async fn stays_true(&mut self, pause: Duration) -> bool {
+        match timeout(pause, self.truth.changed()).await {
+            Err(_) => true,
+            Ok(Ok(())) => false,
+            // Nobody will change it; whoever did cuts us off.
+            Ok(Err(_)) => {
+                sleep(pause).await;
+                true
+            }
+        }
+    }
+
+    fn letter(&self, level: Level, is: &Hearer) -> Letter {
+        let kind = match level {
+            Level::Serving => RESUMED,
+            Level::Retiring(_) => RETIRING,
+        };
+        let (agent, worker) = (&self.agent, &self.worker);
+        Letter {
             kind,
             agent: agent.to_string(),
             about: worker.to_string(),
-            since,
+            since: self.since,
             data: json!({ "worker": worker, "release": is.label, "agent": agent }),
-        };
-        let turn = since + offset(worker.as_str(), jitter);
-        let wait = Duration::from_millis(turn.since(clock::now()).0);
-        let said = Arc::new(AtomicBool::new(false));
-        let (client, addr, path) = (self.client.clone(), is.addr, is.path.clone());
-        let saying = Arc::clone(&said);
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            // A moment of its own only for what everybody is told at once.
-            if kind == RETIRING {
-                sleep(wait).await;
-            }
-            saying.store(true, Ordering::Relaxed);
-            letter.deliver(&client, addr, &path).await;
-        });
-        Told {
-            retiring_since: (kind == RETIRING).then_some(since),
-            said,
-            _task: task,
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Mind {
     pub(crate) stuck: bool,
     /// It does not report or answer.
     pub(crate) mute: bool,
+    /// How often it was asked for its calls.
+    pub(crate) asked: usize,
     /// It reports once more, says goodbye, and stays away.
     pub(crate) parting: bool,
     installed: BTreeMap<AgentName, Epoch>,
@@ -138,6 +140,7 @@ async fn live(state: &StateDir, name: &GatewayId, mind: &Mutex<Mind>) -> std::io
 
 fn hear(mind: &Mutex<Mind>, message: ToGateway) -> Option<ToController> {
     let mut mind = mind.lock().unwrap();
+    mind.asked += usize::from(matches!(message, ToGateway::ListCalls { .. }));
     match message {
         ToGateway::Table(table) if !mind.stuck => {
             let known = mind.tables.get(&table.agent).map(|known| known.epoch);

@@ -96,36 +96,46 @@ fn worker() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
-        note_heard(&mut stream);
+        let status = if note_heard(&mut stream) {
+            "200 OK"
+        } else {
+            "503 Busy"
+        };
         let says = env::var("IT_SAYS").unwrap_or_default();
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", says.len());
+        let length = says.len();
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
         let _ = stream.write_all(format!("{head}{says}").as_bytes());
     }
 }
 
-/// Reads a request, and writes down what was posted, if it is told where.
-fn note_heard(stream: &mut TcpStream) {
+/// Reads a request, and writes down what was posted, if it is told where. While there is a file of
+/// that name and `.closed`, it does not take what is posted and writes one line more into that.
+fn note_heard(stream: &mut TcpStream) -> bool {
     let mut text = Vec::new();
     let mut piece = [0; 1_024];
     while !crate::receiver::is_whole(&text) {
         match stream.read(&mut piece) {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => return true,
             Ok(count) => text.extend_from_slice(&piece[..count]),
         }
     }
-    let Some(path) = env::var_os("IT_HEARD") else {
-        return;
+    let Ok(path) = env::var("IT_HEARD") else {
+        return true;
     };
     let text = String::from_utf8(text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    if head.starts_with("POST ") {
-        let event: serde_json::Value = serde_json::from_str(body).unwrap();
-        let at = crate::gateway::now();
-        let line = serde_json::json!({ "at": at, "head": head, "event": event });
-        let mut file = fs::OpenOptions::new();
-        let mut file = file.append(true).create(true).open(path).unwrap();
-        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    if !head.starts_with("POST ") {
+        return true;
     }
+    let event: serde_json::Value = serde_json::from_str(body).unwrap();
+    let at = crate::gateway::now();
+    let line = serde_json::json!({ "at": at, "head": head, "event": event });
+    let mut file = fs::OpenOptions::new();
+    let closed = file.append(true).open(format!("{path}.closed"));
+    let is_open = closed.is_err();
+    let mut file = closed.unwrap_or_else(|_| file.create(true).open(path).unwrap());
+    file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    is_open
 }
 
 #[test]

@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::Duration;
 
+use segue_controller::Source;
 use segue_core::link::CallInfo;
 use segue_core::names::{CallId, ReleaseId};
-use segue_core::spec::{AgentSpec, StragglerPolicy, Stragglers};
+use segue_core::spec::{AgentSpec, StragglerPolicy, Stragglers, parse};
 use segue_core::table::Epoch;
 use segue_core::time::{Millis, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::gateway::{Gateway, now};
-use crate::{Client, Directory, Running, eventually, release, spec};
+use crate::{Client, Directory, Running, eventually, helper, release, spec};
 
 const JITTER: u64 = 1_500;
 const PER_SECOND: u32 = 3;
@@ -90,6 +90,17 @@ async fn stranded(directory: &Directory, running: &Running) -> (Gateway, Release
     (gateway, id)
 }
 
+/// Another live call beside the first of a gateway.
+fn join(gateway: &Gateway, call: &str) {
+    let mut mind = gateway.mind.lock().unwrap();
+    let late = CallInfo {
+        call: call.parse().unwrap(),
+        state: "live".to_owned(),
+        ..mind.calls[0].clone()
+    };
+    mind.calls.push(late);
+}
+
 async fn entries(client: &Client, fact: &str) -> Vec<Value> {
     let answer = client.ask("GET", "/v1/audit?limit=1000", None).await.json();
     let entries = answer["entries"].as_array().unwrap().clone();
@@ -151,9 +162,20 @@ async fn announce_and_hand_off_tell_each_call_once_in_its_turn() {
             (told(&directory, kind).len() >= CALLS).then_some(())
         })
         .await;
-        // Long enough for somebody to be told twice.
-        tokio::time::sleep(Duration::from_millis(2_500)).await;
-        let events = told(&directory, kind);
+        // Two who come later, one after the other, and are told: so all were looked at twice more.
+        for late in ["CA-late-1", "CA-late-2"] {
+            join(&gateway, late);
+            eventually("who comes later is told, too", async || {
+                let events = told(&directory, kind);
+                let of = |(_, event): &(u64, Value)| event["data"]["call"] == late;
+                events.iter().any(of).then_some(())
+            })
+            .await;
+        }
+        let mut events = told(&directory, kind);
+        let all = events.len();
+        events.retain(|(_, event)| !event["data"]["call"].to_string().contains("late"));
+        assert_eq!(all, events.len() + 2, "nobody twice");
         let calls: Vec<(u64, String)> = events
             .iter()
             .map(|(at, event)| (*at, event["data"]["call"].as_str().unwrap().to_owned()))
@@ -238,16 +260,8 @@ async fn end_is_written_down_first_and_names_no_call() {
     assert!(told(&directory, "dev.segue.call.announce").is_empty());
     // One that goes on, because its gateway is not well, is ended once more, and that needs no
     // decision.
-    {
-        let mut mind = gateway.mind.lock().unwrap();
-        mind.deaf = true;
-        let late = CallInfo {
-            call: "CA-late".parse().unwrap(),
-            state: "live".to_owned(),
-            ..mind.calls[0].clone()
-        };
-        mind.calls.push(late);
-    }
+    gateway.mind.lock().unwrap().deaf = true;
+    join(&gateway, "CA-late");
     eventually("it is ended again", async || {
         let ended = gateway.mind.lock().unwrap().ended.clone();
         let again = ended.iter().filter(|(call, _)| call.as_str() == "CA-late");
@@ -265,10 +279,11 @@ async fn wait_does_nothing() {
     let policy = StragglerPolicy::Wait;
     let running = Running::start(&directory, straggling(&directory, policy)).await;
     let (gateway, v1) = stranded(&directory, &running).await;
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    assert!(entries(&running.client, "ceiling_reached").await.is_empty());
-    assert!(told(&directory, "dev.segue.call.announce").is_empty());
-    assert!(gateway.mind.lock().unwrap().ended.is_empty());
+    // Its worker has its turn, as a call would have had.
+    eventually("its worker is told", async || {
+        (!told(&directory, "dev.segue.worker.retiring").is_empty()).then_some(())
+    })
+    .await;
     let view = running.client.agent().await;
     assert_eq!(release(&view, "v1").unwrap().state, "draining");
     gateway.set_live(v1, 0);
@@ -278,6 +293,203 @@ async fn wait_does_nothing() {
             release(view, "v1").is_some_and(|is| is.state == "drained")
         })
         .await;
+    // All of its drain is in the log, and no ceiling before its end.
+    assert!(entries(&running.client, "ceiling_reached").await.is_empty());
+    assert!(told(&directory, "dev.segue.call.announce").is_empty());
+    assert!(gateway.mind.lock().unwrap().ended.is_empty());
+    running.stop().await;
+}
+
+/// Names of calls of which the log says that they end.
+async fn audited(client: &Client) -> Vec<(u64, String)> {
+    let mut all = Vec::new();
+    for entry in entries(client, "calls_ending").await {
+        let at = entry["at"].as_u64().unwrap();
+        let names = entry["fact"]["calls"].as_array().unwrap();
+        let name = |name: &Value| (at, name.as_str().unwrap().to_owned());
+        all.extend(names.iter().map(name));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_was_away_is_asked_again() {
+    let directory = Directory::new();
+    let policy = StragglerPolicy::End;
+    let running = Running::start(&directory, straggling(&directory, policy)).await;
+    let (gateway, v1) = stranded(&directory, &running).await;
+    // It hears nothing of it, and then says nothing either.
+    gateway.mind.lock().unwrap().deaf = true;
+    eventually("all are asked to end", async || {
+        let mind = gateway.mind.lock().unwrap();
+        let of: BTreeSet<&CallId> = mind.ended.iter().map(|(call, _)| call).collect();
+        (of.len() >= CALLS).then_some(())
+    })
+    .await;
+    let looks = {
+        let mut mind = gateway.mind.lock().unwrap();
+        mind.mute = true;
+        mind.asked
+    };
+    let before = gateway.mind.lock().unwrap().ended.len();
+    eventually("its silence is seen more than once", async || {
+        (gateway.mind.lock().unwrap().asked >= looks + 3).then_some(())
+    })
+    .await;
+    let during = gateway.mind.lock().unwrap().ended.len();
+    assert!(
+        during <= before + PER_SECOND as usize,
+        "nothing piles up for one that is silent: {before}, {during}"
+    );
+    {
+        let mut mind = gateway.mind.lock().unwrap();
+        (mind.mute, mind.deaf) = (false, false);
+    }
+    eventually("all calls are ended", async || {
+        let mind = gateway.mind.lock().unwrap();
+        mind.calls.iter().all(|is| is.state != "live").then_some(())
+    })
+    .await;
+    gateway.set_live(v1, 0);
+    running
+        .client
+        .until("v1 is empty", |view| {
+            release(view, "v1").is_some_and(|is| is.state == "drained")
+        })
+        .await;
+    // It was decided once for each; that it is asked again is no decision.
+    let audited = audited(&running.client).await;
+    let names: BTreeSet<&String> = audited.iter().map(|(_, name)| name).collect();
+    assert_eq!((audited.len(), names.len()), (CALLS, CALLS));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_could_not_be_written_is_no_reason_to_hurry() {
+    let directory = Directory::new();
+    let mut spec = straggling(&directory, StragglerPolicy::End);
+    spec.policy.stragglers.jitter = Millis(3_000);
+    spec.policy.stragglers.per_second = 2;
+    let running = Running::start(&directory, spec).await;
+    let (gateway, _) = stranded(&directory, &running).await;
+    let since = ceiling(&running.client).await;
+    let mut locker = helper::play("locker", &directory, &[]);
+    helper::hear(&mut locker, "locked");
+    // Everybody's turn comes and goes meanwhile.
+    eventually("all turns have come", async || {
+        (now().0 > since + 3_500).then_some(())
+    })
+    .await;
+    let early = gateway.mind.lock().unwrap().ended.len();
+    assert!(early < CALLS - 2, "the log was locked too late: {early}");
+    locker.kill().unwrap();
+    locker.wait().unwrap();
+    eventually("all are ended", async || {
+        let ended = gateway.mind.lock().unwrap().ended.len();
+        (ended >= CALLS).then_some(())
+    })
+    .await;
+    // Decisions are as far apart as the rate says, however late a machine is.
+    let mut times: Vec<u64> = audited(&running.client)
+        .await
+        .iter()
+        .map(|is| is.0)
+        .collect();
+    times.sort_unstable();
+    assert_eq!(times.len(), CALLS);
+    for (first, third) in times.iter().zip(&times[2..]) {
+        assert!(third - first >= 990, "three within a second: {times:?}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_rate_holds_for_those_who_wait() {
+    let directory = Directory::new();
+    let mut spec = straggling(&directory, StragglerPolicy::Announce);
+    spec.policy.stragglers.jitter = Millis(0);
+    spec.policy.stragglers.per_second = 1;
+    spec.policy.stragglers.ceiling = Some(Millis(1_000));
+    let file = directory.0.join("segue.toml");
+    let faster = r#"
+        [agents.desk]
+        command = ["bot", "{port}"]
+        [agents.desk.stragglers]
+        policy = "announce"
+        ceiling = "1s"
+        jitter = "0s"
+        per_second = 1000
+    "#;
+    fs::write(&file, faster).unwrap();
+    let source = Source {
+        spec: parse("segue.toml", faster).unwrap(),
+        file,
+    };
+    let mut config = directory.config(spec);
+    config.source = Some(source);
+    let running = Running::start_with(&directory, config).await;
+    let (gateway, _) = stranded(&directory, &running).await;
+    let kind = "dev.segue.call.announce";
+    // With one in a second these would take longer than anybody waits here.
+    for number in 0..100 {
+        join(&gateway, &format!("CA-more-{number}"));
+    }
+    eventually("the first is told", async || {
+        (!told(&directory, kind).is_empty()).then_some(())
+    })
+    .await;
+    let reload = running.client.ask("POST", "/v1/reload", None).await;
+    assert_eq!(reload.status, 200, "{reload:?}");
+    eventually("all are told", async || {
+        (told(&directory, kind).len() >= 100 + CALLS).then_some(())
+    })
+    .await;
+    assert_eq!(entries(&running.client, "ceiling_reached").await.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_does_not_listen_hears_of_it_when_it_does() {
+    let directory = Directory::new();
+    let spec = straggling(&directory, StragglerPolicy::Announce);
+    let closed = directory.0.join("heard.jsonl.closed");
+    fs::write(&closed, "").unwrap();
+    let running = Running::start(&directory, spec.clone()).await;
+    let (gateway, _) = stranded(&directory, &running).await;
+    ceiling(&running.client).await;
+    // More often than five times each, calls and worker.
+    eventually("it is tried many times", async || {
+        let tries = fs::read_to_string(&closed)
+            .unwrap_or_default()
+            .lines()
+            .count();
+        (tries > 5 * (CALLS + 1)).then_some(())
+    })
+    .await;
+    assert!(told(&directory, "dev.segue.worker.retiring").is_empty());
+    fs::remove_file(&closed).unwrap();
+    for (kind, count) in [("worker.retiring", 1), ("call.announce", CALLS)] {
+        let kind = format!("dev.segue.{kind}");
+        eventually("it hears", async || {
+            (told(&directory, &kind).len() >= count).then_some(())
+        })
+        .await;
+    }
+    // A controller that begins does not know what was heard, and says how things stand.
+    running.client.act("rollback", json!({})).await;
+    let resumed = "dev.segue.worker.resumed";
+    eventually("it hears that it goes on", async || {
+        (!told(&directory, resumed).is_empty()).then_some(())
+    })
+    .await;
+    running.stop().await;
+    let before = told(&directory, resumed).len();
+    let running = Running::start(&directory, spec).await;
+    eventually("it hears so from the next one", async || {
+        (told(&directory, resumed).len() > before).then_some(())
+    })
+    .await;
+    drop(gateway);
     running.stop().await;
 }
 
