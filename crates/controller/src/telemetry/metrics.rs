@@ -149,8 +149,8 @@ impl Metrics {
         self.spans_lost.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// The page, from what is known now. `calls` are the live calls of agents with a release that
-    /// drains.
+    /// The page, from what is known now. `calls` are live calls; those of releases that drain are
+    /// looked at.
     pub(crate) fn page(&self, status: &StatusView, calls: &[CallInfo]) -> String {
         let mut page = Page::default();
         let releases = running(status);
@@ -387,19 +387,29 @@ fn releases_are(
             })
         }),
     );
+    let oldest = oldest(calls);
     let draining = releases.iter().filter(|(_, is)| is.state == "draining");
     page.gauges(
         "drain_oldest_call_seconds",
         "Age of the oldest call of a release that drains; none: it has no call",
         draining.filter_map(|(agent, is)| {
-            let mut of = calls.iter().filter(|call| {
-                call.agent == agent.name && call.release == is.id && call.state == "live"
-            });
-            let first = of.next()?;
-            let oldest = of.map(|call| call.since).fold(first.since, Ord::min);
-            Some((version(agent, is), seconds(status.at.since(oldest).0)))
+            let since = *oldest.get(&(&agent.name, is.id))?;
+            Some((version(agent, is), seconds(status.at.since(since).0)))
         }),
     );
+}
+
+/// Since when the oldest live call of each release is there. Calls are many: they are looked at
+/// once, and not once for each release.
+fn oldest(calls: &[CallInfo]) -> BTreeMap<(&AgentName, ReleaseId), Timestamp> {
+    let mut oldest = BTreeMap::new();
+    for call in calls.iter().filter(|call| call.state == "live") {
+        let since = oldest
+            .entry((&call.agent, call.release))
+            .or_insert(call.since);
+        *since = call.since.min(*since);
+    }
+    oldest
 }
 
 fn version(agent: &AgentView, is: &ReleaseView) -> Labels {
@@ -435,4 +445,110 @@ fn real(count: u64) -> f64 {
 
 fn number(count: usize) -> f64 {
     real(u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_core::table::Epoch;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn release(number: u32, state: &str, workers: u32) -> Value {
+        let worker = |worker: u32| {
+            json!({
+                "id": format!("w-{worker}"), "state": "ready", "pid": null, "port": 1,
+                "restarts": 0, "log": "",
+            })
+        };
+        json!({
+            "id": ReleaseId::of(&number.to_be_bytes()), "label": format!("v{number}"),
+            "slot": null, "state": state, "share_bp": 0, "live_share_bp": 0, "live": 0,
+            "pinned": 0, "unknown": [], "workers_ready": workers, "workers_want": workers,
+            "capacity": 1, "started": 9, "ended": 8, "dropped": 1, "errors": 0,
+            "closes": { "worker:1011": 1, "worker:4711": 1, "caller:1000": 7 },
+            "workers": (0..workers).map(worker).collect::<Vec<_>>(),
+        })
+    }
+
+    fn status(agents: u32, running: u32, retired: u32, workers: u32) -> StatusView {
+        let releases: Vec<Value> = (0..running)
+            .map(|number| release(number, "draining", workers))
+            .chain((running..running + retired).map(|number| release(number, "retired", 0)))
+            .collect();
+        let agent = |number: u32| {
+            json!({
+                "name": format!("agent-{number}"), "revision": 1, "epoch": 1, "phase": "idle",
+                "holds": [], "rollout": null, "releases": releases, "live": 0,
+            })
+        };
+        let status = json!({
+            "version": "1", "at": 100_000, "gateways": [],
+            "agents": (0..agents).map(agent).collect::<Vec<_>>(),
+            "journal": { "entries": 1, "head": "", "error": null },
+        });
+        serde_json::from_value(status).unwrap()
+    }
+
+    fn live(number: u32) -> CallInfo {
+        CallInfo {
+            call: format!("CA{number}").parse().unwrap(),
+            agent: "agent-0".parse().unwrap(),
+            release: ReleaseId::of(&0_u32.to_be_bytes()),
+            worker: "w-0".parse().unwrap(),
+            epoch: Epoch(1),
+            since: Timestamp(u64::from(number)),
+            state: "live".to_owned(),
+            reason: "split".to_owned(),
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    #[test]
+    fn a_page_grows_with_releases_that_run_and_with_nothing_else() {
+        let calls: Vec<CallInfo> = (40_000..50_000).map(live).collect();
+        let metrics = Metrics::new(Tallies::default());
+        let lines = |status: &StatusView| metrics.page(status, &calls).lines().count();
+        let small = lines(&status(10, 3, 0, 1));
+        assert_eq!(lines(&status(10, 3, 0, 500)), small, "workers are counted");
+        assert_eq!(
+            lines(&status(10, 3, 300, 1)),
+            small,
+            "retired ones are gone"
+        );
+        let (one, two) = (lines(&status(10, 4, 0, 1)), lines(&status(10, 5, 0, 1)));
+        assert_eq!((one - small) % 10, 0, "the same for each agent");
+        assert_eq!(two - one, one - small, "the same for each release");
+        let page = metrics.page(&status(1, 1, 0, 1), &calls);
+        let oldest = "segue_drain_oldest_call_seconds{agent=\"agent-0\",version=\"v0\"} 60.0";
+        assert!(page.lines().any(|line| line == oldest), "{page}");
+        assert!(!page.contains("4711"), "callers choose no label: {page}");
+    }
+
+    #[test]
+    fn what_is_counted_of_a_release_goes_with_it() {
+        let metrics = Metrics::new(Tallies::default());
+        for number in 0..1_000_u32 {
+            let call = live(number);
+            metrics.ended(&CallRecord {
+                call: call.call,
+                agent: call.agent,
+                release: ReleaseId::of(&number.to_be_bytes()),
+                worker: Some(call.worker),
+                started: call.since,
+                ended: call.since,
+                setup_ms: Some(1),
+                outcome: CallOutcome::Completed,
+                cause: String::new(),
+                reason: "split".to_owned(),
+                bytes_in: 0,
+                bytes_out: 0,
+                traceparent: None,
+            });
+        }
+        let page = metrics.page(&status(1, 2, 0, 1), &[]);
+        assert_eq!(page.matches("call_setup_seconds_count{").count(), 2);
+        assert_eq!(metrics.lock().setup.len(), 2);
+    }
 }

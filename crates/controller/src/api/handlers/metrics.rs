@@ -28,14 +28,15 @@ pub(crate) async fn metrics(
     State(api): State<Arc<Api>>,
 ) -> Result<([(HeaderName, &'static str); 1], String), Reject> {
     let status = api.status().await?;
-    let mut calls = Vec::new();
-    let drains = |agent: &&crate::api::wire::AgentView| {
+    let drains = |agent: &crate::api::wire::AgentView| {
         agent.releases.iter().any(|is| is.state == "draining")
     };
-    for agent in status.agents.iter().filter(drains) {
-        let (more, _) = api.link.list_calls(Some(&agent.name), CALLS_MAX).await;
-        calls.extend(more);
-    }
+    // All of them at once: a gateway that does not answer is waited for once, not once per agent.
+    let calls = if status.agents.iter().any(drains) {
+        api.link.list_calls(None, CALLS_MAX).await.0
+    } else {
+        Vec::new()
+    };
     let page = api.metrics.page(&status, &calls);
     Ok(([(header::CONTENT_TYPE, TEXT)], page))
 }
