@@ -181,7 +181,7 @@ impl Forecast {
             lacks(
                 true,
                 format!(
-                    "no room: it holds {} calls, {} are in progress; the cutover would hold",
+                    "no room: it holds {} calls, and {} are in progress; the cutover would hold",
                     self.room, agent.live
                 ),
                 format!("deploy with --workers {fix}, or wait for calls to end"),

@@ -54,7 +54,10 @@ pub(crate) enum TokenDo {
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum ApiDo {
     /// Print its description, `OpenAPI` 3.1; no Segue needs to run
-    #[command(after_help = examples::API)]
+    #[command(
+        about = "Print its description in the format of OpenAPI 3.1; no Segue needs to run",
+        after_help = examples::API
+    )]
     Openapi,
 }
 
@@ -97,6 +100,9 @@ impl From<RoleArg> for Role {
     }
 }
 
+/// The longest that a token lasts, in seconds: 366 days, as the API has it.
+const EXPIRES_IN_MAX: u64 = 31_622_400;
+
 /// `90s`, `15m`, `8h` or `30d` in seconds.
 fn seconds(text: &str) -> Result<u64, String> {
     let bad = || format!("{text:?} is no length of time; write it like 90s, 15m, 8h or 30d");
@@ -111,7 +117,11 @@ fn seconds(text: &str) -> Result<u64, String> {
         _ => return Err(bad()),
     };
     let number: u64 = number.parse().map_err(|_| bad())?;
-    number.checked_mul(unit).ok_or_else(bad)
+    let seconds = number.checked_mul(unit).ok_or_else(bad)?;
+    if !(1..=EXPIRES_IN_MAX).contains(&seconds) {
+        return Err("a token ends after 1s to 366d".to_owned());
+    }
+    Ok(seconds)
 }
 
 #[cfg(test)]
@@ -125,6 +135,9 @@ mod tests {
             ("15m", Some(900)),
             ("8h", Some(28_800)),
             ("30d", Some(2_592_000)),
+            ("366d", Some(31_622_400)),
+            ("367d", None),
+            ("0s", None),
             ("30", None),
             ("d", None),
             ("-1d", None),

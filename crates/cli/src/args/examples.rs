@@ -25,7 +25,7 @@ pub(super) const STATUS: &str = "\
 Examples:\n\
 \x20 segue status\n\
 \x20 segue status --watch\n\
-\x20 segue status --output json | jq .agents[0].phase";
+\x20 segue status --output json | jq '.agents[0].phase'";
 pub(super) const TOP: &str = "\
 Examples:\n\
 \x20 segue top\n\
@@ -66,7 +66,7 @@ pub(super) const EXPLAIN: &str = "\
 Examples:\n\
 \x20 segue explain                  the last rollout\n\
 \x20 segue explain 7                number 7, as in `segue history`\n\
-\x20 segue explain --output json | jq .decisions[].what";
+\x20 segue explain --output json | jq '.decisions[].what'";
 pub(super) const AUDIT: &str = "\
 Examples:\n\
 \x20 segue audit\n\
@@ -134,11 +134,11 @@ pub(super) const DIFF: &str = "\
 Examples:\n\
 \x20 segue diff                     what a rollback would change\n\
 \x20 segue diff v1 v2\n\
-\x20 segue diff v1 v2 --output json | jq .changes[].field";
+\x20 segue diff v1 v2 --output json | jq '.changes[].field'";
 pub(super) const PERMITS: &str = "\
 Examples:\n\
 \x20 segue permits\n\
-\x20 segue permits --output json | jq .permits[].call";
+\x20 segue permits --output json | jq '.permits[].call'";
 pub(super) const LOGS: &str = "\
 Examples:\n\
 \x20 segue logs                     everything that the current release runs\n\

@@ -205,9 +205,12 @@ fn gates(spec: &AgentSpec) -> Vec<Step> {
             "verifying",
             format!("the webhook {} is asked: {}", webhook.name, webhook.to.url),
             format!(
-                "{} per try, {} more tries; no answer: it waits for a person",
+                "{} per try, {}; no answer: it waits for a person",
                 age(webhook.timeout),
-                webhook.retries
+                match webhook.retries {
+                    0 => "one try".to_owned(),
+                    more => format!("{} tries", more + 1),
+                }
             ),
         ));
     }

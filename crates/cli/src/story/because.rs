@@ -116,7 +116,10 @@ pub(super) fn of(entry: &Entry, fact: &Fact, standing: &Standing) -> Vec<String>
             lines.push(format!("withdrawn from the table since epoch {epoch}"));
             lines
         }
-        Fact::ContractFinished { report, .. } => said(report).into_iter().collect(),
+        Fact::ContractFinished { report, .. } => {
+            let words = hook_words(report).or_else(|| said(report));
+            words.into_iter().collect()
+        }
         Fact::Configured { .. }
         | Fact::ProvisionStarted { .. }
         | Fact::WorkerReady { .. }
@@ -146,12 +149,16 @@ fn line(release: &Value) -> String {
     let text = |key: &str| release[key].as_str().unwrap_or("?").to_owned();
     let count = |key: &str| release[key].as_u64().unwrap_or(0);
     let calls = &release["calls"];
-    let calls = match calls["unknown"].as_array() {
-        Some(gateways) => {
-            let names: Vec<&str> = gateways.iter().filter_map(Value::as_str).collect();
-            format!("calls unknown (no report from {})", names.join(", "))
-        }
-        None => format!("{} live, {} pinned", calls["live"], calls["pinned"]),
+    let calls = if let Some(gateways) = calls["unknown"].as_array() {
+        let names: Vec<&str> = gateways.iter().filter_map(Value::as_str).collect();
+        format!("calls unknown (no report from {})", names.join(", "))
+    } else {
+        let permits = match count("permits") {
+            0 => String::new(),
+            permits => format!(" ({permits} of them outbound, by permit)"),
+        };
+        let (live, pinned) = (&calls["live"], &calls["pinned"]);
+        format!("{live} live{permits}, {pinned} pinned")
     };
     let share = u16::try_from(count("share_bp")).unwrap_or(0);
     format!(
@@ -219,7 +226,7 @@ fn room(inputs: &Value, incoming: Option<ReleaseId>) -> Option<String> {
     let all: u64 = releases.values().filter_map(live).sum();
     let have = releases.get(&incoming?.short())?["capacity"].as_u64()?;
     Some(format!(
-        "room: its workers hold {have} calls, {all} are in progress"
+        "room: its workers hold {have} calls; in progress: {all}"
     ))
 }
 
@@ -239,7 +246,10 @@ fn acknowledged(inputs: &Value) -> Option<String> {
 /// What a gate measured, in a line or two.
 fn gate_report(gate: &Gate, report: &Value) -> Vec<String> {
     let Some(calls) = report["calls"].as_array().filter(|_| *gate == Gate::Smoke) else {
-        return said(report).into_iter().collect();
+        return words_of(gate, report)
+            .or_else(|| said(report))
+            .into_iter()
+            .collect();
     };
     let one = |(number, report): (usize, &Value)| {
         let call = &report["call"];
@@ -259,6 +269,45 @@ fn gate_report(gate: &Gate, report: &Value) -> Vec<String> {
     calls.iter().enumerate().map(one).collect()
 }
 
+/// A report of a gate that is known, for people; `None`: it is not as it should be.
+fn words_of(gate: &Gate, report: &Value) -> Option<String> {
+    let many = |count: u64, what: &str| match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    };
+    match gate {
+        Gate::Readiness => Some(format!(
+            "{}, with room for {}",
+            many(report["workers"].as_u64()?, "worker"),
+            many(report["capacity"].as_u64()?, "call")
+        )),
+        Gate::BeforeDeploy => hook_words(report),
+        Gate::Webhook(_) => Some(format!(
+            "it answered: {}; after {}",
+            report["answer"].as_str()?,
+            match report["tries"].as_u64()? {
+                1 => "1 try".to_owned(),
+                tries => format!("{tries} tries"),
+            }
+        )),
+        Gate::Approval => match report["reason"].as_str() {
+            Some(reason) => Some(format!("reason: {reason}")),
+            None => Some("no reason given".to_owned()),
+        },
+        Gate::Smoke => None,
+    }
+}
+
+/// What a hook said at its end.
+fn hook_words(report: &Value) -> Option<String> {
+    let status = report["status"].as_i64()?;
+    let said = report["output"].as_array()?.last().and_then(Value::as_str);
+    Some(match said {
+        Some(line) => format!("it ended with status {status}; its last line: {line}"),
+        None => format!("it ended with status {status} and said nothing"),
+    })
+}
+
 /// A report of which nothing is known: as it is, cut short.
 fn said(report: &Value) -> Option<String> {
     let is_empty = report.is_null()
@@ -275,4 +324,43 @@ fn said(report: &Value) -> Option<String> {
         short.push('…');
     }
     Some(format!("report: {short}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn gates_are_told_in_words() {
+        let hook = json!({ "status": 0, "log": "/x", "output": ["one", "two"] });
+        let board = Gate::Webhook("board".to_owned());
+        for (gate, report, expected) in [
+            (
+                Gate::Readiness,
+                json!({ "workers": 1, "capacity": 20 }),
+                "1 worker, with room for 20 calls",
+            ),
+            (
+                Gate::BeforeDeploy,
+                hook,
+                "it ended with status 0; its last line: two",
+            ),
+            (
+                board.clone(),
+                json!({ "answer": "successful", "tries": 2 }),
+                "it answered: successful; after 2 tries",
+            ),
+            (
+                Gate::Approval,
+                json!({ "by": "ann", "reason": "heard it" }),
+                "reason: heard it",
+            ),
+            // What is not as it should be is shown as it is.
+            (board, json!({ "tries": 2 }), "report: {\"tries\":2}"),
+        ] {
+            assert_eq!(gate_report(&gate, &report), [expected]);
+        }
+    }
 }

@@ -115,9 +115,13 @@ fn ending(entry: &Entry, fact: &Fact, labels: &Labels) -> String {
             reason,
             ..
         } => format!(
-            "{} calls of {} are ended: {reason}",
-            calls.len(),
-            name(release)
+            "{} of {} {} ended: {reason}",
+            match calls.len() {
+                1 => "1 call".to_owned(),
+                count => format!("{count} calls"),
+            },
+            name(release),
+            if calls.len() == 1 { "is" } else { "are" }
         ),
         Fact::ContractStarted {
             release, attempt, ..

@@ -280,7 +280,15 @@ fn left(state: &State, release: &ReleaseView) -> Option<String> {
     if !release.unknown.is_empty() {
         return Some(format!("{} drains, its calls unknown", release.label));
     }
-    let count = release.live + release.pinned;
+    let count = release.live;
+    if count == 0 && release.pinned > 0 {
+        // Nobody is on the line, but they may come back.
+        let may = release.pinned;
+        return Some(format!(
+            "{} drains: 0 calls left, {may} may call back",
+            release.label
+        ));
+    }
     if count == 0 {
         return Some(format!("{} drains, empty", release.label));
     }
@@ -288,7 +296,7 @@ fn left(state: &State, release: &ReleaseView) -> Option<String> {
     let oldest = state
         .calls
         .iter()
-        .find(|call| call.release == release.id)
+        .find(|call| call.release == release.id && call.state == "live")
         .map(|call| output::age(now(state).since(call.since).0))
         .map_or_else(String::new, |age| format!(", the oldest {age}"));
     Some(format!(

@@ -108,6 +108,12 @@ fn a_draining_release_says_what_is_left() {
     let mut state = State::default();
     state.take(news("draining", false, "draining", "current"));
     check(&state, &["v1 drains: 20 calls left, the oldest 1m30s"]);
+    // A caller who may come back is no call.
+    let mut news = news("draining", false, "draining", "current");
+    let v1 = &mut news.status.agents[0].releases[0];
+    (v1.live, v1.pinned) = (0, 1);
+    state.take(news);
+    check(&state, &["v1 drains: 0 calls left, 1 may call back"]);
 }
 
 #[test]

@@ -194,6 +194,7 @@ fn clause(fact: &str, agent: &AgentView) -> Option<String> {
         "gates_skipped" => format!("the gates of {incoming} are skipped, for the reason given"),
         "paused" => format!("the rollout waits, {incoming} at {share} of new calls"),
         "resumed" => "the rollout goes on".to_owned(),
+        "verify_started" => format!("the gates of {incoming} are tried again"),
         "gate_passed" => format!("{incoming} is approved"),
         "contract_started" => "the contract hook runs; see `segue logs hooks`".to_owned(),
         "drain_started" => "new calls are turned away; live ones end by themselves".to_owned(),
@@ -280,6 +281,12 @@ mod tests {
 
     #[test]
     fn verbs_say_what_becomes_of_calls() {
+        check(
+            "resume",
+            &["verify_started"],
+            ("current", "inactive"),
+            "resume: the gates of v2 are tried again",
+        );
         check(
             "abort",
             &["failed"],

@@ -88,16 +88,21 @@ fn newest(client: &Client, limit: usize, agent: Option<&str>) -> Result<Vec<Entr
 }
 
 fn row(entry: &Entry) -> Vec<String> {
-    let mut decision = entry.fact["fact"].as_str().unwrap_or("?").replace('_', " ");
+    // By its name, as `events` of `[[notify]]` have it.
+    let mut decision = entry.fact["fact"].as_str().unwrap_or("?").to_owned();
     for key in [
-        "release", "worker", "gateway", "share", "step", "reason", "why",
+        "release", "gate", "attempt", "worker", "gateway", "share", "step", "reason", "why",
     ] {
         let text = match &entry.fact[key] {
             // A digest is known by its first digits.
             serde_json::Value::String(text) if is_digest(text) => text[..DIGITS].to_owned(),
             serde_json::Value::String(text) => text.clone(),
             serde_json::Value::Number(number) => number.to_string(),
-            serde_json::Value::Object(object) => object["label"].as_str().unwrap_or("").to_owned(),
+            // A release by its label, a gate of many by its name.
+            serde_json::Value::Object(object) => {
+                let name = ["label", "webhook"].iter().find_map(|key| object.get(*key));
+                name.and_then(|name| name.as_str()).unwrap_or("").to_owned()
+            }
             _ => continue,
         };
         decision.extend([" ", key, "=", &text]);

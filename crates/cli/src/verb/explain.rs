@@ -75,18 +75,24 @@ fn view(agent: &str, story: &Story, labels: &Labels) -> ExplainView {
     }
 }
 
+/// How it ended and why; what the reason says of the end is not said twice.
+fn how(outcome: End, reason: Option<&str>) -> String {
+    let words = outcome.words();
+    match reason {
+        None => words.to_owned(),
+        Some(reason) if reason.starts_with(words) => reason.to_owned(),
+        Some(reason) => format!("{words}: {reason}"),
+    }
+}
+
 fn text(view: &ExplainView) -> String {
     let from = view.from.as_deref();
     let from = from.map_or_else(String::new, |from| format!(" after {from}"));
-    let reason = view.reason.as_deref();
-    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    let how = how(view.outcome, view.reason.as_deref());
     let mut lines = vec![
         format!(
-            "{}, rollout {}: {}{from}, {}{reason}",
-            view.agent,
-            view.rollout,
-            view.release,
-            view.outcome.words(),
+            "{}, rollout {}: {}{from}, {how}",
+            view.agent, view.rollout, view.release,
         ),
         format!("begun {} by {}", view.began, view.by),
     ];

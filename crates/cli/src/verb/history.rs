@@ -64,6 +64,13 @@ fn line(story: &Story, now: Timestamp) -> Line {
     }
 }
 
+/// Why it ended so, without the words that the line has already.
+fn why(line: &Line) -> &str {
+    let reason = line.reason.as_deref().unwrap_or_default();
+    let rest = reason.strip_prefix(line.outcome.words());
+    rest.map_or(reason, str::trim_start)
+}
+
 fn text(view: &HistoryView) -> String {
     if view.rollouts.is_empty() {
         return format!("{} has had no rollout yet", view.agent);
@@ -80,7 +87,7 @@ fn text(view: &HistoryView) -> String {
                 line.began.clone(),
                 output::age(line.took_ms),
                 line.by.clone(),
-                line.reason.clone().unwrap_or_default(),
+                why(line).to_owned(),
             ]
         })
         .collect();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use segue_controller::api::wire::{AgentView, ComponentView, ReleaseView, StatusView};
+use segue_core::names::Label;
 
 use crate::args::{Format, StatusArgs};
 use crate::client::Client;
@@ -90,10 +91,11 @@ fn permitted(client: &Client, agent: &AgentView) -> Option<String> {
 /// One agent, for people.
 pub(crate) fn agent_text(agent: &AgentView) -> String {
     let mut head = format!(
-        "{}: {}, {} live calls, epoch {}, revision {}",
+        "{}: {}, {} live call{}, epoch {}, revision {}",
         agent.name,
         phase(agent),
         agent.live,
+        if agent.live == 1 { "" } else { "s" },
         agent.epoch,
         agent.revision
     );
@@ -154,12 +156,22 @@ fn besides(agent: &AgentView) -> Vec<String> {
             "hook {name} of {release}: {state}; see `segue logs hooks`"
         ));
     }
+    let is_current = |label: &Label| {
+        let mut of = agent.releases.iter().filter(|is| is.label == *label);
+        of.any(|release| release.state == "current")
+    };
     for contract in agent.contracts.iter().filter(|is| is.state != "done") {
         let why = contract.reason.as_deref();
         let why = why.map_or_else(String::new, |why| format!(": {why}"));
         told.push(format!(
             "contract of {}: {}{why}",
-            contract.release, contract.state
+            contract.release,
+            match contract.state.as_str() {
+                "waiting" if !is_current(&contract.release) => {
+                    "only if that becomes current again"
+                }
+                state => state,
+            }
         ));
     }
     told

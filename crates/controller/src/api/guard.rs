@@ -16,6 +16,7 @@ use super::bucket::Asker;
 use super::problem::Reject;
 use super::roles::{EVENTS, Needs, ROLLBACK, endpoint, writes};
 use super::tokens::{Principal, Unknown};
+use super::wire::Role;
 use crate::clock;
 
 /// Both ends of the connection that a request came by.
@@ -93,9 +94,18 @@ pub(super) async fn guard(
     }
     match found {
         Some(endpoint) if !endpoint.needs.are_met_by(principal.role) => {
+            let may = Role::ALL
+                .into_iter()
+                .filter(|role| endpoint.needs.are_met_by(*role));
+            let may: Vec<&str> = may.map(Role::word).collect();
+            let what = format!(
+                "the role {} may not do this, only {}",
+                principal.role.word(),
+                may.join(" or ")
+            );
             return Err(forbidden(
-                format!("the role {} may not do this", principal.role.word()),
-                "ask with another token; `segue token create` makes one",
+                what,
+                "ask with such a token; `segue token create` makes one",
             ));
         }
         // No such path, or not by this method: the router says which.

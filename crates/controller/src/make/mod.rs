@@ -110,13 +110,13 @@ pub fn make(from: Origin<'_>, body: &DeployBody, copies: &Copies) -> Result<Made
         None => written_down(from, body, &mut kept)?,
     };
     change(&mut template, body, &mut kept)?;
-    check(&template)?;
+    let filling = Filling::new(agent, &label);
+    check(&template, &filling)?;
     let fresh = Fresh {
         worker: from.base.is_none() || body.command.is_some(),
         model: from.base.is_none() || body.model.is_some(),
         components: from.base.is_none(),
     };
-    let filling = Filling::new(agent, &label);
     let content = settle(&mut template, fresh, &filling, &mut kept)?;
     if let Some(base) = from.base {
         still_there(&content, copies).map_err(|source| MakeError::BaseGone {
@@ -230,7 +230,7 @@ fn named<'a>(template: &'a mut Content, name: &str) -> Result<&'a mut Component,
 }
 
 /// Whether everybody is told what they need, and goes together.
-fn check(template: &Content) -> Result<(), MakeError> {
+fn check(template: &Content, filling: &Filling) -> Result<(), MakeError> {
     let mut texts = template.command.iter().chain(template.env.values());
     if !template.command.is_empty() && !texts.any(|text| text.contains("{port}")) {
         return Err(MakeError::NoPort);
@@ -260,12 +260,23 @@ fn check(template: &Content) -> Result<(), MakeError> {
             }
         }
     }
-    let mismatches = template.check_compat();
+    let mut filled = template.clone();
+    fill_versions(&mut filled, filling);
+    let mismatches = filled.check_compat();
     if mismatches.is_empty() {
         return Ok(());
     }
     let what = mismatches.iter().map(ToString::to_string).collect();
     Err(MakeError::Incompatible { what })
+}
+
+/// A version may be the label of the release.
+fn fill_versions(content: &mut Content, filling: &Filling) {
+    let components = content.components.values_mut();
+    let versions = components.map(|is| &mut is.version);
+    for version in versions.chain([&mut content.version]).flatten() {
+        *version = filling.fill(version);
+    }
 }
 
 /// Whose files are looked at now; those of others are known.
@@ -284,6 +295,7 @@ fn settle(
     kept: &mut Kept,
 ) -> Result<Content, MakeError> {
     let mut content = template.clone();
+    fill_versions(&mut content, filling);
     let mut worker = Written {
         command: template.command.clone(),
         env: template.env.clone(),

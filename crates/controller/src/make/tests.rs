@@ -225,6 +225,32 @@ fn mixed_versions_are_refused() {
 }
 
 #[test]
+fn a_version_may_be_the_label() {
+    let place = Place::new("version-label");
+    let mut spec = stack();
+    let engine: ComponentName = "engine".parse().unwrap();
+    spec.components.get_mut(&engine).unwrap().version = Some("{release}".to_owned());
+    spec.worker.version = Some("{release}".to_owned());
+    let v21 = place.make(&spec, &body("v2.1"), None).release;
+    assert_eq!(v21.content.version.as_deref(), Some("v2.1"));
+    let version = v21.content.components[&engine].version.as_deref();
+    assert_eq!(version, Some("v2.1"));
+    // Who is made from it has a label, and so a version, of its own.
+    let asked = DeployBody {
+        prompt: Some(part("new.toml", "be kind")),
+        ..body("v2.2")
+    };
+    let v22 = place.make(&spec, &asked, Some(&v21)).release;
+    assert_eq!(v22.content.version.as_deref(), Some("v2.2"));
+    let old = place.try_make(&spec, &body("v1.9"), None).unwrap_err();
+    let old = old.to_string();
+    assert!(old.contains("the worker requires engine >=2.0"), "{old}");
+    let word = place.try_make(&spec, &body("nightly"), None).unwrap_err();
+    let word = word.to_string();
+    assert!(word.contains("\"nightly\", the version of"), "{word}");
+}
+
+#[test]
 fn one_that_is_made_from_another_differs_in_what_was_asked_for_only() {
     let place = Place::new("compose");
     for file in ["bot.sh", "engine.sh", "proxy.sh", "prompt.txt"] {

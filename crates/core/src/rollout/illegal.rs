@@ -193,7 +193,8 @@ impl Illegal {
             }
             Self::BeingRetired { .. } => "deploy it again once it is retired, in a moment",
             Self::TooManyTails { .. } => {
-                "wait until one has drained (`segue status`), or raise `max_tails`"
+                "wait until one has drained (`segue status`; without calls it takes the straggler \
+                 buffer), or raise `max_tails` and `segue reload`"
             }
             Self::NotNow { .. } => "see where it is with `segue status`",
             Self::AlreadyPaused => "go on with `segue resume`",
@@ -222,7 +223,10 @@ impl Illegal {
             Self::NoRoom { .. } => {
                 "deploy with more `workers` or a larger `capacity`, or wait for calls to end"
             }
-            Self::NothingBefore => "deploy the wanted release with `segue deploy`",
+            Self::NothingBefore => {
+                "a rollout that took no calls yet ends with `segue abort`; a release that no longer \
+                 runs comes back with `segue deploy`"
+            }
             Self::NotCurrent { .. } => {
                 "only the current release takes new calls; see `segue status`"
             }
