@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::access::{ApiDo, RemoteArgs, TokenCreateArgs, TokenDo};
 pub(crate) use self::change::{
-    DeployArgs, ForgetArgs, MadeOf, OnlyPart, PlanArgs, PromoteArgs, ReleaseArgs, RollbackArgs,
+    ApproveArgs, DeployArgs, ForgetArgs, MadeOf, OnlyPart, PlanArgs, PromoteArgs, ReleaseArgs, RollbackArgs,
     VerbArgs, Wait,
 };
 pub(crate) use self::look::{
@@ -129,7 +129,7 @@ pub(crate) enum Command {
     Rollback(RollbackArgs),
     /// Agree to a rollout that waits for a person; needs the role approver
     #[command(after_help = examples::APPROVE)]
-    Approve(VerbArgs),
+    Approve(ApproveArgs),
     /// Run the contract hook of the current release, once no process of an older one is left
     ///
     /// It runs by itself as soon as that is so; this runs one that failed again, and says which

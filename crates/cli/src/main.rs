@@ -70,7 +70,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Promote(args) => verb::act::promote(&home, format, &args),
         Command::Abort(args) => verb::act::run(&home, format, "abort", &args),
         Command::Rollback(args) => verb::rollback::run(&home, format, &args).await,
-        Command::Approve(args) => verb::act::run(&home, format, "approve", &args),
+        Command::Approve(args) => verb::act::approve(&home, format, &args),
         Command::Contract(args) => verb::act::release(&home, format, "contract", &args),
         Command::Diff(args) => verb::diff::run(&home, format, &args),
         Command::Permits(args) => verb::permits::run(&home, format, &args),

@@ -13,24 +13,25 @@ use segue_core::spec::{AgentSpec, NotifySpec, TelemetrySpec};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use tokio_rustls::TlsAcceptor;
-
-use crate::api::{self, Access, Api, ApiConfig, Tokens};
+use crate::api::{self, Access, Api, ApiConfig, Identity, Tokens, WorkerTokens};
 use crate::copies::Copies;
-use crate::driver::{self, ASKS_MAX, Driver, HEARD_MAX, Parts};
+use crate::driver::{self, Asks, Driver, HEARD_MAX, Parts};
 use crate::follow::Follower;
 use crate::hooks::Hooks;
 use crate::link::{self, Link};
 use crate::outside::Outside;
 use crate::platform::Platform;
-use crate::platform::process::ProcessPlatform;
+use crate::platform::process::{ProcessPlatform, Tell};
 use crate::secret;
 use crate::smoke::{Door, Smoker};
 use crate::specs::{Reloader, Source, Specs};
 use crate::state::StateDir;
-use crate::store::{CallStates, ControlStore, Journal, SqliteControl, SqliteJournal, StoreError};
+use crate::store::{
+    self, CallStates, ControlStore, Journal, SqliteControl, SqliteJournal, StoreError,
+};
 
 /// How long a decision that is being made may take to finish when the controller is to end. More
 /// than one that waits for a locked journal takes; who supervises us is less patient than a disk
@@ -132,25 +133,19 @@ pub async fn run(
     config: ControllerConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    if !config.api.listen.ip().is_loopback() && config.api.tls.is_none() {
-        return Err(RunError::NotLoopback {
-            addr: config.api.listen,
-        });
-    }
-    let state = StateDir::new(&config.state_dir);
-    let directory = config.state_dir.display();
-    state
-        .create()
-        .map_err(failed(format!("cannot make {directory}")))?;
+    let state = prepare(&config)?;
     let _lock = lock(&state)?;
     let Secrets {
         api,
-        worker,
+        workers,
         overrides,
         calls: call_key,
     } = Secrets::read(&state)?;
     let journal = open_journal(&state).await?;
-    let (keys, states, tokens) = open_small(&state, (api, worker)).await?;
+    let (keys, states, tokens) = open_small(&state, (api, workers.clone())).await?;
+
+    let mut sweeping = JoinSet::new();
+    sweeping.spawn(store::sweep(Arc::clone(&keys), Arc::clone(&states)));
 
     let (notify, telemetry) = (config.notify, config.telemetry);
     let outside = Outside::open(&state, &config.config_dir, notify, telemetry).await;
@@ -192,13 +187,15 @@ pub async fn run(
     let control =
         link::bind(&socket).map_err(failed(format!("cannot make {}", socket.display())))?;
     let doors = listen(&state, &config.api).await?;
-    tell_workers(&platform, &state, &doors)?;
+    platform.tell(Box::new(doors.contact(workers)?));
 
     let metrics = Arc::clone(&outside.metrics);
     let follower = || Follower::new(Arc::clone(&journal), head.clone());
     let _telling = outside.start(&link, follower);
-    let (asks, to_driver) = mpsc::channel(ASKS_MAX);
-    let mut reloading = Box::pin(reload_on_hangup(reloader.clone(), asks.clone()));
+    let ([rollbacks, asks], to_driver) = Asks::new();
+    let identity = doors.identity();
+    let again = (reloader.clone(), identity.clone());
+    let mut reloading = Box::pin(reload_on_hangup(again, asks.clone()));
     let (heard, from_gateways) = mpsc::channel(HEARD_MAX);
     let router = api::router(Arc::new(Api {
         specs,
@@ -206,6 +203,7 @@ pub async fn run(
         config_dir: config.config_dir,
         copies,
         driver: asks,
+        rollbacks,
         head: head.clone(),
         link: link.clone(),
         journal: Arc::clone(&journal),
@@ -213,6 +211,7 @@ pub async fn run(
         states,
         tokens,
         access: Access::new(&config.api),
+        identity,
         metrics,
     }));
     let (stop, stopped) = oneshot::channel();
@@ -231,9 +230,22 @@ pub async fn run(
     Ok(())
 }
 
-/// Reads the configuration again on SIGHUP. Returns only when that cannot be heard.
+/// The state directory, if the configuration is one to start with.
+fn prepare(config: &ControllerConfig) -> Result<StateDir, RunError> {
+    let addr = config.api.listen;
+    if !addr.ip().is_loopback() && config.api.tls.is_none() {
+        return Err(RunError::NotLoopback { addr });
+    }
+    let state = StateDir::new(&config.state_dir);
+    let what = format!("cannot make {}", config.state_dir.display());
+    state.create().map_err(failed(what))?;
+    Ok(state)
+}
+
+/// Reads the configuration and the API's identity again on SIGHUP. Returns only when that cannot be
+/// heard.
 async fn reload_on_hangup(
-    reloader: Arc<Reloader>,
+    (reloader, identity): (Arc<Reloader>, Option<Arc<Identity>>),
     driver: mpsc::Sender<driver::Message>,
 ) -> RunError {
     let mut hangup = match signal(SignalKind::hangup()) {
@@ -241,8 +253,14 @@ async fn reload_on_hangup(
         Err(error) => return failed("cannot listen for SIGHUP")(error),
     };
     while hangup.recv().await.is_some() {
-        let again = Arc::clone(&reloader);
-        match tokio::task::spawn_blocking(move || again.reload()).await {
+        let (again, identity) = (Arc::clone(&reloader), identity.clone());
+        let read = move || {
+            if let Some(Err(error)) = identity.map(|identity| identity.reload()) {
+                tracing::error!(%error, "the API keeps the identity it has");
+            }
+            again.reload()
+        };
+        match tokio::task::spawn_blocking(read).await {
             Ok(Ok(_)) => {
                 // If it is gone, so are we.
                 let _ = driver.send(driver::Message::Reloaded).await;
@@ -258,43 +276,57 @@ async fn reload_on_hangup(
 struct Doors {
     local: TcpListener,
     /// Beside it, with TLS.
-    tls: Option<(TcpListener, TlsAcceptor)>,
+    tls: Option<(TcpListener, Arc<Identity>)>,
 }
 
 impl Doors {
+    fn identity(&self) -> Option<Arc<Identity>> {
+        self.tls.as_ref().map(|(_, identity)| Arc::clone(identity))
+    }
+
+    /// For workers, who are on this machine.
+    fn contact(&self, tokens: WorkerTokens) -> Result<Contact, RunError> {
+        let addr = self.local.local_addr();
+        let addr = addr.map_err(failed("the API has no address"))?;
+        Ok(Contact { addr, tokens })
+    }
+
     async fn serve(self, router: axum::Router) {
         let local = api::serve(self.local, None, router.clone());
         match self.tls {
             None => local.await,
-            Some((listener, acceptor)) => {
+            Some((listener, identity)) => {
                 tokio::select! {
                     () = local => {}
-                    () = api::serve(listener, Some(acceptor), router) => {}
+                    () = api::serve(listener, Some(identity), router) => {}
                 }
             }
         }
     }
 }
 
-/// Workers keep the state of their calls by the API. One that was started by an earlier controller
-/// knows where that one listened.
-fn tell_workers(
-    platform: &ProcessPlatform,
-    state: &StateDir,
-    doors: &Doors,
-) -> Result<(), RunError> {
-    let addr = doors.local.local_addr();
-    let addr = addr.map_err(failed("the API has no address"))?;
-    let token = std::path::absolute(state.worker_token());
-    let token = token.map_err(failed("the token of workers has no path"))?;
-    platform.tell(BTreeMap::from([
-        ("SEGUE_API_URL".to_owned(), format!("http://{addr}")),
-        (
-            "SEGUE_TOKEN_FILE".to_owned(),
-            token.to_string_lossy().into_owned(),
-        ),
-    ]));
-    Ok(())
+/// How workers reach the API: they keep the state of their calls there. One that was started by an
+/// earlier controller knows where that one listened.
+#[derive(Debug)]
+struct Contact {
+    addr: SocketAddr,
+    tokens: WorkerTokens,
+}
+
+impl Tell for Contact {
+    fn variables(&self, agent: &AgentName) -> BTreeMap<String, String> {
+        let url = format!("http://{}", self.addr);
+        let mut variables = BTreeMap::from([("SEGUE_API_URL".to_owned(), url)]);
+        match self.tokens.file(agent) {
+            Ok(file) => {
+                let file = file.to_string_lossy().into_owned();
+                variables.insert("SEGUE_TOKEN_FILE".to_owned(), file);
+            }
+            // It takes calls without one, too; it only cannot keep their state.
+            Err(error) => tracing::error!(%agent, %error, "workers start without their token"),
+        }
+        variables
+    }
 }
 
 /// With TLS, there is a port of loopback without it beside: `segue` on this machine need not mind
@@ -304,17 +336,25 @@ async fn listen(state: &StateDir, config: &ApiConfig) -> Result<Doors, RunError>
         let local = bind(config.listen, &state.api_addr()).await?;
         return Ok(Doors { local, tls: None });
     };
-    let acceptor = api::acceptor(files).map_err(failed("cannot use the identity of the API"))?;
+    let identity = Identity::open(files).map_err(failed("cannot use the identity of the API"))?;
     let listener = bind(config.listen, &state.api_tls_addr()).await?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let local = bind(any, &state.api_addr()).await?;
-    let tls = Some((listener, acceptor));
+    let tls = Some((listener, Arc::new(identity)));
     Ok(Doors { local, tls })
 }
 
-/// Listens, and writes down where.
+/// Listens, and writes down where. Where any port will do, it is the one of before: whoever was told
+/// of that, workers above all, goes on to ask there.
 async fn bind(at: SocketAddr, file: &Path) -> Result<TcpListener, RunError> {
-    let listener = TcpListener::bind(at).await;
+    let mut listener = TcpListener::bind(former(at, file).unwrap_or(at)).await;
+    if let (Err(error), Some(former)) = (&listener, former(at, file)) {
+        tracing::warn!(
+            %former, %error,
+            "the admin API takes another port; workers that run cannot reach it until they are replaced"
+        );
+        listener = TcpListener::bind(at).await;
+    }
     let listener = listener.map_err(failed(format!("cannot listen on {at}")))?;
     let addr = listener.local_addr();
     let addr = addr.map_err(failed("the API has no address"))?;
@@ -324,15 +364,22 @@ async fn bind(at: SocketAddr, file: &Path) -> Result<TcpListener, RunError> {
     Ok(listener)
 }
 
+/// Where it listened before, if it may choose.
+fn former(at: SocketAddr, file: &Path) -> Option<SocketAddr> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let former: SocketAddr = text.trim().parse().ok()?;
+    (at.port() == 0 && former.ip() == at.ip() && former.port() != 0).then_some(former)
+}
+
 /// The smaller stores, and the tokens in one of them.
 async fn open_small(
     state: &StateDir,
-    (api_token, worker_token): (String, String),
+    (api_token, workers): (String, WorkerTokens),
 ) -> Result<(Arc<dyn ControlStore>, Arc<CallStates>, Tokens), RunError> {
     let (control, calls) = (state.control(), state.call_states());
     let opened = driver::blocking(move || {
         let control: Arc<dyn ControlStore> = Arc::new(SqliteControl::open(&control)?);
-        let tokens = Tokens::load(Arc::clone(&control), (&api_token, &worker_token))?;
+        let tokens = Tokens::load(Arc::clone(&control), &api_token, workers)?;
         Ok((control, Arc::new(CallStates::open(&calls)?), tokens))
     });
     opened.await.map_err(RunError::Store)
@@ -357,7 +404,7 @@ async fn finish(driving: impl Future<Output = ()>, serving: impl Future<Output =
 /// What only we and those we tell may know.
 struct Secrets {
     api: String,
-    worker: String,
+    workers: WorkerTokens,
     overrides: String,
     /// Hides the ids of calls in the journal.
     calls: String,
@@ -371,7 +418,7 @@ impl Secrets {
         };
         Ok(Self {
             api: read(state.api_token())?,
-            worker: read(state.worker_token())?,
+            workers: WorkerTokens::open(state).map_err(failed("cannot read the key of workers"))?,
             overrides: read(state.override_token())?,
             calls: read(state.call_key())?,
         })

@@ -107,9 +107,15 @@ impl StateDir {
         self.0.join("api.token")
     }
 
-    /// The token that workers get: it gives them the state of calls, and nothing to steer with.
-    pub fn worker_token(&self) -> PathBuf {
-        self.0.join("worker.token")
+    /// The token that workers of an agent get: it gives them the state of its calls, and nothing to
+    /// steer with.
+    pub fn worker_token(&self, agent: &AgentName) -> PathBuf {
+        self.0.join(format!("worker-{agent}.token"))
+    }
+
+    /// The key that the tokens of workers are made of.
+    pub fn worker_key(&self) -> PathBuf {
+        self.0.join("worker.key")
     }
 
     /// The token that permits a version override.

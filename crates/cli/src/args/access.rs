@@ -68,6 +68,9 @@ pub(crate) struct TokenCreateArgs {
     /// What they may do
     #[arg(long, short, value_enum)]
     pub(crate) role: RoleArg,
+    /// Of which agent a worker is [default: the only one]
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
     /// When it ends by itself, for example 8h or 30d [default: 90d, at most 366d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub(crate) expires_in: Option<u64>,

@@ -118,6 +118,14 @@ pub(crate) enum OnlyPart {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ApproveArgs {
+    /// Label or digest of the one you looked at [default: the one that comes in now]
+    pub(crate) release: Option<String>,
+    #[command(flatten)]
+    pub(crate) verb: VerbArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ReleaseArgs {
     /// Label or digest [default: the only one it can mean]
     pub(crate) release: Option<String>,

@@ -125,7 +125,7 @@ Examples:\n\
 \x20 segue rollback --only prompt   the current release, with the prompt of the one before";
 pub(super) const APPROVE: &str = "\
 Examples:\n\
-\x20 segue approve --reason \"heard three calls\"";
+\x20 segue approve v2 --reason \"heard three calls\"   only if v2 still comes in";
 pub(super) const CONTRACT: &str = "\
 Examples:\n\
 \x20 segue contract                 of the current release\n\
@@ -154,7 +154,7 @@ pub(super) const TOKEN_CREATE: &str = "\
 Examples:\n\
 \x20 segue token create ann --role operator\n\
 \x20 segue token create pipeline --role operator --expires-in 8h\n\
-\x20 segue token create desk --role worker > desk.token";
+\x20 segue token create dialler --role worker --agent desk > desk.token";
 pub(super) const API: &str = "\
 Examples:\n\
 \x20 segue api openapi > openapi.json";

@@ -4,7 +4,7 @@
 use segue_controller::api::wire::{ActionView, AgentView, Ask, VerbBody};
 use segue_core::names::{GatewayId, Label};
 
-use crate::args::{ForgetArgs, Format, PromoteArgs, ReleaseArgs, VerbArgs};
+use crate::args::{ApproveArgs, ForgetArgs, Format, PromoteArgs, ReleaseArgs, VerbArgs};
 use crate::client::Client;
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
@@ -28,6 +28,15 @@ pub(crate) fn promote(home: &Home, format: Format, args: &PromoteArgs) -> anyhow
         ..VerbBody::default()
     };
     ask(home, format, "promote", &args.verb, &body)
+}
+
+/// `approve`.
+pub(crate) fn approve(home: &Home, format: Format, args: &ApproveArgs) -> anyhow::Result<Exit> {
+    let body = VerbBody {
+        release: args.release.clone(),
+        ..VerbBody::default()
+    };
+    ask(home, format, "approve", &args.verb, &body)
 }
 
 /// `drain` and `retire`.
@@ -89,10 +98,11 @@ pub(crate) fn decide(
         reason,
         revision,
     };
-    let release = if verb == "rollback" {
-        takes_calls(agent)
-    } else {
-        body.release.clone()
+    let release = match verb {
+        "rollback" => takes_calls(agent),
+        // Whoever reads the agent here looks at the release that comes in.
+        "approve" if body.release.is_none() => comes_in(agent),
+        _ => body.release.clone(),
     };
     let body = VerbBody {
         release,
@@ -109,6 +119,12 @@ fn takes_calls(agent: &AgentView) -> Option<String> {
     of("ramping")
         .or_else(|| of("current"))
         .map(|release| String::from(release.id))
+}
+
+/// The release of the rollout that is under way.
+fn comes_in(agent: &AgentView) -> Option<String> {
+    let rollout = agent.rollout.as_ref();
+    rollout.map(|rollout| String::from(rollout.incoming_id))
 }
 
 /// Who is at the keyboard, for the audit log.

@@ -1,6 +1,7 @@
 //! `segue token`: who may ask the admin API, and for what.
 
-use segue_controller::api::wire::{TokenBody, TokenView, TokensView};
+use segue_controller::api::wire::{Role, TokenBody, TokenView, TokensView};
+use segue_core::names::{AgentName, BadName};
 use segue_core::time::Timestamp;
 
 use crate::args::{Format, TokenCreateArgs, TokenDo};
@@ -20,9 +21,16 @@ pub(crate) fn run(home: &Home, format: Format, what: &TokenDo) -> anyhow::Result
 }
 
 fn create(client: &Client, format: Format, args: &TokenCreateArgs) -> Result<(), Trouble> {
+    let role = args.role.into();
+    let agent = match (&args.agent, role) {
+        (Some(name), _) => Some(agent_name(name)?),
+        (None, Role::Worker) => Some(client.one_agent(None)?.name),
+        (None, _) => None,
+    };
     let body = TokenBody {
         name: args.name.clone(),
-        role: args.role.into(),
+        role,
+        agent,
         expires_in: args.expires_in,
     };
     let made = client.make_token(&body)?;
@@ -43,11 +51,27 @@ fn create(client: &Client, format: Format, args: &TokenCreateArgs) -> Result<(),
         output::say(&format!(
             "{} is {} until {}; keep the token, it is not shown again",
             made.view.name,
-            made.view.role.word(),
+            role_of(&made.view),
             output::utc(made.view.expires_at),
         ));
     }
     Ok(())
+}
+
+fn agent_name(name: &str) -> Result<AgentName, Trouble> {
+    name.parse().map_err(|error: BadName| {
+        let hint = "see which agents there are with `segue status`";
+        Trouble::new(Exit::Usage, error.to_string(), hint)
+    })
+}
+
+/// What somebody may do, and for whom.
+fn role_of(token: &TokenView) -> String {
+    let role = token.role.word();
+    match &token.agent {
+        Some(agent) => format!("{role} of {agent}"),
+        None => role.to_owned(),
+    }
 }
 
 fn list(client: &Client, format: Format) -> Result<(), Trouble> {
@@ -102,7 +126,7 @@ fn row(token: &TokenView) -> Vec<String> {
     vec![
         token.id.clone(),
         token.name.clone(),
-        token.role.word().to_owned(),
+        role_of(token),
         output::utc(token.created_at),
         token.created_by.clone(),
         ends,

@@ -23,7 +23,7 @@ const VERBS: &[(&[&str], &[&str])] = &[
     (&["rollback"], &["--only", "command"]),
     (&["drain"], &["v1", "v2"]),
     (&["retire"], &["--all"]),
-    (&["approve"], &["v2"]),
+    (&["approve"], &["v1", "v2"]),
     (&["contract"], &["v1", "v2"]),
     (&["diff"], &["v1", "v2", "v3"]),
     (&["permits"], &["--limit", "0"]),

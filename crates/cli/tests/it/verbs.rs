@@ -107,7 +107,9 @@ async fn a_person_approves_before_all_new_calls() {
     let (refused, said) = code(&site, &["promote", "--full"]);
     assert_eq!(refused, Some(7), "{said}");
     assert!(said.contains("segue approve"), "{said}");
-    let said = site.ok(&["approve", "--reason", "heard three calls"]);
+    let (other, said) = code(&site, &["approve", "v9"]);
+    assert_eq!(other, Some(2), "{said}");
+    let said = site.ok(&["approve", "v1", "--reason", "heard three calls"]);
     assert!(said.contains("approve: v1 is approved"), "{said}");
     site.becomes("v1", "current").await;
     let told = site.ok(&["explain"]);

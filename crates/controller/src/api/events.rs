@@ -3,7 +3,7 @@
 //! Nothing is queued for who listens: each event is read from the journal when there is room for
 //! it on the line, so a slow listener costs nothing but its place, and a listener that comes back
 //! goes on exactly after the last event it saw. Places are few, so whoever takes nothing for too
-//! long loses theirs.
+//! long loses theirs, and so does whoever's token is revoked or expires.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use futures_util::stream::unfold;
 use segue_core::audit::Entry;
 use segue_core::names::AgentName;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::redact;
 use crate::driver::{self, blocking};
@@ -42,6 +42,8 @@ pub(super) struct Feed {
     pub(super) agent: Option<AgentName>,
     /// The last entry that was heard.
     pub(super) after: u64,
+    /// Whether the token of who listens still opens anything.
+    pub(super) good: Box<dyn Fn() -> bool + Send + Sync>,
     #[expect(
         dead_code,
         reason = "it is held, and given back when the listener goes"
@@ -82,6 +84,9 @@ impl Listening {
             return Some(self.cut_off("too-slow", "events were not taken in time"));
         }
         loop {
+            if !(self.feed.good)() {
+                return Some(self.cut_off("unauthorized", "the token was revoked or has expired"));
+            }
             if let Some(entry) = self.read.pop_front() {
                 self.feed.after = entry.seq;
                 self.handed = Some(Instant::now());
@@ -93,7 +98,9 @@ impl Listening {
                     // Entries of others need not be read again.
                     self.feed.after = self.feed.after.max(head);
                     self.handed = None;
-                    self.feed.head.changed().await.ok()?;
+                    // A quiet line is looked at, too.
+                    let changed = timeout(KEEP_ALIVE, self.feed.head.changed()).await;
+                    changed.unwrap_or(Ok(())).ok()?;
                 }
                 Ok(page) => self.read.extend(page),
                 Err(error) => return Some(self.cut_off("journal", &driver::describe(&error))),
@@ -179,6 +186,7 @@ mod tests {
             head: watch::channel(head).1,
             agent: agent.map(|agent| agent.parse().unwrap()),
             after,
+            good: Box::new(|| true),
             place: Arc::clone(&places).try_acquire_owned().unwrap(),
         };
         (feed, places)
@@ -207,6 +215,28 @@ mod tests {
             assert_eq!(places.available_permits(), 0);
             assert!(events.next().await.is_none());
         }
+        assert_eq!(places.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_not_listen_any_more_is_cut_off_also_on_a_quiet_line() {
+        let (mut feed, places) = feed(Fixed(vec![entry(1, "desk")]), 0, None);
+        let (announce, head) = watch::channel(1);
+        let (revoke, revoked) = watch::channel(false);
+        feed.head = head;
+        feed.good = Box::new(move || !*revoked.borrow());
+        let mut events = Box::pin(feed.events());
+        assert!(text(events.next().await).contains("id: 1\\n"));
+        let quiet = futures_util::FutureExt::now_or_never(events.next());
+        assert!(quiet.is_none());
+        revoke.send_replace(true);
+        let last = text(events.next().await);
+        assert!(
+            last.contains("cut-off") && last.contains("revoked"),
+            "{last}"
+        );
+        assert!(events.next().await.is_none());
+        drop((events, announce));
         assert_eq!(places.available_permits(), 1);
     }
 

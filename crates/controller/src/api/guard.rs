@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::Api;
 use super::bucket::Asker;
+use super::handlers::no_such_path;
 use super::problem::Reject;
-use super::roles::{EVENTS, Needs, ROLLBACK, endpoint, writes};
+use super::roles::{EVENTS, Needs, ROLLBACK, endpoint, methods, writes};
 use super::tokens::{Principal, Unknown};
 use super::wire::Role;
 use crate::clock;
@@ -63,6 +64,12 @@ fn without_port(host: &str) -> Option<&str> {
     (good && !name.is_empty()).then_some(name)
 }
 
+/// Requests of workers that are answered at once: half the places of a listener, so that with every
+/// stream of events there are still some that can be closed for who comes.
+pub(super) const WORKERS_AT_ONCE: usize = 128;
+/// When a worker that was sent away comes back.
+const WORKERS_AGAIN: Duration = Duration::from_secs(1);
+
 pub(super) async fn guard(
     State(api): State<Arc<Api>>,
     mut request: Request,
@@ -79,40 +86,66 @@ pub(super) async fn guard(
     }
     let found = endpoint(method, path);
     if found.is_some_and(|endpoint| endpoint.needs == Needs::Nothing) {
-        take(&api, Asker::Peer(ends.peer.ip()))?;
+        take(&api, Asker::Stranger(ends.peer.ip()))?;
         return Ok(next.run(request).await);
     }
     let principal = match identify(&api, headers) {
         Ok(principal) => principal,
         Err(unknown) => {
-            take(&api, Asker::Peer(ends.peer.ip()))?;
+            take(&api, Asker::Stranger(ends.peer.ip()))?;
             return Ok(unauthorized(unknown));
         }
     };
     if path != ROLLBACK {
-        take(&api, Asker::Token(principal.id.clone()))?;
+        take(&api, principal.asker())?;
     }
-    match found {
-        Some(endpoint) if !endpoint.needs.are_met_by(principal.role) => {
-            let may = Role::ALL
-                .into_iter()
-                .filter(|role| endpoint.needs.are_met_by(*role));
-            let may: Vec<&str> = may.map(Role::word).collect();
-            let what = format!(
-                "the role {} may not do this, only {}",
-                principal.role.word(),
-                may.join(" or ")
-            );
-            return Err(forbidden(
-                what,
-                "ask with such a token; `segue token create` makes one",
-            ));
-        }
-        // No such path, or not by this method: the router says which.
-        _ => {}
+    if let Err(refused) = admit(method, path, principal.role) {
+        return Ok(*refused);
     }
+    let _place = match principal.role {
+        Role::Worker => Some(api.access.workers.try_acquire().map_err(|_| {
+            Reject::unavailable("busy", "too many workers ask at once").after(WORKERS_AGAIN)
+        })?),
+        _ => None,
+    };
     request.extensions_mut().insert(principal);
     Ok(next.run(request).await)
+}
+
+/// Whether the table of endpoints permits it. What is not in the table nobody may do, whatever the
+/// router has.
+fn admit(method: &Method, path: &str, role: Role) -> Result<(), Box<Response>> {
+    let Some(endpoint) = endpoint(method, path) else {
+        let methods = methods(path);
+        if methods.is_empty() {
+            return Err(Box::new(no_such_path().into_response()));
+        }
+        let refused = Reject::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "bad-request",
+            "this path does not take this method",
+            "read with GET; what else there is, Allow says",
+        );
+        let mut refused = refused.into_response();
+        let methods = HeaderValue::from_str(&methods.join(","));
+        let methods = methods.expect("names of methods are plain");
+        refused.headers_mut().insert(header::ALLOW, methods);
+        return Err(Box::new(refused));
+    };
+    if endpoint.needs.are_met_by(role) {
+        return Ok(());
+    }
+    let may = Role::ALL
+        .into_iter()
+        .filter(|role| endpoint.needs.are_met_by(*role));
+    let may: Vec<&str> = may.map(Role::word).collect();
+    let what = format!(
+        "the role {} may not do this, only {}",
+        role.word(),
+        may.join(" or ")
+    );
+    let hint = "ask with such a token; `segue token create` makes one";
+    Err(Box::new(forbidden(what, hint).into_response()))
 }
 
 fn identify(api: &Arc<Api>, headers: &HeaderMap) -> Result<Principal, Unknown> {
@@ -317,6 +350,33 @@ mod tests {
         ] {
             assert_eq!(check(headers), expected, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_nobody_may_do() {
+        let admit = |method: &str, path: &str, role| match admit(
+            &Method::from_bytes(method.as_bytes()).unwrap(),
+            path,
+            role,
+        ) {
+            Ok(()) => (200, String::new()),
+            Err(refused) => {
+                let allow = refused.headers().get(header::ALLOW);
+                let allow = allow.map_or("", |allow| allow.to_str().unwrap());
+                (refused.status().as_u16(), allow.to_owned())
+            }
+        };
+        let is = |status: u16, allow: &str| (status, allow.to_owned());
+        for role in Role::ALL {
+            // As if the router had them, and somebody forgot the row.
+            for path in ["/v1/secrets", "/v1/agents/{agent}/erase", "/v1/status/", ""] {
+                assert_eq!(admit("GET", path, role), is(404, ""), "{path}");
+            }
+            assert_eq!(admit("DELETE", "/v1/status", role), is(405, "GET,HEAD"));
+            assert_eq!(admit("TRACE", "/v1/tokens", role), is(405, "GET,HEAD,POST"));
+        }
+        assert_eq!(admit("HEAD", "/v1/status", Role::Viewer), is(200, ""));
+        assert_eq!(admit("GET", "/v1/status", Role::Worker), is(403, ""));
     }
 
     #[test]

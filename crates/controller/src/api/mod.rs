@@ -6,6 +6,8 @@ mod doc;
 mod events;
 mod guard;
 mod handlers;
+mod identity;
+mod places;
 mod problem;
 mod redact;
 mod repeat;
@@ -14,6 +16,7 @@ mod schema;
 mod serve;
 mod tokens;
 pub mod wire;
+mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,12 +39,16 @@ use crate::telemetry::Metrics;
 
 pub use config::{ApiConfig, ApiTls, RATE_PER_SECOND, Rate};
 pub use doc::document;
-pub(crate) use serve::{acceptor, serve};
+pub(crate) use identity::Identity;
+pub(crate) use serve::serve;
 pub(crate) use tokens::Tokens;
+pub(crate) use workers::WorkerTokens;
 
 use self::bucket::Buckets;
 use self::guard::Names;
-use self::handlers::{agents, audit, calls, metrics, permits, compose, reload, states, tokens as of_tokens, verbs};
+use self::handlers::{
+    agents, audit, calls, compose, metrics, permits, reload, states, tokens as of_tokens, verbs,
+};
 
 /// Largest body: a command, an environment, a prompt and a configuration, as JSON.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -56,6 +63,8 @@ pub(crate) struct Api {
     pub(crate) config_dir: PathBuf,
     pub(crate) copies: Copies,
     pub(crate) driver: mpsc::Sender<Message>,
+    /// The same for rollbacks alone.
+    pub(crate) rollbacks: mpsc::Sender<Message>,
     /// The number of the last entry of the journal.
     pub(crate) head: watch::Receiver<u64>,
     pub(crate) link: Link,
@@ -64,6 +73,8 @@ pub(crate) struct Api {
     pub(crate) states: Arc<CallStates>,
     pub(crate) tokens: Tokens,
     pub(crate) access: Access,
+    /// What clients beyond loopback are shown.
+    pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -72,6 +83,8 @@ pub(crate) struct Access {
     names: Names,
     buckets: Buckets,
     listeners: Arc<Semaphore>,
+    /// Requests of workers that are answered at once.
+    workers: Semaphore,
 }
 
 impl Access {
@@ -80,6 +93,7 @@ impl Access {
             names: Names::new(&config.names),
             buckets: Buckets::new(config.rate),
             listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)),
+            workers: Semaphore::new(guard::WORKERS_AT_ONCE),
         }
     }
 }
@@ -137,8 +151,7 @@ async fn openapi() -> Json<serde_json::Value> {
 pub(crate) fn router(api: Arc<Api>) -> Router {
     let (endpoints, _) = endpoints().split_for_parts();
     endpoints
-        .fallback(handlers::no_such_path)
-        .method_not_allowed_fallback(handlers::no_such_method)
+        .fallback(async || handlers::no_such_path())
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
             repeat::repeat,

@@ -103,6 +103,12 @@ impl From<Refused> for Reject {
             Refused::UnknownAgent | Refused::NoSuchRelease(_) => {
                 Self::not_found(title, "see what there is with `segue status`")
             }
+            Refused::NotIncoming { .. } => Self::new(
+                StatusCode::CONFLICT,
+                "conflict",
+                title,
+                "look at it with `segue diff`, then approve it by its name",
+            ),
             Refused::NothingTo(_) => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "not-now",

@@ -3,7 +3,12 @@
 //!
 //! The key is taken durably before anything is done, and what is done is finished whether or not
 //! who asked still listens. When the process ends in between, nobody knows the outcome, and that is
-//! the answer then, except for a rollback: to go back twice is to go back once.
+//! the answer then, except for a rollback that names the release it leaves: to leave a release twice
+//! is to leave it once. One that names none goes back from whatever is current then, and one of a
+//! part alone is a deploy.
+//!
+//! The state of a call needs no key, and has none: what is written twice is the same, and a version
+//! says whether somebody else wrote in between. So it is kept in no place but its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +20,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use segue_core::names::hex;
 use sha2::{Digest as _, Sha256};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 
 use super::problem::Reject;
-use super::roles::{ROLLBACK, endpoint, writes};
+use super::roles::{CALL_STATE, ROLLBACK, endpoint, writes};
 use super::tokens::Principal;
-use super::wire::{NewTokenView, Problem};
+use super::wire::{NewTokenView, Problem, VerbBody};
 use super::{Api, BODY_BYTES_MAX};
 use crate::clock;
 use crate::driver::blocking;
@@ -34,6 +40,9 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const KEY_BYTES_MAX: usize = 128;
 /// How long a body may take to come: 256 KiB at the speed of a bad line.
 const BODY_WAIT: Duration = Duration::from_secs(10);
+/// How long a rollback waits for its key, before and after. A commit takes less, and a file that is
+/// locked must not be in its way.
+const KEY_WAIT: Duration = Duration::from_millis(300);
 /// Headers that are part of an answer.
 const KEPT_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::ETAG, header::RETRY_AFTER];
 
@@ -54,7 +63,8 @@ pub(super) async fn repeat(
     let path = request.extensions().get::<MatchedPath>();
     let path = path.map_or("", MatchedPath::as_str);
     // What is no endpoint is refused by the router.
-    if !writes(request.method()) || endpoint(request.method(), path).is_none() {
+    if !writes(request.method()) || endpoint(request.method(), path).is_none() || path == CALL_STATE
+    {
         return Ok(next.run(request).await);
     }
     let is_rollback = path == ROLLBACK;
@@ -77,27 +87,61 @@ pub(super) async fn repeat(
             &body,
         ]),
     };
-    match begin(&api, &key, is_rollback).await {
-        Ok(Begun::New) => {}
-        Ok(Begun::Answered(answer)) => return Ok(replayed(answer)),
-        Ok(Begun::Mismatch) => return Err(mismatch()),
-        Ok(Begun::InProgress) => return Err(in_progress()),
-        Ok(Begun::Unknown) => return Err(unknown()),
+    let may_repeat = is_rollback && leaves_a_release(&body);
+    let mut begun = tokio::spawn(begin(Arc::clone(&api), key.clone(), may_repeat));
+    let answer = if may_repeat {
+        timeout(KEY_WAIT, &mut begun).await.ok()
+    } else {
+        Some((&mut begun).await)
+    };
+    let mut late = None;
+    match answer.map(|answer| answer.unwrap_or_else(|error| Err(failed(&error)))) {
+        Some(Ok(Begun::New)) => {}
+        Some(Ok(Begun::Answered(answer))) => return Ok(replayed(answer)),
+        Some(Ok(Begun::Mismatch)) => return Err(mismatch()),
+        Some(Ok(Begun::InProgress)) => return Err(in_progress()),
+        Some(Ok(Begun::Unknown)) => return Err(unknown()),
         // Nothing may stand in the way of the way back.
-        Err(error) if is_rollback => {
+        Some(Err(error)) if may_repeat => {
             tracing::warn!(%error, "a rollback goes on without its idempotency key");
         }
-        Err(error) => return Err(error.into()),
+        None => {
+            tracing::warn!("a rollback goes on before its idempotency key is taken");
+            late = Some(begun);
+        }
+        // Whether it was done before cannot be told, and it must not be done twice.
+        Some(Err(error)) if is_rollback => {
+            return Err(Reject::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store",
+                error.to_string(),
+                "name the release that you leave with `release`, or ask without a key",
+            ));
+        }
+        Some(Err(error)) => return Err(error.into()),
     }
     let request = Request::from_parts(head, body.into());
     // In a task of its own: it goes on when whoever asked hangs up.
     let done = tokio::spawn(async move {
         let response = next.run(request).await;
-        settle(&api, key, response).await
+        settle(&api, (key, late), response, may_repeat).await
     });
     match done.await {
         Ok(response) => Ok(response),
         Err(error) => Err(Reject::unavailable("internal", error.to_string())),
+    }
+}
+
+/// Whether a rollback may be carried out twice.
+fn leaves_a_release(body: &[u8]) -> bool {
+    let body: Result<VerbBody, _> = serde_json::from_slice(body);
+    body.is_ok_and(|body| body.release.is_some() && body.only.is_none())
+}
+
+fn failed(error: &JoinError) -> StoreError {
+    StoreError::Unavailable {
+        what: error.to_string(),
+        source: None,
     }
 }
 
@@ -151,8 +195,8 @@ fn digest(parts: &[&[u8]]) -> String {
     hex(&hash.finalize())
 }
 
-async fn begin(api: &Arc<Api>, key: &Key, may_repeat: bool) -> Result<Begun, StoreError> {
-    let (store, key, now) = (Arc::clone(&api.control), key.clone(), clock::now());
+async fn begin(api: Arc<Api>, key: Key, may_repeat: bool) -> Result<Begun, StoreError> {
+    let (store, now) = (Arc::clone(&api.control), clock::now());
     blocking(move || {
         let begun = store.begin(&key.token, &key.text, &key.request, now)?;
         if begun == Begun::Unknown && may_repeat {
@@ -164,8 +208,17 @@ async fn begin(api: &Arc<Api>, key: &Key, may_repeat: bool) -> Result<Begun, Sto
     .await
 }
 
-/// Keeps the answer, or gives the key back if nothing was done.
-async fn settle(api: &Arc<Api>, key: Key, response: Response) -> Response {
+/// A key that is still being taken.
+type Late = JoinHandle<Result<Begun, StoreError>>;
+
+/// Keeps the answer, or gives the key back if nothing was done. A rollback does not wait long for
+/// that.
+async fn settle(
+    api: &Arc<Api>,
+    (key, late): (Key, Option<Late>),
+    response: Response,
+    is_urgent: bool,
+) -> Response {
     let status = response.status();
     let (head, body) = response.into_parts();
     // Answers are made in memory; there is nothing to wait for.
@@ -182,13 +235,25 @@ async fn settle(api: &Arc<Api>, key: Key, response: Response) -> Response {
         })
     };
     let store = Arc::clone(&api.control);
-    let kept = blocking(move || match outcome {
-        Outcome::NotDone => store.release(&key.token, &key.text),
-        Outcome::Unknown => store.finish(&key.token, &key.text, None),
-        Outcome::Done(answer) => store.finish(&key.token, &key.text, Some(&answer)),
-    });
-    if let Err(error) = kept.await {
-        tracing::warn!(%error, "an answer could not be kept for its idempotency key");
+    let keep = async move {
+        if let Some(late) = late
+            && !matches!(late.await, Ok(Ok(Begun::New)))
+        {
+            return;
+        }
+        let kept = blocking(move || match outcome {
+            Outcome::NotDone => store.release(&key.token, &key.text),
+            Outcome::Unknown => store.finish(&key.token, &key.text, None),
+            Outcome::Done(answer) => store.finish(&key.token, &key.text, Some(&answer)),
+        });
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, "an answer could not be kept for its idempotency key");
+        }
+    };
+    if is_urgent {
+        let _ = timeout(KEY_WAIT, tokio::spawn(keep)).await;
+    } else {
+        keep.await;
     }
     Response::from_parts(head, body.into())
 }

@@ -135,7 +135,12 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
     on("PUT", PERMIT, Needs::Dial, &[404, 503]),
     on("DELETE", PERMIT, Needs::Dial, &[404, 503]),
     on("GET", "/v1/tokens", Needs::Administer, &[]),
-    on("POST", "/v1/tokens", Needs::Administer, &[409, 422, 503]),
+    on(
+        "POST",
+        "/v1/tokens",
+        Needs::Administer,
+        &[404, 409, 422, 503],
+    ),
     on("GET", "/v1/tokens/events", Needs::Administer, &[503]),
     on("DELETE", "/v1/tokens/{id}", Needs::Administer, &[404, 503]),
     on("GET", CALL_STATE, Needs::CallState, &[404, 503]),
@@ -152,7 +157,7 @@ pub(crate) const EVENTS: &str = "/v1/events";
 const PERMITS: &str = "/v1/agents/{agent}/permits";
 const PERMIT: &str = "/v1/agents/{agent}/permits/{permit}";
 /// The state of a call.
-const CALL_STATE: &str = "/v1/calls/{id}/state";
+pub(crate) const CALL_STATE: &str = "/v1/calls/{id}/state";
 
 /// The row of an endpoint; `None`: there is none, and nobody may use it.
 pub(crate) fn endpoint(method: &Method, path: &str) -> Option<&'static Endpoint> {
@@ -164,6 +169,16 @@ pub(crate) fn endpoint(method: &Method, path: &str) -> Option<&'static Endpoint>
     ENDPOINTS
         .iter()
         .find(|endpoint| endpoint.method == method && endpoint.path == path)
+}
+
+/// The methods that an endpoint takes; none: there is no such endpoint.
+pub(crate) fn methods(path: &str) -> Vec<&'static str> {
+    let rows = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
+    let with_head = rows.flat_map(|endpoint| {
+        let head = (endpoint.method == "GET").then_some("HEAD");
+        [Some(endpoint.method), head]
+    });
+    with_head.flatten().collect()
 }
 
 /// Whether a request of this method changes something.

@@ -1,31 +1,28 @@
 //! Connections to the admin API: at most so many, each with little time for its head, with TLS or
 //! without. The controller is a process of its own, so that none of this can make a call wait.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::header;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
-use super::config::ApiTls;
 use super::guard::Ends;
+use super::identity::Identity;
+use super::places::{Place, Places};
 
-/// Connections of one listener at once; more wait. Listeners of events are the most of them.
+/// Connections of one listener at once. Streams of events and what workers ask for are fewer than
+/// these, so some can always be closed for who comes.
 const CONNECTIONS_MAX: usize = 256;
 /// How long the head of a request may take to come, and a connection may be idle.
 const HEAD_WAIT: Duration = Duration::from_secs(10);
@@ -40,15 +37,15 @@ const UNACKED_MS_MAX: u32 = 30_000;
 /// How long to wait before the next accept when there are no file descriptors left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Type of an answer without an end.
+const STREAM: &str = "text/event-stream";
+
 /// Serves until it is dropped, and its connections with it.
-pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub(crate) async fn serve(listener: TcpListener, identity: Option<Arc<Identity>>, router: Router) {
+    let places = Places::new(CONNECTIONS_MAX);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -60,43 +57,62 @@ pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, route
         let Ok(ours) = stream.local_addr() else {
             continue;
         };
-        let (ends, tls, router) = (Ends { peer, ours }, tls.clone(), router.clone());
+        let place = Arc::new(places.take().await);
+        let (identity, router) = (identity.clone(), router.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(stream, tls, router, ends).await {
+            let kept = Arc::clone(&place);
+            let ended = tokio::select! {
+                ended = connection(stream, identity, router, (Ends { peer, ours }, place)) => ended,
+                () = kept.over() => Err("its place was needed".to_owned()),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%peer, error, "a connection to the API ended early");
             }
-            drop(place);
         });
     }
 }
 
 async fn connection(
     stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    identity: Option<Arc<Identity>>,
     router: Router,
-    ends: Ends,
+    of: (Ends, Arc<Place>),
 ) -> Result<(), String> {
     let _ = stream.set_nodelay(true);
     rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKED_MS_MAX)
         .map_err(|error| error.to_string())?;
-    let Some(tls) = tls else {
-        return speak(stream, router, ends).await;
+    let Some(identity) = identity else {
+        return speak(stream, router, of).await;
     };
-    match timeout(HANDSHAKE_WAIT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => speak(stream, router, ends).await,
+    match timeout(HANDSHAKE_WAIT, identity.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => speak(stream, router, of).await,
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the TLS handshake took too long".to_owned()),
     }
 }
 
-async fn speak<S>(stream: S, router: Router, ends: Ends) -> Result<(), String>
+async fn speak<S>(
+    stream: S,
+    router: Router,
+    (ends, place): (Ends, Arc<Place>),
+) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ends);
-        router.clone().call(request)
+        place.busy();
+        let (answer, place) = (router.clone().call(request), Arc::clone(&place));
+        async move {
+            let answer = answer.await?;
+            // A stream goes on; there are few places for those, and they end with their line.
+            let kind = answer.headers().get(header::CONTENT_TYPE);
+            if kind.is_none_or(|kind| kind != STREAM) {
+                place.idle();
+            }
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let spoken = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -106,28 +122,4 @@ where
         .serve_connection(TokioIo::new(stream), service)
         .await;
     spoken.map_err(|error| error.to_string())
-}
-
-/// Reads the identity.
-///
-/// # Errors
-///
-/// When a file is missing, or the two do not belong together.
-pub(crate) fn acceptor(files: &ApiTls) -> io::Result<TlsAcceptor> {
-    let bad = |path: &std::path::Path| {
-        let path = path.display().to_string();
-        move |error| io::Error::other(format!("{path}: {error}"))
-    };
-    let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_file_iter(&files.cert)
-        .map_err(bad(&files.cert))?
-        .collect();
-    let chain = chain.map_err(bad(&files.cert))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(bad(&files.key))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
-    let mut config = config.map_err(io::Error::other)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -4,9 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use axum::http::StatusCode;
+use segue_core::names::AgentName;
 use segue_core::time::{Millis, Timestamp};
 
+use super::bucket::Asker;
+use super::problem::Reject;
 use super::wire::{NewTokenView, Role, TokenBody, TokenView};
+use super::workers::WorkerTokens;
 use crate::secret;
 use crate::store::{ControlStore, StoreError, TOKENS_MAX, TokenRecord};
 
@@ -23,7 +28,7 @@ const PREFIX: &str = "segue_";
 
 /// Id of the token in the state directory.
 const LOCAL: &str = "local";
-/// Id and name of the token that workers are given.
+/// Name of the tokens that workers are given; the ids are made of it and the agent.
 const WORKERS: &str = "workers";
 
 /// Somebody who is known.
@@ -34,8 +39,33 @@ pub(super) struct Principal {
     /// Under which decisions are written down.
     pub(super) name: String,
     pub(super) role: Role,
+    /// Whose calls a worker may touch. Every token of a worker has one.
+    pub(super) agent: Option<AgentName>,
     /// It is the token of the state directory, whose holder speaks for others.
     pub(super) is_local: bool,
+}
+
+impl Principal {
+    /// Whose requests theirs are counted with.
+    pub(super) fn asker(&self) -> Asker {
+        match self.role {
+            Role::Worker => Asker::Workers(self.id.clone()),
+            _ => Asker::Token(self.id.clone()),
+        }
+    }
+
+    /// A worker has to do with its own agent alone.
+    pub(super) fn check(&self, agent: &AgentName) -> Result<(), Reject> {
+        if self.role != Role::Worker || self.agent.as_ref() == Some(agent) {
+            return Ok(());
+        }
+        Err(Reject::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("this token is not for workers of {agent}"),
+            "use the token of SEGUE_TOKEN_FILE, or one of `segue token create --role worker --agent NAME`",
+        ))
+    }
 }
 
 /// Why somebody is not known.
@@ -56,6 +86,10 @@ pub(super) enum NoToken {
     BadName(String),
     #[error("a token ends after 1 to {max} seconds", max = EXPIRES_IN_S.1)]
     BadExpiry,
+    #[error("the token of a worker belongs to an agent")]
+    NoAgent,
+    #[error("the token of a {} belongs to no agent", .0.word())]
+    NotOfAgent(Role),
     #[error("{0} has a token already")]
     NameTaken(String),
     #[error("{TOKENS_MAX} tokens are good, and there may be no more")]
@@ -71,8 +105,7 @@ pub(crate) struct Tokens {
     store: Arc<dyn ControlStore>,
     /// Digest of the token in the state directory.
     local: String,
-    /// Digest of the token that workers are given.
-    worker: String,
+    workers: WorkerTokens,
     known: RwLock<BTreeMap<String, TokenRecord>>,
     /// Held while one is made or revoked and the disk is waited for; those who ask do not.
     changing: Mutex<()>,
@@ -82,14 +115,15 @@ impl Tokens {
     /// Reads them. Calls block.
     pub(crate) fn load(
         store: Arc<dyn ControlStore>,
-        (local, worker): (&str, &str),
+        local: &str,
+        workers: WorkerTokens,
     ) -> Result<Self, StoreError> {
         let known = store.tokens()?.into_iter();
         let known = known.map(|token| (token.id.clone(), token)).collect();
         Ok(Self {
             store,
             local: secret::digest(local),
-            worker: secret::digest(worker),
+            workers,
             known: RwLock::new(known),
             changing: Mutex::default(),
         })
@@ -113,15 +147,17 @@ impl Tokens {
                 id: LOCAL.to_owned(),
                 name: "api".to_owned(),
                 role: Role::Admin,
+                agent: None,
                 is_local: true,
             };
             return Ok((principal, false));
         }
-        if secret::same(&secret::digest(token), &self.worker) {
+        if let Some(agent) = self.workers.agent(token) {
             let principal = Principal {
-                id: WORKERS.to_owned(),
+                id: format!("{WORKERS}:{agent}"),
                 name: WORKERS.to_owned(),
                 role: Role::Worker,
+                agent: Some(agent),
                 is_local: false,
             };
             return Ok((principal, false));
@@ -151,9 +187,17 @@ impl Tokens {
             id: record.id.clone(),
             name: record.name.clone(),
             role: record.role,
+            agent: record.agent.clone(),
             is_local: false,
         };
         Ok((principal, touch))
+    }
+
+    /// Whether a token that was good still is; workers, who may not listen, need not ask.
+    pub(super) fn is_good(&self, principal: &Principal, now: Timestamp) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let record = known.get(&principal.id);
+        record.map_or(principal.is_local, |record| record.is_good(now))
     }
 
     /// Writes down that a token was used. Calls block; it is not worth failing for.
@@ -174,6 +218,11 @@ impl Tokens {
         if name.is_err() {
             return Err(NoToken::BadName(body.name));
         }
+        match (&body.agent, body.role) {
+            (None, Role::Worker) => return Err(NoToken::NoAgent),
+            (Some(_), role) if role != Role::Worker => return Err(NoToken::NotOfAgent(role)),
+            _ => {}
+        }
         let expires_in = body.expires_in.unwrap_or(EXPIRES_IN_S.0);
         if !(1..=EXPIRES_IN_S.1).contains(&expires_in) {
             return Err(NoToken::BadExpiry);
@@ -184,6 +233,7 @@ impl Tokens {
             id: id.clone(),
             name: body.name,
             role: body.role,
+            agent: body.agent,
             digest: secret::digest(&secret),
             created_at: now,
             created_by: actor.to_owned(),
@@ -243,6 +293,7 @@ fn view(record: &TokenRecord) -> TokenView {
         id: record.id.clone(),
         name: record.name.clone(),
         role: record.role,
+        agent: record.agent.clone(),
         created_at: record.created_at,
         created_by: record.created_by.clone(),
         expires_at: record.expires_at,

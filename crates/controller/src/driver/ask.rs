@@ -64,6 +64,8 @@ pub(crate) enum Wanted {
     Rollback(Option<String>),
     Retire(Option<String>),
     Contract(Option<String>),
+    /// The one that was looked at; another one is not approved.
+    Approve(Option<String>),
 }
 
 /// Why it was not done.
@@ -81,12 +83,22 @@ pub(crate) enum Refused {
     /// No release is called so.
     #[error("there is no release {0}")]
     NoSuchRelease(String),
+    /// It is about another release by now.
+    #[error("{named} is not the incoming release, {incoming} is")]
+    NotIncoming { named: String, incoming: String },
     /// None can be meant.
     #[error("there is no release to {0}")]
     NothingTo(String),
     /// Several can be meant.
     #[error("name the release to {verb}: {names}")]
     Several { verb: String, names: String },
+}
+
+impl Message {
+    /// Whether it is the way back, which goes before all others.
+    pub(crate) fn is_rollback(&self) -> bool {
+        matches!(self, Self::Ask(ask) if matches!(ask.wanted, Wanted::Rollback(_)))
+    }
 }
 
 impl Driver {
@@ -112,9 +124,7 @@ impl Driver {
             Message::Bases(name, reply) => {
                 let _ = reply.send(self.bases(&name));
             }
-            Message::Permit(name, ask, reply) => {
-                let _ = reply.send(self.permit(&name, ask).await);
-            }
+            Message::Permit(name, ask, reply) => self.permit(&name, ask, reply),
             Message::Release(name, release, reply) => {
                 let _ = reply.send(self.release(&name, &release));
             }
@@ -207,6 +217,10 @@ impl Driver {
             Wanted::Contract(name) => Event::Contract {
                 release: contract_of(&holding.agent, name.as_deref())?,
             },
+            Wanted::Approve(name) => {
+                let release = looked_at(&holding.agent, name.as_deref())?;
+                Event::Approve { release }
+            }
         };
         let input = Input {
             actor: format!("operator:{}", ask.actor),
@@ -315,6 +329,26 @@ fn contract_of(agent: &Agent, name: Option<&str>) -> Result<ReleaseId, Refused> 
         Some(_) => choose(agent, name, "run the contract hook of", |_| true),
         None => agent.current().ok_or_else(nothing),
     }
+}
+
+/// Who approves has looked at a release, and it must still be the one that comes in.
+fn looked_at(agent: &Agent, name: Option<&str>) -> Result<Option<ReleaseId>, Refused> {
+    let (Some(name), Some(rollout)) = (name, &agent.rollout) else {
+        return Ok(None);
+    };
+    if is_called(agent, rollout.incoming, name) {
+        return Ok(Some(rollout.incoming));
+    }
+    if !agent
+        .in_state(|_| true)
+        .any(|id| is_called(agent, id, name))
+    {
+        return Err(Refused::NoSuchRelease(name.to_owned()));
+    }
+    Err(Refused::NotIncoming {
+        named: name.to_owned(),
+        incoming: agent.label(rollout.incoming).clone(),
+    })
 }
 
 fn is_called(agent: &Agent, id: ReleaseId, name: &str) -> bool {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
-use segue_core::names::CallId;
+use segue_core::names::{AgentName, CallId};
 use segue_core::time::{Millis, Timestamp};
 use serde_json::{Map, Value};
 
@@ -24,17 +24,25 @@ pub const CALL_STATES_MAX: u64 = 20_000;
 /// Expired states removed with one write: it must not take long.
 const SWEEP_MAX: usize = 100;
 
+/// The first table is from before states belonged to agents: whose its states are nobody knows, and
+/// they would be forgotten in half an hour.
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS states (
-        call TEXT PRIMARY KEY,
+    DROP TABLE IF EXISTS states;
+    CREATE TABLE IF NOT EXISTS agent_states (
+        agent TEXT NOT NULL,
+        call TEXT NOT NULL,
         version INTEGER NOT NULL,
         state TEXT NOT NULL,
-        expires_at INTEGER NOT NULL
+        expires_at INTEGER NOT NULL,
+        PRIMARY KEY (agent, call)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS states_by_expiry ON states (expires_at);
+    CREATE INDEX IF NOT EXISTS agent_states_by_expiry ON agent_states (expires_at);
     CREATE TABLE IF NOT EXISTS counter (one INTEGER PRIMARY KEY CHECK (one = 1), last INTEGER NOT NULL) STRICT;
     INSERT OR IGNORE INTO counter VALUES (1, 0);
 ";
+
+/// A call of an agent. Ids of calls may come from callers, so another agent may have the same.
+pub type CallOf = (AgentName, CallId);
 
 /// The state of one call.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,9 +141,9 @@ impl CallStates {
     /// # Errors
     ///
     /// When the file cannot be read.
-    pub fn read(&self, call: &CallId, now: Timestamp) -> Result<Option<CallState>, StoreError> {
+    pub fn read(&self, of: &CallOf, now: Timestamp) -> Result<Option<CallState>, StoreError> {
         let connection = lock(&self.connection);
-        read(&connection, call, now).map_err(|error| self.failed(error))
+        read(&connection, of, now).map_err(|error| self.failed(error))
     }
 
     /// Writes the state of a call, if the condition holds. Nobody writes in between. Answers the
@@ -148,7 +156,7 @@ impl CallStates {
     /// A [`CallStateError`]; nothing has changed then.
     pub fn write(
         &self,
-        call: &CallId,
+        of: &CallOf,
         change: Change,
         condition: &Condition,
         now: Timestamp,
@@ -156,7 +164,7 @@ impl CallStates {
         let mut connection = lock(&self.connection);
         let failed = |error| CallStateError::from(self.failed(error));
         let transaction = begin(&mut connection).map_err(failed)?;
-        let before = read(&transaction, call, now).map_err(failed)?;
+        let before = read(&transaction, of, now).map_err(failed)?;
         let new = before.is_none();
         if !condition.holds(before.as_ref().map(|state| state.version)) {
             return Err(CallStateError::Precondition);
@@ -179,9 +187,9 @@ impl CallStates {
         }
         let version = next_version(&transaction).map_err(failed)?;
         let expires_at = now + CALL_STATE_KEPT;
-        let insert = "INSERT OR REPLACE INTO states (call, version, state, expires_at)
-                      VALUES (?1, ?2, ?3, ?4)";
-        let values = params![call.as_str(), version, text, expires_at.0];
+        let insert = "INSERT OR REPLACE INTO agent_states
+                      (agent, call, version, state, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let values = params![of.0.as_str(), of.1.as_str(), version, text, expires_at.0];
         transaction.execute(insert, values).map_err(failed)?;
         transaction.commit().map_err(failed)?;
         let state = CallState {
@@ -199,23 +207,38 @@ impl CallStates {
     /// A [`CallStateError`]; nothing has changed then.
     pub fn remove(
         &self,
-        call: &CallId,
+        of: &CallOf,
         condition: &Condition,
         now: Timestamp,
     ) -> Result<bool, CallStateError> {
         let mut connection = lock(&self.connection);
         let failed = |error| CallStateError::from(self.failed(error));
         let transaction = begin(&mut connection).map_err(failed)?;
-        let before = read(&transaction, call, now).map_err(failed)?;
+        let before = read(&transaction, of, now).map_err(failed)?;
         if !condition.holds(before.as_ref().map(|state| state.version)) {
             return Err(CallStateError::Precondition);
         }
-        let delete = "DELETE FROM states WHERE call = ?1";
+        let delete = "DELETE FROM agent_states WHERE agent = ?1 AND call = ?2";
         transaction
-            .execute(delete, [call.as_str()])
+            .execute(delete, [of.0.as_str(), of.1.as_str()])
             .map_err(failed)?;
         transaction.commit().map_err(failed)?;
         Ok(before.is_some())
+    }
+
+    /// Removes states whose time is over, some at once. Answers whether there may be more.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn sweep(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let connection = lock(&self.connection);
+        let swept = sweep(&connection, now).map_err(|error| self.failed(error))?;
+        if swept > 0 && swept < SWEEP_MAX {
+            // What was removed is still in the write-ahead log.
+            file::empty_log(&connection).map_err(|error| self.failed(error))?;
+        }
+        Ok(swept == SWEEP_MAX)
     }
 
     fn failed(&self, error: rusqlite::Error) -> StoreError {
@@ -229,12 +252,13 @@ fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
 
 fn read(
     connection: &Connection,
-    call: &CallId,
+    of: &CallOf,
     now: Timestamp,
 ) -> rusqlite::Result<Option<CallState>> {
-    let query = "SELECT version, state, expires_at FROM states WHERE call = ?1 AND expires_at > ?2";
+    let query = "SELECT version, state, expires_at FROM agent_states
+                 WHERE agent = ?1 AND call = ?2 AND expires_at > ?3";
     let mut statement = connection.prepare_cached(query)?;
-    let state = statement.query_row(params![call.as_str(), now.0], |row| {
+    let state = statement.query_row(params![of.0.as_str(), of.1.as_str(), now.0], |row| {
         let text: String = row.get(1)?;
         let state = serde_json::from_str(&text).map_err(|error| {
             rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, error.into())
@@ -248,15 +272,15 @@ fn read(
     state.optional()
 }
 
-fn sweep(connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
-    let delete = "DELETE FROM states WHERE call IN
-                  (SELECT call FROM states WHERE expires_at <= ?1 LIMIT ?2)";
+fn sweep(connection: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
+    let delete = "DELETE FROM agent_states WHERE (agent, call) IN
+                  (SELECT agent, call FROM agent_states WHERE expires_at <= ?1 LIMIT ?2)";
     let mut statement = connection.prepare_cached(delete)?;
-    statement.execute(params![now.0, SWEEP_MAX]).map(drop)
+    statement.execute(params![now.0, SWEEP_MAX])
 }
 
 fn count(connection: &Connection) -> rusqlite::Result<u64> {
-    let mut statement = connection.prepare_cached("SELECT count(*) FROM states")?;
+    let mut statement = connection.prepare_cached("SELECT count(*) FROM agent_states")?;
     statement.query_row([], |row| row.get(0))
 }
 
@@ -348,7 +372,7 @@ mod tests {
     #[test]
     fn a_state_is_forgotten_after_its_time_and_no_version_comes_back() {
         let (states, path) = states();
-        let call: CallId = "CA1".parse().unwrap();
+        let call: CallOf = ("desk".parse().unwrap(), "CA1".parse().unwrap());
         let put = |now, condition: &Condition| {
             let change = Change::Put(object(json!({"n": now})));
             states.write(&call, change, condition, Timestamp(now))
@@ -375,7 +399,11 @@ mod tests {
         assert_eq!(states.read(&call, second.expires_at).unwrap(), None);
         let (third, new) = put(second.expires_at.0, &missing).unwrap();
         assert!(new && third.version > second.version);
-        let gone = states.remove(&call, &Condition::default(), Timestamp(third.expires_at.0 - 1));
+        let gone = states.remove(
+            &call,
+            &Condition::default(),
+            Timestamp(third.expires_at.0 - 1),
+        );
         assert!(gone.unwrap());
         let (fourth, _) = put(third.expires_at.0, &Condition::default()).unwrap();
         assert!(
@@ -386,11 +414,67 @@ mod tests {
     }
 
     #[test]
+    fn what_is_swept_is_not_in_the_file_any_more() {
+        const CANARY: &str = "canary-of-a-caller";
+        let (states, path) = states();
+        let count = SWEEP_MAX + 50;
+        for number in 0..count {
+            let of = (
+                "desk".parse().unwrap(),
+                format!("CA{number}").parse().unwrap(),
+            );
+            let change = Change::Put(object(json!({ "said": CANARY })));
+            let any = Condition::default();
+            states.write(&of, change, &any, Timestamp(1)).unwrap();
+        }
+        let found = || {
+            let files = ["", "-wal"].map(|end| format!("{}{end}", path.display()));
+            let files = files.iter().filter_map(|file| std::fs::read(file).ok());
+            let mut bytes = files.flatten().collect::<Vec<u8>>();
+            bytes.extend_from_slice(b"end");
+            let canary = CANARY.as_bytes();
+            bytes.windows(canary.len()).any(|part| part == canary)
+        };
+        let end = Timestamp(1) + CALL_STATE_KEPT;
+        assert!(!states.sweep(Timestamp(end.0 - 1)).unwrap());
+        assert!(found(), "they are kept as long as they should");
+        assert!(states.sweep(end).unwrap(), "there are more");
+        assert!(!states.sweep(end).unwrap());
+        assert!(!found());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_same_id_of_another_agent_is_another_call() {
+        let (states, path) = states();
+        let of = |agent: &str| (agent.parse().unwrap(), "CA1".parse().unwrap());
+        let (any, now) = (Condition::default(), Timestamp(1));
+        let put = |agent: &str, value: Value| {
+            let change = Change::Put(object(value));
+            states.write(&of(agent), change, &any, now).unwrap().1
+        };
+        let read = |agent: &str| states.read(&of(agent), now).unwrap();
+        assert!(put("desk", json!({ "n": 1 })) && put("other", json!({ "n": 2 })));
+        assert_eq!(read("desk").unwrap().state, object(json!({ "n": 1 })));
+        assert!(states.remove(&of("other"), &any, now).unwrap());
+        assert_eq!(read("other"), None);
+        assert!(read("desk").is_some());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
     fn what_is_too_large_changes_nothing() {
         let (states, path) = states();
-        let (call, now) = ("CA1".parse().unwrap(), Timestamp(1));
-        let write =
-            |value: Value| states.write(&call, Change::Merge(object(value)), &Condition::default(), now);
+        let call = ("desk".parse().unwrap(), "CA1".parse().unwrap());
+        let now = Timestamp(1);
+        let write = |value: Value| {
+            states.write(
+                &call,
+                Change::Merge(object(value)),
+                &Condition::default(),
+                now,
+            )
+        };
         let large = "x".repeat(CALL_STATE_BYTES_MAX - 100);
         let (kept, _) = write(json!({ "large": large })).unwrap();
         let more = write(json!({ "more": "x".repeat(100) }));

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, params};
+use segue_core::names::AgentName;
 use segue_core::time::{Millis, Timestamp};
 
 use super::StoreError;
@@ -33,7 +34,8 @@ const SCHEMA: &str = "
         created_by TEXT NOT NULL,
         expires_at INTEGER NOT NULL,
         revoked_at INTEGER,
-        used_at INTEGER
+        used_at INTEGER,
+        agent TEXT
     ) STRICT;
     CREATE TABLE IF NOT EXISTS token_events (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -68,6 +70,8 @@ pub struct TokenRecord {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// Of which agent a worker is.
+    pub agent: Option<AgentName>,
     /// SHA-256 of its secret, in hexadecimal.
     pub digest: String,
     /// When it was made.
@@ -154,6 +158,9 @@ pub trait ControlStore: Send + Sync {
 
     /// Gives a key back: nothing was done.
     fn release(&self, token: &str, key: &str) -> Result<(), StoreError>;
+
+    /// Forgets keys that were kept long enough, with their answers.
+    fn sweep_keys(&self, now: Timestamp) -> Result<(), StoreError>;
 }
 
 /// A [`ControlStore`] in an `SQLite` file.
@@ -172,6 +179,7 @@ impl SqliteControl {
     /// When it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = file::open(path, Durable::Power, SCHEMA)?;
+        add_agent(&connection).map_err(|error| file::unavailable(path, error))?;
         let abandon = "UPDATE keys SET state = 'unknown' WHERE state = 'begun'";
         connection
             .execute(abandon, [])
@@ -193,7 +201,7 @@ impl ControlStore for SqliteControl {
         self.with(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT id, name, role, digest, created_at, created_by, expires_at, revoked_at,
-                 used_at FROM tokens ORDER BY created_at, id",
+                 used_at, agent FROM tokens ORDER BY created_at, id",
             )?;
             statement.query_map([], token)?.collect()
         })
@@ -209,8 +217,8 @@ impl ControlStore for SqliteControl {
                 [dead.0],
             )?;
             transaction.execute(
-                "INSERT INTO tokens (id, name, role, digest, created_at, created_by, expires_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO tokens (id, name, role, digest, created_at, created_by, expires_at,
+                 agent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     token.id,
                     token.name,
@@ -218,7 +226,8 @@ impl ControlStore for SqliteControl {
                     token.digest,
                     token.created_at.0,
                     token.created_by,
-                    token.expires_at.0
+                    token.expires_at.0,
+                    token.agent.as_ref().map(AgentName::as_str)
                 ],
             )?;
             note(&transaction, "created", token, &token.created_by, now)?;
@@ -231,7 +240,7 @@ impl ControlStore for SqliteControl {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let query = "SELECT id, name, role, digest, created_at, created_by, expires_at,
-                         revoked_at, used_at FROM tokens WHERE id = ?1 AND revoked_at IS NULL";
+                         revoked_at, used_at, agent FROM tokens WHERE id = ?1 AND revoked_at IS NULL";
             let Some(record) = transaction.query_row(query, [id], token).optional()? else {
                 return Ok(false);
             };
@@ -283,11 +292,7 @@ impl ControlStore for SqliteControl {
         self.with(|connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let old = now - KEY_KEPT;
-            transaction.execute(
-                "DELETE FROM keys WHERE at < ?1 AND state <> 'begun'",
-                [old.0],
-            )?;
+            sweep(&transaction, now)?;
             let query = "SELECT request, state, status, headers, body FROM keys
                          WHERE token = ?1 AND key = ?2";
             let known = transaction
@@ -345,6 +350,20 @@ impl ControlStore for SqliteControl {
             connection.execute(delete, [token, key]).map(drop)
         })
     }
+
+    fn sweep_keys(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.with(|connection| {
+            if sweep(connection, now)? > 0 {
+                file::empty_log(connection)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn sweep(connection: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
+    let delete = "DELETE FROM keys WHERE at < ?1 AND state <> 'begun'";
+    connection.execute(delete, [(now - KEY_KEPT).0])
 }
 
 fn note(
@@ -374,6 +393,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {
         expires_at: Timestamp(row.get(6)?),
         revoked_at: time(7)?,
         used_at: time(8)?,
+        agent: agent(row, 9)?,
     })
 }
 
@@ -381,6 +401,33 @@ fn role(row: &Row<'_>, column: usize) -> rusqlite::Result<Role> {
     let word: String = row.get(column)?;
     word.parse()
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error))
+}
+
+fn agent(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<AgentName>> {
+    let name: Option<String> = row.get(column)?;
+    name.map(|name| name.parse().map_err(|error| unreadable(column, error)))
+        .transpose()
+}
+
+fn unreadable(
+    column: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}
+
+/// Files of before workers belonged to agents get the column. A worker's token of that time is of
+/// no agent, and opens nothing.
+fn add_agent(connection: &Connection) -> rusqlite::Result<()> {
+    let query = "SELECT 1 FROM pragma_table_info('tokens') WHERE name = 'agent'";
+    if connection
+        .query_row(query, [], |_| Ok(()))
+        .optional()?
+        .is_none()
+    {
+        connection.execute("ALTER TABLE tokens ADD COLUMN agent TEXT", [])?;
+    }
+    Ok(())
 }
 
 fn begun(row: &Row<'_>, request: &str) -> rusqlite::Result<Begun> {

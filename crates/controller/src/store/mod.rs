@@ -7,12 +7,13 @@ mod cursors;
 mod file;
 mod permits;
 mod sqlite;
+mod sweep;
 
 use segue_core::audit::{Entry, GENESIS};
 use segue_core::names::AgentName;
 
 pub use calls::{
-    CALL_STATE_BYTES_MAX, CALL_STATE_KEPT, CALL_STATES_MAX, CallState, CallStateError, CallStates,
+    CALL_STATE_BYTES_MAX, CALL_STATE_KEPT, CALL_STATES_MAX, CallOf, CallState, CallStateError, CallStates,
     Change, Condition, Versions,
 };
 pub use control::{
@@ -20,8 +21,9 @@ pub use control::{
     TokenRecord,
 };
 pub use cursors::Cursors;
-pub use permits::{Permit, PermitStore, SqlitePermits};
+pub use permits::{Dialler, Permit, PermitChange, PermitStore, SqlitePermits};
 pub use sqlite::SqliteJournal;
+pub(crate) use sweep::sweep;
 
 /// Entries read at once: a few megabytes.
 const READ_MAX: usize = 1_000;

@@ -107,3 +107,31 @@ async fn pages_of_others_hear_nothing() {
     }
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_lost_the_token_hears_no_more() {
+    let directory = Directory::new();
+    let running = Running::start(&directory, spec()).await;
+    let client = &running.client;
+    let (id, token) = client.token("ann", "viewer", 3_600).await;
+    let mut stream = listen(&client.with(&token), "/v1/events", &[]).await;
+    let revoked = client
+        .ask("DELETE", &format!("/v1/tokens/{id}"), None)
+        .await;
+    assert_eq!(revoked.status, 204);
+    client.act("deploy", json!({ "label": "v1" })).await;
+    // What was decided before may still be on its way.
+    let (name, data) = loop {
+        let event = timeout(PATIENCE, stream.event()).await.expect("an event");
+        let (_, name, data) = event.unwrap();
+        assert_ne!(name, "deployed");
+        if name != "configured" {
+            break (name, data);
+        }
+    };
+    assert_eq!(name, "cut-off");
+    assert_eq!(data["type"], "unauthorized");
+    let end = timeout(PATIENCE, stream.event()).await.expect("the end");
+    assert!(end.is_none(), "{end:?}");
+    running.stop().await;
+}

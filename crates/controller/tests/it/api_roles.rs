@@ -132,7 +132,10 @@ const MATRIX: &[(&str, &str, [bool; 5])] = &[
 impl Client {
     /// Makes a token; answers its id and itself.
     pub(crate) async fn token(&self, name: &str, role: &str, expires_in: u64) -> (String, String) {
-        let body = json!({ "name": name, "role": role, "expires_in": expires_in });
+        let mut body = json!({ "name": name, "role": role, "expires_in": expires_in });
+        if role == "worker" {
+            body["agent"] = json!("desk");
+        }
         let answer = self.ask("POST", "/v1/tokens", Some(&body)).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         let made = answer.json();
@@ -171,7 +174,7 @@ async fn every_role_may_do_what_the_matrix_says() {
     }
     for (method, path, allowed) in MATRIX {
         let filled = path
-            .replace("{agent}", "nobody")
+            .replace("{agent}", if path.contains("permits") { "desk" } else { "nobody" })
             .replace("{release}", "v1")
             .replace("{gateway}", "gw-9")
             .replace("{permit}", "0123456789abcdef0123456789abcdef")
@@ -183,6 +186,73 @@ async fn every_role_may_do_what_the_matrix_says() {
             assert_eq!(status != 403, *allowed, "{role}: {method} {path}: {status}");
         }
     }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_has_to_do_with_the_calls_of_its_own_agent_alone() {
+    let directory = Directory::new();
+    let mut config = directory.config(spec());
+    config.agents.insert("other".parse().unwrap(), spec());
+    let running = Running::start_with(&directory, config).await;
+    let admin = &running.client;
+    for (body, status) in [
+        (json!({ "name": "w", "role": "worker" }), 422),
+        (json!({ "name": "w", "role": "worker", "agent": "nobody" }), 404),
+        (json!({ "name": "w", "role": "worker", "agent": "a b" }), 400),
+        (json!({ "name": "w", "role": "viewer", "agent": "desk" }), 422),
+    ] {
+        let answer = admin.ask("POST", "/v1/tokens", Some(&body)).await;
+        assert_eq!(answer.status, status, "{body}: {answer:?}");
+    }
+    let (_, token) = admin.token("ours", "worker", 600).await;
+    let ours = admin.with(&token);
+    let body = json!({ "name": "theirs", "role": "worker", "agent": "other" });
+    let made = admin.ask("POST", "/v1/tokens", Some(&body)).await.json();
+    assert_eq!(made["agent"], "other");
+    let theirs = admin.with(made["token"].as_str().unwrap());
+
+    // Both have a call of the same name, and each its own state.
+    let path = "/v1/calls/CA1/state";
+    let state = async |client: &Client, path: &str| {
+        let answer = client.ask("GET", path, None).await;
+        (answer.status == 200).then(|| answer.json()["state"].clone())
+    };
+    for (client, name) in [(&ours, "desk"), (&theirs, "other")] {
+        let put = client.ask("PUT", path, Some(&json!({ "of": name }))).await;
+        assert_eq!(put.status, 201, "{put:?}");
+    }
+    assert_eq!(state(&ours, path).await, Some(json!({ "of": "desk" })));
+    let named = "/v1/calls/CA1/state?agent=desk";
+    assert_eq!(state(&ours, named).await, state(&ours, path).await);
+    for (method, body) in [("GET", None), ("PUT", Some(json!({}))), ("DELETE", None)] {
+        let answer = theirs.ask(method, named, body.as_ref()).await;
+        is_problem(&answer, 403, "forbidden");
+    }
+    assert_eq!(theirs.ask("DELETE", path, None).await.status, 204);
+    assert_eq!(state(&ours, path).await, Some(json!({ "of": "desk" })));
+    // Who is no worker says whose call it is.
+    is_problem(&admin.ask("GET", path, None).await, 400, "bad-request");
+    assert_eq!(state(admin, named).await, Some(json!({ "of": "desk" })));
+    assert_eq!(state(admin, "/v1/calls/CA1/state?agent=other").await, None);
+
+    let permits = "/v1/agents/other/permits";
+    let permit = format!("{permits}/0123456789abcdef0123456789abcdef");
+    for (method, path) in [("POST", permits), ("PUT", &permit), ("DELETE", &permit)] {
+        let body = (method != "DELETE").then(|| json!({}));
+        let answer = ours.ask(method, path, body.as_ref()).await;
+        is_problem(&answer, 403, "forbidden");
+        let answer = theirs.ask(method, path, body.as_ref()).await;
+        assert_ne!(answer.status, 403, "{answer:?}");
+    }
+    running.stop().await;
+
+    // The next controller knows whose they are.
+    let mut config = directory.config(spec());
+    config.agents.insert("other".parse().unwrap(), spec());
+    let running = Running::start_with(&directory, config).await;
+    let ours = running.client.with(&token);
+    assert_eq!(state(&ours, path).await, Some(json!({ "of": "desk" })));
     running.stop().await;
 }
 

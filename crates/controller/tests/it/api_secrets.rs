@@ -28,7 +28,11 @@ async fn a_secret_is_in_no_answer_and_no_log() {
     let client = Client::connect(&directory.state()).await;
     let body = json!({
         "label": "v1",
-        "env": { "API_KEY": CANARY, "db_password": CANARY, "MODE": "plain-to-see" },
+        "env": {
+            "API_KEY": CANARY, "db_password": CANARY, "SMTP_PASS": CANARY, "DB_PASSWD": CANARY,
+            "DATABASE_URL": format!("postgres://u:{CANARY}@db/x"), "MODE": "plain-to-see",
+        },
+        "reason": format!("with --password={CANARY}"),
     });
     let mut told = vec![client.act_text("deploy", body).await];
     crate::eventually("v1 to be current", async || {
@@ -55,6 +59,7 @@ async fn a_secret_is_in_no_answer_and_no_log() {
     let env = whole.json()["release"]["content"]["env"].clone();
     assert_eq!(env["API_KEY"], "***", "{env}");
     assert_eq!(env["db_password"], "***", "{env}");
+    assert_eq!(env["DATABASE_URL"], "***", "{env}");
     assert_eq!(env["MODE"], "plain-to-see", "{env}");
     for path in paths.drain(..) {
         let answer = client.ask("GET", &path, None).await;

@@ -5,16 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rcgen::generate_simple_self_signed;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use segue_controller::api::ApiTls;
+use segue_controller::{ControllerConfig, Source, run};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::{Directory, PATIENCE, Running, spec};
+use crate::api::is_problem;
+use crate::{Client, Directory, PATIENCE, Running, eventually, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_loopback_it_speaks_tls_and_answers_to_its_names() {
@@ -89,6 +93,125 @@ async fn beyond_loopback_it_speaks_tls_and_answers_to_its_names() {
     running.stop().await;
 }
 
+/// Writes an identity for `segue.example` and answers its certificate.
+fn renew(files: &ApiTls) -> CertificateDer<'static> {
+    let made = generate_simple_self_signed(["segue.example".to_owned()]).unwrap();
+    fs::write(&files.cert, made.cert.pem()).unwrap();
+    fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    made.cert.der().clone()
+}
+
+/// Whether who trusts this certificate alone can connect.
+async fn is_shown(certificate: &CertificateDer<'static>, port: u16) -> bool {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = ServerName::try_from("segue.example").unwrap();
+    let connector = TlsConnector::from(Arc::new(tls));
+    connector.connect(name, stream).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_shown_after_a_reload_and_a_bad_one_never() {
+    let directory = Directory::new();
+    let file = directory.0.join("segue.toml");
+    let text = "[agents.desk]\ncommand = [\"bot\", \"{port}\"]\n";
+    fs::write(&file, text).unwrap();
+    let (cert, key) = (directory.0.join("cert.pem"), directory.0.join("key.pem"));
+    let files = ApiTls { cert, key };
+    let first = renew(&files);
+    let mut config = directory.config(spec());
+    config.api.tls = Some(files.clone());
+    config.source = Some(Source {
+        file,
+        spec: segue_core::spec::parse("segue.toml", text).unwrap(),
+    });
+    let running = Running::start_with(&directory, config).await;
+    let addr = fs::read_to_string(directory.state().api_tls_addr()).unwrap();
+    let port = addr.trim().parse::<SocketAddr>().unwrap().port();
+    assert!(is_shown(&first, port).await);
+
+    let second = renew(&files);
+    assert!(!is_shown(&second, port).await, "nobody said so yet");
+    let reload = running.client.ask("POST", "/v1/reload", None).await;
+    assert_eq!(reload.status, 200, "{reload:?}");
+    assert!(is_shown(&second, port).await && !is_shown(&first, port).await);
+
+    fs::write(&files.key, "no key").unwrap();
+    let reload = running.client.ask("POST", "/v1/reload", None).await;
+    is_problem(&reload, 422, "bad-config");
+    assert!(is_shown(&second, port).await);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_port_on_loopback_stays_the_same_unless_somebody_took_it() {
+    let directory = Directory::new();
+    let (cert, key) = (directory.0.join("cert.pem"), directory.0.join("key.pem"));
+    let files = ApiTls { cert, key };
+    renew(&files);
+    let mut config = directory.config(spec());
+    config.api.tls = Some(files);
+    let running = Running::start_with(&directory, config.clone()).await;
+    let client = running.client.clone();
+    running.stop().await;
+
+    // A controller that is killed leaves the file; `Running` would remove it first.
+    let start = |config: ControllerConfig| {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let ended = tokio::spawn(run(config, async { stopped.await.unwrap_or_default() }));
+        (stop, ended)
+    };
+    let (stop, ended) = start(config.clone());
+    eventually("the API at the address of before", async || {
+        let stream = TcpStream::connect(client.addr).await.ok()?;
+        drop(stream);
+        (client.ask("GET", "/v1/status", None).await.status == 200).then_some(())
+    })
+    .await;
+    let now = Client::connect(&directory.state()).await;
+    assert_eq!(now.addr, client.addr);
+    stop.send(()).unwrap();
+    ended.await.unwrap().unwrap();
+
+    let taken = TcpListener::bind(client.addr).await.unwrap();
+    let (stop, ended) = start(config);
+    let moved = eventually("the API at another address", async || {
+        let now = Client::connect(&directory.state()).await;
+        (now.addr != client.addr).then_some(now)
+    })
+    .await;
+    assert_eq!(moved.ask("GET", "/v1/status", None).await.status, 200);
+    stop.send(()).unwrap();
+    ended.await.unwrap().unwrap();
+    drop(taken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_ask_for_nothing_keep_nobody_out() {
+    let directory = Directory::new();
+    let running = Running::start(&directory, spec()).await;
+    let addr = running.client.addr;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(addr).await.unwrap());
+    }
+    let rollback = running.client.post("rollback", json!({})).await;
+    assert_eq!(rollback.status, 422, "there is nothing to go back to");
+    // It did not wait until they were hung up on for their silence.
+    let mut byte = [0];
+    let kept = idle[200].try_read(&mut byte).unwrap_err();
+    assert_eq!(kept.kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(idle[0].read(&mut byte).await.unwrap_or(0), 0);
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_that_cannot_be_used_is_told_before_anything_starts() {
     let directory = Directory::new();
@@ -98,7 +221,7 @@ async fn an_identity_that_cannot_be_used_is_told_before_anything_starts() {
         cert: missing.clone(),
         key: missing,
     });
-    let error = segue_controller::run(config, std::future::pending()).await;
+    let error = run(config, std::future::pending()).await;
     let error = error.unwrap_err();
     assert!(error.to_string().contains("identity of the API"), "{error}");
     assert!(!error.hint().is_empty());

@@ -7,6 +7,7 @@
 
 mod ack;
 mod api;
+mod api_approve;
 mod api_events;
 mod api_keys;
 mod api_roles;
@@ -22,6 +23,7 @@ mod journal;
 mod link;
 mod metrics;
 mod notify;
+mod outsiders;
 mod permits;
 mod receiver;
 mod rollout;

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use segue_core::names::AgentName;
 use serde::Deserialize;
 
 use super::{Answer, Asked, NUMBER_MAX, bounded, query};
 use crate::api::events::{Feed, KEEP_ALIVE};
 use crate::api::problem::Reject;
+use crate::api::tokens::Principal;
 use crate::api::wire::{AuditView, VerifyView};
 use crate::api::{Api, redact, schema};
-use crate::driver;
+use crate::{clock, driver};
 
 /// Entries listed unless asked for more, and the most.
 const ENTRIES: (usize, usize) = (100, 1_000);
@@ -102,6 +103,7 @@ pub(crate) struct EventsQuery {
 )]
 pub(crate) async fn events(
     State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
     headers: HeaderMap,
     asked: Asked<EventsQuery>,
 ) -> Result<Response, Reject> {
@@ -118,13 +120,14 @@ pub(crate) async fn events(
     let place = place.map_err(|_| {
         Reject::unavailable("busy", "there are too many listeners").after(KEEP_ALIVE)
     })?;
-    let head = api.head.clone();
+    let (head, of) = (api.head.clone(), Arc::clone(&api));
     let now = *head.borrow();
     let feed = Feed {
         journal: Arc::clone(&api.journal),
         head,
         agent: asked.agent,
         after: seq(last.unwrap_or(now))?,
+        good: Box::new(move || of.tokens.is_good(&principal, clock::now())),
         place,
     };
     let alive = KeepAlive::new().interval(KEEP_ALIVE);

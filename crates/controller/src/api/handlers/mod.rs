@@ -3,9 +3,9 @@
 pub(super) mod agents;
 pub(super) mod audit;
 pub(super) mod calls;
+pub(super) mod compose;
 pub(super) mod metrics;
 pub(super) mod permits;
-pub(super) mod compose;
 pub(super) mod reload;
 pub(super) mod states;
 pub(super) mod tokens;
@@ -38,19 +38,10 @@ const NUMBER_MAX: u64 = i64::MAX as u64;
 type Answer<T> = Result<Json<T>, Reject>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
 
-pub(super) async fn no_such_path() -> Reject {
+pub(super) fn no_such_path() -> Reject {
     Reject::not_found(
         "there is no such path",
         "the paths are in docs/reference/api.md",
-    )
-}
-
-pub(super) async fn no_such_method() -> Reject {
-    Reject::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "bad-request",
-        "this path does not take this method",
-        "read with GET; what else there is, Allow says",
     )
 }
 
@@ -71,7 +62,12 @@ impl Api {
 
     fn send(&self, message: Message) -> Result<(), Reject> {
         let busy = |_| Reject::unavailable("busy", "the controller has too much to do");
-        self.driver.try_send(message).map_err(busy)
+        let queue = if message.is_rollback() {
+            &self.rollbacks
+        } else {
+            &self.driver
+        };
+        queue.try_send(message).map_err(busy)
     }
 
     async fn wait<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, Reject> {

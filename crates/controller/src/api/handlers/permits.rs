@@ -15,6 +15,7 @@ use crate::api::problem::Reject;
 use crate::api::tokens::Principal;
 use crate::api::wire::{PermitBody, PermitView, PermitsView, RenewBody};
 use crate::api::{Api, schema};
+use crate::clock;
 use crate::driver::{Message, PermitAsk, PermitRefused, Refused};
 use crate::permits::{NoPermit, TTL, TTL_MAX};
 use crate::store::Permit;
@@ -68,7 +69,8 @@ pub(crate) async fn list(
 }
 
 /// Asks whether a call may be dialled. The permit counts as a call of its release until it is
-/// returned or expires; a release that takes no new calls gives none.
+/// returned, or the process that dials is gone; one that names no worker ends with its time. A
+/// release that takes no new calls gives none.
 #[utoipa::path(
     post,
     path = "/v1/agents/{agent}/permits",
@@ -84,6 +86,7 @@ pub(crate) async fn grant(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<(StatusCode, Json<PermitView>), Reject> {
+    check(&principal, &name)?;
     let body: PermitBody = parse(&headers, &body)?;
     if body.worker.is_some() == body.release.is_some() {
         return Err(Reject::new(
@@ -118,10 +121,12 @@ pub(crate) async fn grant(
 )]
 pub(crate) async fn renew(
     State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
     Path((name, permit)): Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer<PermitView> {
+    check(&principal, &name)?;
     let body: RenewBody = parse(&headers, &body)?;
     let ttl = ttl(body.ttl)?;
     let wanted = PermitAsk::Renew { permit, ttl };
@@ -141,10 +146,17 @@ pub(crate) async fn renew(
 )]
 pub(crate) async fn end(
     State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
     Path((name, permit)): Path<(String, String)>,
 ) -> Result<StatusCode, Reject> {
+    check(&principal, &name)?;
     ask(&api, &name, PermitAsk::End { permit }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A worker dials for its own agent alone.
+fn check(principal: &Principal, name: &str) -> Result<(), Reject> {
+    principal.check(&agent_name(name)?)
 }
 
 async fn ask(api: &Api, name: &str, wanted: PermitAsk) -> Result<Vec<PermitView>, Reject> {
@@ -164,6 +176,8 @@ fn only(mut permits: Vec<PermitView>) -> Result<PermitView, Reject> {
 
 fn view((permit, label): (Permit, String)) -> PermitView {
     PermitView {
+        overdue: permit.is_overdue(clock::now()),
+        worker: permit.dialler.map(|dialler| dialler.worker),
         permit: permit.id,
         call: permit.call,
         release: label,
@@ -214,6 +228,7 @@ impl From<PermitRefused> for Reject {
                 title,
                 "return permits whose calls are over with DELETE",
             ),
+            PermitRefused::NoPermit(NoPermit::Busy) => Self::unavailable("busy", title),
             PermitRefused::NoPermit(NoPermit::Store(_)) => Self::unavailable("store", title),
         }
     }

@@ -13,7 +13,7 @@ use crate::api::wire::ReloadView;
 use crate::driver::Message;
 use crate::specs::NoReload;
 
-/// Reads the agents of the configuration again.
+/// Reads the agents of the configuration again, and the API's certificate.
 ///
 /// All of the file is taken, or nothing when it has a fault. Releases that are deployed stay what
 /// they are; the next deploy follows the new settings. Listeners are not changed.
@@ -24,8 +24,15 @@ use crate::specs::NoReload;
     responses((status = 200, body = ReloadView))
 )]
 pub(crate) async fn reload(State(api): State<Arc<Api>>) -> Answer<ReloadView> {
-    let reloader = Arc::clone(&api.reloader);
-    let reloaded = tokio::task::spawn_blocking(move || reloader.reload()).await;
+    let (reloader, identity) = (Arc::clone(&api.reloader), api.identity.clone());
+    let read = move || {
+        if let Some(Err(error)) = identity.map(|identity| identity.reload()) {
+            let what = format!("the identity of the API cannot be used: {error}");
+            return Err(NoReload::Faults(vec![what]));
+        }
+        reloader.reload()
+    };
+    let reloaded = tokio::task::spawn_blocking(read).await;
     let reloaded = reloaded.map_err(|error| Reject::unavailable("internal", error.to_string()))?;
     let reloaded = reloaded.map_err(|error| {
         let (kind, hint) = match &error {

@@ -2,25 +2,37 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use segue_core::names::CallId;
+use axum::{Extension, Json};
+use segue_core::names::{AgentName, CallId};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::is_json;
+use super::{Asked, is_json, query};
 use crate::api::problem::Reject;
+use crate::api::tokens::Principal;
 use crate::api::wire::CallStateView;
 use crate::api::{Api, schema};
 use crate::clock;
 use crate::driver::blocking;
-use crate::store::{CALL_STATE_BYTES_MAX, CallState, CallStateError, Change, Condition, Versions};
+use crate::store::{
+    CALL_STATE_BYTES_MAX, CallOf, CallState, CallStateError, Change, Condition, Versions,
+};
 
 /// Types of a whole state, and of a patch.
 const WHOLE: [&str; 1] = ["application/json"];
 const PATCH: [&str; 2] = ["application/merge-patch+json", "application/json"];
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OfAgent {
+    /// Whose call. A worker's token says it; others name it where there are several agents.
+    #[param(value_type = Option<schema::AgentName>)]
+    agent: Option<AgentName>,
+}
 
 /// The state of a call.
 #[utoipa::path(
@@ -29,6 +41,7 @@ const PATCH: [&str; 2] = ["application/merge-patch+json", "application/json"];
     tag = "calls",
     params(
         ("id" = schema::CallId, Path, description = "Which call"),
+        OfAgent,
         ("If-None-Match" = Option<String>, Header, description = "Nothing is sent if the state is still this one")
     ),
     responses(
@@ -38,11 +51,13 @@ const PATCH: [&str; 2] = ["application/merge-patch+json", "application/json"];
 )]
 pub(crate) async fn read(
     State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
+    of: Asked<OfAgent>,
     headers: HeaderMap,
 ) -> Result<Response, Reject> {
-    let call = call_id(&id)?;
-    let (states, of) = (Arc::clone(&api.states), call.clone());
+    let of = call_of(&api, &principal, of, &id)?;
+    let (states, call) = (Arc::clone(&api.states), of.1.clone());
     let state = blocking(move || states.read(&of, clock::now())).await?;
     let state = state.ok_or_else(none)?;
     let known = Condition {
@@ -63,6 +78,7 @@ pub(crate) async fn read(
     tag = "calls",
     params(
         ("id" = schema::CallId, Path, description = "Which call"),
+        OfAgent,
         ("If-Match" = Option<String>, Header, description = "Only if the state is this one; `*`: only if there is one"),
         ("If-None-Match" = Option<String>, Header, description = "Only if the state is none of these; `*`: only if there is none")
     ),
@@ -74,12 +90,15 @@ pub(crate) async fn read(
 )]
 pub(crate) async fn put(
     State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
+    of: Asked<OfAgent>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Reject> {
     let state = object(&headers, &body, &WHOLE)?;
-    write(&api, &id, &headers, Change::Put(state)).await
+    let of = call_of(&api, &principal, of, &id)?;
+    write(&api, of, &headers, Change::Put(state)).await
 }
 
 /// Merges into the state of a call (RFC 7396), or makes one. Patches at once lose nothing.
@@ -89,6 +108,7 @@ pub(crate) async fn put(
     tag = "calls",
     params(
         ("id" = schema::CallId, Path, description = "Which call"),
+        OfAgent,
         ("If-Match" = Option<String>, Header, description = "Only if the state is this one; `*`: only if there is one"),
         ("If-None-Match" = Option<String>, Header, description = "Only if the state is none of these; `*`: only if there is none")
     ),
@@ -105,12 +125,15 @@ pub(crate) async fn put(
 )]
 pub(crate) async fn patch(
     State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
+    of: Asked<OfAgent>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Reject> {
     let patch = object(&headers, &body, &PATCH)?;
-    write(&api, &id, &headers, Change::Merge(patch)).await
+    let of = call_of(&api, &principal, of, &id)?;
+    write(&api, of, &headers, Change::Merge(patch)).await
 }
 
 /// Removes the state of a call.
@@ -120,18 +143,21 @@ pub(crate) async fn patch(
     tag = "calls",
     params(
         ("id" = schema::CallId, Path, description = "Which call"),
+        OfAgent,
         ("If-Match" = Option<String>, Header, description = "Only if the state is this one")
     ),
     responses((status = 204, description = "It is gone"))
 )]
 pub(crate) async fn remove(
     State(api): State<Arc<Api>>,
+    Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
+    of: Asked<OfAgent>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Reject> {
-    let (call, condition) = (call_id(&id)?, condition(&headers)?);
+    let (of, condition) = (call_of(&api, &principal, of, &id)?, condition(&headers)?);
     let states = Arc::clone(&api.states);
-    let remove = move || states.remove(&call, &condition, clock::now());
+    let remove = move || states.remove(&of, &condition, clock::now());
     if run(remove).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
@@ -140,12 +166,12 @@ pub(crate) async fn remove(
 
 async fn write(
     api: &Api,
-    id: &str,
+    of: CallOf,
     headers: &HeaderMap,
     change: Change,
 ) -> Result<Response, Reject> {
-    let (call, condition) = (call_id(id)?, condition(headers)?);
-    let (states, of) = (Arc::clone(&api.states), call.clone());
+    let condition = condition(headers)?;
+    let (states, call) = (Arc::clone(&api.states), of.1.clone());
     let write = move || states.write(&of, change, &condition, clock::now());
     let (state, new) = run(write).await?;
     let status = if new {
@@ -186,6 +212,29 @@ fn object(headers: &HeaderMap, body: &[u8], types: &[&str]) -> Result<Map<String
         // What is wrong with it may quote it.
         Reject::bad("the body is not a JSON object", "send the state itself")
     })
+}
+
+/// Which call is meant: of the agent that the token is for, or that is named, or of the only one.
+fn call_of(
+    api: &Api,
+    principal: &Principal,
+    of: Asked<OfAgent>,
+    id: &str,
+) -> Result<CallOf, Reject> {
+    let (named, call) = (query(of)?.agent, call_id(id)?);
+    if let Some(agent) = named.as_ref().or(principal.agent.as_ref()) {
+        principal.check(agent)?;
+        return Ok((agent.clone(), call));
+    }
+    let agents = api.specs.now();
+    let mut agents = agents.keys();
+    match (agents.next(), agents.next()) {
+        (Some(only), None) => Ok((only.clone(), call)),
+        _ => Err(Reject::bad(
+            "whose call this is, is not said",
+            "add `?agent=NAME`; the token of a worker says it by itself",
+        )),
+    }
 }
 
 fn call_id(text: &str) -> Result<CallId, Reject> {

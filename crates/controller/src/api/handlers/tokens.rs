@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use serde::Deserialize;
 
-use super::{Answer, Asked, NUMBER_MAX, bounded, parse, query};
+use super::{Answer, Asked, NUMBER_MAX, bounded, parse, query, unknown_agent};
 use crate::api::Api;
 use crate::api::problem::Reject;
 use crate::api::tokens::{NoToken, Principal};
@@ -77,6 +77,13 @@ pub(crate) async fn create(
     body: Bytes,
 ) -> Result<(StatusCode, Json<NewTokenView>), Reject> {
     let body: TokenBody = parse(&headers, &body)?;
+    let unknown = body
+        .agent
+        .as_ref()
+        .filter(|agent| api.specs.get(agent).is_none());
+    if let Some(agent) = unknown {
+        return Err(unknown_agent(agent.as_str()));
+    }
     let (of, now) = (Arc::clone(&api), clock::now());
     let make = move || of.tokens.make(body, &principal.name, now);
     let made = tokio::task::spawn_blocking(make).await;
@@ -154,6 +161,18 @@ impl From<NoToken> for Reject {
                 "use 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot",
             ),
             NoToken::BadExpiry => Self::bad(title, "send `expires_in` in seconds"),
+            NoToken::NoAgent => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "ambiguous",
+                title,
+                "name it with `agent`, or `segue token create --role worker --agent NAME`",
+            ),
+            NoToken::NotOfAgent(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "ambiguous",
+                title,
+                "leave `agent` out, or ask for the role worker",
+            ),
             NoToken::NameTaken(_) => Self::new(
                 StatusCode::CONFLICT,
                 "name-taken",

@@ -162,7 +162,9 @@ verb! {
 }
 verb! {
     /// Agrees to the rollout, in the role of an approver.
-    approve, "/v1/agents/{agent}/approve", |body| Wanted::Event(Event::Approve)
+    ///
+    /// With `release`, only if that is the release that comes in.
+    approve, "/v1/agents/{agent}/approve", |body| Wanted::Approve(body.release.take())
 }
 
 /// Vouches that a gateway is gone for good, so that its calls no longer count. Needs a reason.

@@ -1,5 +1,6 @@
 //! Who may ask: roles and tokens.
 
+use segue_core::names::AgentName;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -20,7 +21,7 @@ pub enum Role {
     Approver,
     /// Everything, tokens included.
     Admin,
-    /// An agent's process: the state of calls, and nothing else.
+    /// A process of one agent: the state of its calls and permits, and nothing else.
     Worker,
 }
 
@@ -64,6 +65,10 @@ pub struct TokenBody {
     pub name: String,
     /// What they may do.
     pub role: Role,
+    /// Of which agent a worker is; every worker is of one, and nobody else.
+    #[serde(default)]
+    #[schema(value_type = Option<schema::AgentName>)]
+    pub agent: Option<AgentName>,
     /// Seconds until it ends by itself; default 90 days, at most 366.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 31_622_400)]
@@ -91,6 +96,10 @@ pub struct TokenView {
     pub name: String,
     /// What they may do.
     pub role: Role,
+    /// Of which agent a worker is.
+    #[serde(default)]
+    #[schema(value_type = Option<schema::AgentName>)]
+    pub agent: Option<AgentName>,
     /// When it was made.
     #[schema(value_type = schema::Timestamp)]
     pub created_at: Timestamp,

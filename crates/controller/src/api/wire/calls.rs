@@ -54,7 +54,8 @@ pub struct PermitBody {
     #[serde(default)]
     #[schema(value_type = Option<schema::CallId>)]
     pub call: Option<CallId>,
-    /// Seconds until it ends by itself; default 4 hours, at most 24.
+    /// Seconds until it is overdue, or, without a worker, ends by itself; default 4 hours, at most
+    /// 24.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 86_400)]
     pub ttl: Option<u64>,
@@ -64,7 +65,8 @@ pub struct PermitBody {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenewBody {
-    /// Seconds from now until it ends by itself; default 4 hours, at most 24.
+    /// Seconds from now until it is overdue, or, without a worker, ends by itself; default 4 hours,
+    /// at most 24.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 86_400)]
     pub ttl: Option<u64>,
@@ -85,10 +87,17 @@ pub struct PermitView {
     pub release_id: ReleaseId,
     /// Who asked for it: the name of the token.
     pub holder: String,
+    /// The worker that dials, if it was named: until its process is gone the permit counts.
+    #[serde(default)]
+    #[schema(value_type = Option<schema::WorkerId>)]
+    pub worker: Option<WorkerId>,
     /// When it was given.
     #[schema(value_type = schema::Timestamp)]
     pub granted_at: Timestamp,
-    /// When it ends by itself.
+    /// Its time is over, and it counts all the same: nobody can tell whether its call is.
+    #[serde(default)]
+    pub overdue: bool,
+    /// When it is overdue, or, without a worker, ends by itself.
     #[schema(value_type = schema::Timestamp)]
     pub expires_at: Timestamp,
 }

@@ -83,6 +83,7 @@ pub struct VerbBody {
     #[serde(default)]
     pub skip_gates: bool,
     /// `drain`, `retire`, `contract`: label or digest; default: the only one it can mean.
+    /// `approve`: the one that was looked at; if another one comes in by now, it is a conflict.
     /// `rollback`: the one seen taking calls; if it does not any more, nothing is left to do.
     #[serde(default)]
     #[schema(value_type = Option<schema::ReleaseName>)]

@@ -3,10 +3,12 @@
 
 mod adopt;
 mod detached;
+mod left;
 mod member;
 mod port;
 mod proc;
 mod ready;
+mod remains;
 mod spawn;
 mod stack;
 
@@ -20,6 +22,7 @@ use segue_core::rollout::Want;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use self::left::Left;
 use self::member::{Member, Mode, Note, Started, Status};
 use self::port::Ports;
 use self::stack::{Role, Stack};
@@ -27,6 +30,8 @@ use super::{ComponentStatus, Platform, WorkerStatus, health_path};
 use crate::copies::Copies;
 use crate::state::{StateDir, short_label};
 
+pub(crate) use self::remains::Remains;
+pub use self::remains::stop_recorded;
 pub use detached::{Exit, Handle, MARKER, Record, Spawn};
 pub use rustix::process::Signal;
 
@@ -43,13 +48,20 @@ pub struct ProcessPlatform {
     copies: Copies,
     ports: Ports,
     bell: Arc<Notify>,
-    /// What every process is told, by variable.
     told: Told,
+    /// What runs and is not attended to.
+    left: Arc<Left>,
     inner: Mutex<Inner>,
 }
 
 /// Variables that every process gets, as they are when it is started.
-type Told = Arc<Mutex<BTreeMap<String, String>>>;
+type Told = Arc<Mutex<Option<Box<dyn Tell>>>>;
+
+/// What processes are told beside what the platform knows.
+pub trait Tell: std::fmt::Debug + Send {
+    /// Variables for a process of an agent.
+    fn variables(&self, agent: &AgentName) -> BTreeMap<String, String>;
+}
 
 /// A process: agent, release and role. Workers come before components.
 type Key = (AgentName, ReleaseId, Role);
@@ -61,8 +73,6 @@ struct Inner {
     stacks: BTreeMap<(AgentName, ReleaseId), Arc<Stack>>,
     /// Ports of workers that had ended before this controller began.
     former: BTreeMap<Key, u16>,
-    /// Processes of releases that nobody knows; they are left alone.
-    strays: Vec<(AgentName, ReleaseId, Handle)>,
     /// Ended with the platform; the processes are not.
     tasks: JoinSet<()>,
 }
@@ -108,15 +118,16 @@ impl ProcessPlatform {
             state,
             copies,
             ports: Ports::default(),
+            left: Arc::new(Left::new(Arc::clone(&bell))),
             bell,
             told: Told::default(),
             inner: Mutex::default(),
         }
     }
 
-    /// Tells these variables to every process that is started from now on.
-    pub fn tell(&self, variables: BTreeMap<String, String>) {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = variables;
+    /// Tells this to every process that is started from now on.
+    pub fn tell(&self, what: Box<dyn Tell>) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -200,6 +211,7 @@ impl ProcessPlatform {
             status: Arc::clone(&status),
             mode: wanted,
             ports: self.ports.clone(),
+            left: Arc::clone(&self.left),
             told: Arc::clone(&self.told),
             bell: Arc::clone(&self.bell),
         };
@@ -277,9 +289,12 @@ impl Platform for ProcessPlatform {
                 cell.set_mode(mode(&key.2));
             }
         }
+        if want == Want::Stop {
+            self.left.end(agent, release.id);
+        }
         match want {
             Want::Run(count) => self.fill(&mut inner, agent, release, count),
-            Want::Stop if !inner.has_cells(&of) => {
+            Want::Stop if !inner.has_cells(&of) && !self.left.releases(agent).contains(&of.1) => {
                 if let Some(stack) = inner.stacks.remove(&of) {
                     stack.forget();
                 }
@@ -341,17 +356,19 @@ impl Platform for ProcessPlatform {
     fn processes(&self, agent: &AgentName) -> BTreeSet<ReleaseId> {
         let mut inner = self.lock();
         inner.sweep();
-        let strays = inner.strays.iter().filter(|(of, _, _)| of == agent);
-        let strays = strays.map(|(_, release, _)| *release);
         // One whose life has ended starts no process any more.
         let living = inner
             .cells
             .iter()
             .filter(|(_, cell)| !cell.mode.is_closed());
         let ours = living.filter(|((of, _, _), _)| of == agent);
-        ours.map(|((_, release, _), _)| *release)
-            .chain(strays)
-            .collect()
+        let ours: BTreeSet<_> = ours.map(|((_, release, _), _)| *release).collect();
+        // Looked at last: one that has just ended is noted before its life ends.
+        ours.into_iter().chain(self.left.releases(agent)).collect()
+    }
+
+    fn strays(&self, agent: &AgentName) -> u32 {
+        self.left.strays(agent)
     }
 }
 
@@ -360,7 +377,6 @@ impl Inner {
     fn sweep(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         self.cells.retain(|_, cell| !cell.is_over());
-        self.strays.retain(|(_, _, process)| process.is_running());
     }
 
     fn has_cells(&self, (agent, release): &(AgentName, ReleaseId)) -> bool {
@@ -383,3 +399,6 @@ fn name(release: &Release, role: &Role) -> String {
 fn worker_id(name: &str) -> WorkerId {
     name.parse().expect("a label with a suffix is a name")
 }
+
+#[cfg(test)]
+mod tests;

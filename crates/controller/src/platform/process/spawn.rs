@@ -99,7 +99,7 @@ impl Member {
         tell(&mut words, &mut env, self.stack.addresses(needs));
         // A component may be called `api`; the admin API keeps its variable.
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        env.extend(told.clone());
+        env.extend(told.iter().flat_map(|told| told.variables(&self.agent)));
         drop(told);
         if matches!(self.role, Role::Worker(_)) {
             words.set("worker", &self.name);
