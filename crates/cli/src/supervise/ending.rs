@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use segue_controller::platform::process::Handle;
+use segue_controller::platform::process::stop_recorded;
 
 use super::child::Child;
 use super::draining::Draining;
@@ -95,11 +95,8 @@ async fn stop_workers(records: &Path) -> anyhow::Result<()> {
         let is_record = path
             .extension()
             .is_some_and(|extension| extension == "json");
-        if is_record && let Some(worker) = Handle::adopt(&path)? {
-            stopping.spawn(async move {
-                worker.stop(GRACE).await;
-                worker.forget()
-            });
+        if is_record {
+            stopping.spawn(async move { stop_recorded(&path, GRACE).await });
         }
     }
     while let Some(stopped) = stopping.join_next().await {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use segue_voice::caller::{CallPlan, CallReport, call};
 use segue_voice::calllog::{CallLog, OperatorLog, Switch};
 use segue_voice::judge::{Verdict, judge_dir};
@@ -410,6 +410,8 @@ fn kill_record(path: &Path) {
         .and_then(|pid| i32::try_from(pid).ok());
     if let Some(pid) = pid.and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::KILL);
+        // What it launched, too.
+        let _ = kill_process_group(pid, Signal::KILL);
     }
 }
 

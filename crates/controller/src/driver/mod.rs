@@ -410,6 +410,10 @@ mod tests {
         fn processes(&self, _: &AgentName) -> BTreeSet<ReleaseId> {
             BTreeSet::new()
         }
+
+        fn strays(&self, _: &AgentName) -> u32 {
+            0
+        }
     }
 
     /// Says when it is written to, and writes when it is let.

@@ -33,8 +33,13 @@ pub trait Platform: Send + Sync + fmt::Debug {
     /// What components are there.
     fn components(&self, agent: &AgentName) -> Vec<ComponentStatus>;
 
-    /// Releases of an agent that have, or may be about to have, a process of any kind.
+    /// Releases of an agent that have, or may be about to have, a process of any kind, also one
+    /// that was only started by one of theirs.
     fn processes(&self, agent: &AgentName) -> BTreeSet<ReleaseId>;
+
+    /// How many processes of an agent run, or may run, of which nobody can say to which release of
+    /// the journal they belong.
+    fn strays(&self, agent: &AgentName) -> u32;
 }
 
 /// What a platform says of a worker.

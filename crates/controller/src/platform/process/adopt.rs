@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use segue_core::names::{AgentName, ReleaseId};
 use segue_core::release::Release;
 
+use super::left::{Whose, is_apart};
 use super::member::Note;
 use super::stack::{PortNote, Role, remove};
-use super::{Handle, ProcessPlatform, Record};
+use super::{Handle, ProcessPlatform, Record, Remains};
 
 impl ProcessPlatform {
     /// Finds the processes again that an earlier controller started, before anything is
@@ -37,15 +38,14 @@ impl ProcessPlatform {
                 None => unknown.push((path, note)),
             }
         }
-        for path in files(&directory, "json")? {
+        let mut records = files(&directory, "json")?;
+        // Those that were attended to first: of two of one name they are the later.
+        records.sort_by_key(|path| is_apart(path));
+        for path in records {
             self.adopt_one(&path, known)?;
         }
         for (path, note) in unknown {
-            let inner = self.lock();
-            let of = |(agent, release, _): &(AgentName, ReleaseId, Handle)| {
-                *agent == note.agent && *release == note.release
-            };
-            if inner.strays.iter().any(of) {
+            if self.left.releases(&note.agent).contains(&note.release) {
                 for number in note.ports.values() {
                     // Until this controller ends.
                     std::mem::forget(self.ports.adopt(*number, note.release));
@@ -62,42 +62,68 @@ impl ProcessPlatform {
         path: &Path,
         known: &dyn Fn(&AgentName, ReleaseId) -> Option<Release>,
     ) -> io::Result<()> {
-        let dead = Record::read(path).ok();
-        let dead = dead.and_then(|record| Note::of(&record));
+        let Some(agent) = agent_of(path) else {
+            tracing::warn!(path = %path.display(), "no agent is called so; this record is left alone");
+            return Ok(());
+        };
         let process = match Handle::adopt(path) {
-            Ok(Some(process)) => process,
-            Ok(None) => {
-                if let Some(note) = dead {
-                    self.remember(note);
-                }
-                return fs::remove_file(path);
-            }
+            Ok(process) => process,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::error!(path = %path.display(), %error, "the record of a process is damaged; the process, if there is one, is left alone");
+                let shown = path.display();
+                tracing::error!(path = %shown, %error, "the record of a process is damaged; the process, if there is one, is left alone, and no contract runs. hint: end it, and remove the record");
+                self.left.note_damaged(agent, path);
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let Some(note) = Note::of(process.record()) else {
-            let (pid, path) = (process.pid(), path.display());
-            tracing::warn!(pid, %path, "a process runs whose record says nothing of a release; it is left alone");
+        let record = match &process {
+            Some(process) => process.record().clone(),
+            None => Record::read(path)?,
+        };
+        let note = Note::of(&record);
+        if process.is_none() && !Remains::of(&record).any()? {
+            if let Some(note) = note {
+                self.remember(note);
+            }
+            return fs::remove_file(path);
+        }
+        let is_of = |release: &Release, role: &Role| match role {
+            Role::Worker(_) => true,
+            Role::Component(name) => release.content.components.contains_key(name),
+        };
+        let release = note.as_ref().and_then(|note| {
+            let release = known(note.agent(), note.release())?;
+            is_of(&release, &note.role()).then_some(release)
+        });
+        let (Some(note), Some(release)) = (note.clone(), release) else {
+            let path_shown = path.display();
+            tracing::warn!(pid = record.pid, path = %path_shown, "a process runs whose release nobody knows; it is left alone, and no contract runs");
+            let whose = Whose {
+                agent,
+                of: note.map(|note| (note.release(), note.role())),
+                is_stray: true,
+            };
+            self.left.follow(&record, path, whose, false);
             return Ok(());
         };
         let mut inner = self.lock();
-        let is_of = |release: &Release| match note.role() {
-            Role::Worker(_) => true,
-            Role::Component(name) => release.content.components.contains_key(&name),
-        };
-        let Some(release) = known(note.agent(), note.release()).filter(is_of) else {
-            let (pid, path) = (process.pid(), path.display());
-            tracing::warn!(pid, %path, "a process of an unknown release runs; it is left alone");
-            let of = (note.agent().clone(), note.release());
-            inner.strays.push((of.0, of.1, process));
-            return Ok(());
-        };
-        tracing::info!(agent = %note.agent(), release = %release.label, pid = process.pid(), "process adopted");
         let stack = self.stack(&mut inner, note.agent(), &release)?;
         let (agent, role) = (note.agent().clone(), note.role());
+        let key = (agent.clone(), release.id, role.clone());
+        let process = process.filter(|_| !inner.cells.contains_key(&key));
+        let Some(process) = process else {
+            drop(inner);
+            tracing::warn!(%agent, release = %release.label, path = %path.display(), "what a process left behind runs on; it is left alone until its release is retired");
+            let whose = Whose {
+                agent,
+                of: Some((release.id, role)),
+                is_stray: false,
+            };
+            self.left.follow(&record, path, whose, false);
+            self.remember(note);
+            return Ok(());
+        };
+        tracing::info!(%agent, release = %release.label, pid = process.pid(), "process adopted");
         let was = (note.port(), note.restarts());
         let process = Some((process, note));
         self.add(&mut inner, stack, &release, (&agent, role), was, process);
@@ -123,6 +149,12 @@ fn read_ports(path: &Path) -> Option<PortNote> {
             None
         }
     }
+}
+
+/// Whose record it is, by the directory that it lies in.
+fn agent_of(path: &Path) -> Option<AgentName> {
+    let directory = path.parent()?.file_name()?.to_str()?;
+    directory.parse().ok()
 }
 
 /// Files that end so, in the directories of all agents.

@@ -223,7 +223,10 @@ impl Handle {
             let Some(found) = proc::find_by_env(MARKER, &record.marker)? else {
                 return Ok(None);
             };
-            (record.pid, record.start_time) = (Some(found.pid), Some(found.start_time));
+            // Its leader may have ended, and only what it started be left.
+            let leader = proc::stat(found.group)?.filter(|is| is.group == is.pid);
+            let start_time = leader.map(|leader| leader.start_time);
+            (record.pid, record.start_time) = (Some(found.group), start_time);
             record.write(record_path)?;
         }
         let start_time = record.start_time;
@@ -265,6 +268,11 @@ impl Handle {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Where that is written down.
+    pub fn record_path(&self) -> &Path {
+        &self.record_path
     }
 
     /// What was written down about it.

@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
+use super::left::{Left, Whose};
 use super::port::{Port, Ports};
 use super::ready::ready;
+use super::remains::Remains;
 use super::stack::{Role, Stack};
 use super::{Exit, Handle, Record};
 use crate::copies::Copies;
@@ -23,7 +25,7 @@ use crate::platform::{WorkerState, health_path};
 use crate::state::StateDir;
 
 /// Time to end by itself once it is told to. It holds no call then.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// First wait before it is started again; it doubles each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -201,6 +203,8 @@ pub(super) struct Member {
     pub(super) status: Arc<Mutex<Status>>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) ports: Ports,
+    /// What processes left behind.
+    pub(super) left: Arc<Left>,
     /// See [`super::ProcessPlatform::tell`].
     pub(super) told: super::Told,
     /// Rung when its status changed.
@@ -303,6 +307,11 @@ impl Member {
         if ready.is_copied {
             tracing::warn!(agent = %self.agent, name = self.name, "{COPIED}");
         }
+        if matches!(self.role, Role::Component(_)) {
+            // What it left behind may still listen on its port, and it has no other.
+            let of = (self.release.id, self.role.clone());
+            self.left.make_way(&self.agent, &of).await;
+        }
         let (number, port) = self.place()?;
         let (agent, release, copied) = (self.agent.clone(), self.release.id, ready.is_copied);
         let note = match &self.role {
@@ -397,18 +406,36 @@ impl Member {
         };
         if let Role::Component(name) = &self.role {
             self.stack.set_ready(name, false);
-            // What it left behind may still listen on its port.
-            process.stop(STOP_GRACE).await;
         }
         let was_ready = self.get().state == WorkerState::Ready;
         if let Some(port) = &mut port {
             port.told |= was_ready;
             self.former = port.told.then_some(port.number);
         }
-        if let Err(error) = process.forget() {
+        self.leave(process).await;
+        exit.to_string()
+    }
+
+    /// Forgets a process that has ended; but not what it started and left behind, which may hold
+    /// calls.
+    async fn leave(&self, process: Handle) {
+        let record = process.record();
+        if Remains::of(record).may_live().await {
+            let (agent, of) = (self.agent.clone(), (self.release.id, self.role.clone()));
+            let whose = Whose {
+                agent,
+                of: Some(of),
+                is_stray: false,
+            };
+            let ends = self.mode() == Mode::Stop;
+            if !ends {
+                tracing::warn!(agent = %self.agent, name = self.name, pid = process.pid(), "a process has ended, and what it started runs on; it is left alone until its release is retired");
+            }
+            let path = process.record_path();
+            self.left.follow(record, path, whose, ends);
+        } else if let Err(error) = process.forget() {
             tracing::warn!(%error, "the record of a process could not be removed");
         }
-        exit.to_string()
     }
 
     /// Never returns: one that was ready is watched for its end only. Whether a worker may be

@@ -4,18 +4,36 @@
 //! written. So a worker comes back on the port it had, where that table still finds it; and a port
 //! that was told to gateways is not given to a worker of another release for a while, where that
 //! table would send it the calls of the first.
+//!
+//! A component has one port for as long as its release lives, and binds it anew whenever it is
+//! started again. So it is none of those that the kernel hands to outgoing connections: such a
+//! connection may last as long as a call, and nobody can listen where it began.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use segue_core::names::ReleaseId;
 use tokio::time::Instant;
 
+use crate::secret::random_hex;
+
 /// Tries to find a port that may be given. The kernel draws from some 28 000.
 const TRIES_MAX: usize = 256;
+
+/// Where ports for components are looked for: above those that services are known by, and below
+/// those that Linux hands out by itself unless it is told otherwise.
+const FIXED: RangeInclusive<u16> = 20_000..=29_999;
+
+/// Ports that any user may listen on. They are looked through if those above do not suffice.
+const UNPRIVILEGED: RangeInclusive<u16> = 1_024..=u16::MAX;
+
+/// Which ports the kernel hands out, first and last.
+const EPHEMERAL_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// How long a port stays with its release. An operator who mends a full disk needs minutes.
 const APART: Duration = Duration::from_mins(10);
@@ -85,6 +103,25 @@ impl Ports {
         ))
     }
 
+    /// Finds a free one that the kernel gives to no connection; or any, if there is none.
+    pub(super) fn pick_fixed(&self, release: ReleaseId) -> io::Result<Port> {
+        let ephemeral = ephemeral()?;
+        let take = |number| self.change(|given| given.take(number, release, Instant::now()));
+        let fits = |number: &u16| !ephemeral.contains(number) && Self::is_free(*number);
+        let (first, all) = (*FIXED.start(), FIXED.len());
+        // Others choose at the same time, from the same ports.
+        let begin = usize::from_str_radix(&random_hex(2)?, 16).unwrap_or_default();
+        let nth = |n: usize| first + u16::try_from((begin + n) % all).unwrap_or_default();
+        let found = (0..all)
+            .map(nth)
+            .chain(UNPRIVILEGED.rev())
+            .find(|number| fits(number) && take(*number));
+        match found {
+            Some(number) => Ok(self.hold(number, release, false)),
+            None => self.pick(release, None),
+        }
+    }
+
     /// Whether nobody listens there.
     pub(super) fn is_free(number: u16) -> bool {
         TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok()
@@ -114,6 +151,21 @@ impl Ports {
     fn change<T>(&self, change: impl FnOnce(&mut Given) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Ports that the kernel gives to outgoing connections.
+fn ephemeral() -> io::Result<RangeInclusive<u16>> {
+    let text = fs::read_to_string(EPHEMERAL_FILE)?;
+    range_in(&text).ok_or_else(|| {
+        let what = format!("{EPHEMERAL_FILE} does not hold two ports: {text:?}");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })
+}
+
+fn range_in(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut words = text.split_whitespace().map(str::parse);
+    let (first, last) = (words.next()?.ok()?, words.next()?.ok()?);
+    Some(first..=last)
 }
 
 impl Drop for Port {
@@ -162,5 +214,26 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let taken = taken.local_addr().map(|addr| (addr.port(), taken)).unwrap();
         assert_ne!(ports.pick(ours, Some(taken.0)).unwrap().number, taken.0);
+    }
+
+    #[test]
+    fn no_connection_takes_the_port_of_a_component() {
+        let (ports, release) = (Ports::default(), ReleaseId::of(b"ours"));
+        let ephemeral = ephemeral().unwrap();
+        let held: Vec<Port> = (0..20)
+            .map(|_| ports.pick_fixed(release).unwrap())
+            .collect();
+        let numbers: BTreeSet<u16> = held.iter().map(|port| port.number).collect();
+        assert_eq!(numbers.len(), held.len());
+        for number in numbers {
+            assert!(!ephemeral.contains(&number), "{number} in {ephemeral:?}");
+            // It can be bound again and again.
+            drop(TcpListener::bind((Ipv4Addr::LOCALHOST, number)).unwrap());
+            assert!(Ports::is_free(number));
+        }
+        assert_eq!(range_in("32768\t60999\n"), Some(32_768..=60_999));
+        for bad in ["", "1", "a b", "1 70000"] {
+            assert_eq!(range_in(bad), None, "{bad}");
+        }
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn find_by_env(name: &str, value: &str) -> io::Result<Option<Stat>> {
             continue;
         };
         // Processes of others cannot be read, and are none of ours.
-        let Ok(environ) = environ(pid) else {
+        let Some(environ) = read_environ(pid)? else {
             continue;
         };
         if environ
@@ -76,6 +76,65 @@ pub(super) fn find_by_env(name: &str, value: &str) -> io::Result<Option<Stat>> {
     Ok(found
         .into_iter()
         .min_by_key(|stat| (stat.group != stat.pid, stat.start_time, stat.pid)))
+}
+
+/// A process and everything that it started.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    /// `name=value` in the environment of each.
+    pub(super) marker: String,
+    /// The leader of its process group, and when that was started, as far as that was written
+    /// down.
+    pub(super) leader: Option<(u32, Option<u64>)>,
+}
+
+/// Those of a group that live: they have its marker; or they are in its process group, and have no
+/// other one by `name`.
+pub(super) fn members(group: &Group, name: &str) -> io::Result<Vec<Stat>> {
+    let id = match group.leader {
+        Some((pid, start_time)) => {
+            // A group that is led by another process than ours is another group.
+            let leader = stat(pid)?;
+            let other = |is: &Stat| start_time.is_some_and(|time| time != is.start_time);
+            (!leader.as_ref().is_some_and(other)).then_some(pid)
+        }
+        None => None,
+    };
+    let others = format!("{name}=").into_bytes();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let file_name = entry?.file_name();
+        let Some(pid) = file_name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Some(is) = stat(pid)?.filter(|stat| !stat.is_zombie) else {
+            continue;
+        };
+        let environ = read_environ(pid)?.unwrap_or_default();
+        let mut marks = environ
+            .split(|byte| *byte == 0)
+            .filter(|entry| entry.starts_with(&others));
+        let ours = match marks.next() {
+            Some(mark) => mark == group.marker.as_bytes(),
+            None => id == Some(is.group),
+        };
+        if ours {
+            found.push(is);
+        }
+    }
+    Ok(found)
+}
+
+/// The environment of a process, if it is there and may be read. Anything else is an error: one
+/// that is not found for want of a file descriptor is not gone.
+fn read_environ(pid: u32) -> io::Result<Option<Vec<u8>>> {
+    match environ(pid) {
+        Ok(environ) => Ok(Some(environ)),
+        Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// How often an empty environment is looked at again. An `exec` takes microseconds; a process that

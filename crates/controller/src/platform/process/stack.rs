@@ -69,7 +69,7 @@ impl Stack {
             let known = known.as_ref().and_then(|known| known.get(name));
             let port = match known {
                 Some(number) => all.adopt(*number, release.id),
-                None => all.pick(release.id, None)?.told(),
+                None => all.pick_fixed(release.id)?.told(),
             };
             ports.insert(name.clone(), port);
         }
