@@ -96,7 +96,11 @@ pub struct Gone {
 pub fn digests(content: &Content) -> impl Iterator<Item = &str> {
     let components = content.components.values();
     let files = components.flat_map(|component| component.files.values());
-    let files = content.files.values().chain(files);
+    let files = content
+        .files
+        .values()
+        .chain(content.hooks.values())
+        .chain(files);
     let parts = [&content.parts.prompt, &content.parts.config].into_iter();
     let parts = parts.flatten().map(|file| &file.digest);
     files.chain(parts).map(String::as_str)

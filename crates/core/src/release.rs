@@ -24,6 +24,10 @@ pub struct Content {
     /// SHA-256 in hexadecimal of each file the command names, so that the same path with other
     /// bytes is another release.
     pub files: BTreeMap<String, String>,
+    /// The same of each file that a command of its hooks names: a contract that is run weeks later
+    /// is the one that was deployed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hooks: BTreeMap<String, String>,
     /// Prompt, model and configuration.
     #[serde(default, skip_serializing_if = "Parts::is_empty")]
     pub parts: Parts,

@@ -38,6 +38,13 @@ echo "worker $2" >> order.log
 exec "$BIN" sample-agent --port "$1" --release "$2"
 "#;
 
+/// Launches the agent and waits for it.
+const LAUNCH: &str = r#"
+"$BIN" sample-agent --port "$1" --release "$2" &
+echo "$2 $!" >> agents.log
+wait
+"#;
+
 const HOOKS: &str = r#"
 [agents.desk.hooks.before_deploy]
 command = ["sh", "migrate.sh", "expand"]
@@ -232,4 +239,72 @@ async fn a_contract_that_fails_waits_for_a_person_and_is_run_again() {
         .into_iter()
         .filter(|line| line.starts_with("contract begins"));
     assert_eq!(runs.count(), 2);
+}
+
+/// Agents of a release that were launched and live.
+fn agents(site: &Site, label: &str) -> Vec<i32> {
+    let text = fs::read_to_string(site.dir.join("agents.log")).unwrap_or_default();
+    let ours = text.lines().filter_map(|line| line.strip_prefix(label));
+    let pids = ours.map(|pid| pid.trim().parse::<i32>().unwrap());
+    let lives = |pid: &i32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains("sample-agent")
+    };
+    pids.filter(lives).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_launcher_leaves_behind_keeps_its_calls_and_holds_the_contract() {
+    let site = open(&SETTINGS.replace("5m", "1s")).await;
+    fs::write(site.dir.join("run.sh"), LAUNCH).unwrap();
+    site.deploy("v1");
+    site.until("the contract of v1 has run", || {
+        contract(&site, "v1")["state"] == "done"
+    })
+    .await;
+    let crowd = site.crowd("a", 4, 12_000);
+    site.live(4).await;
+    let (launchers, left) = (site.workers("v1"), agents(&site, "v1"));
+    assert_eq!((launchers.len(), left.len()), (2, 2));
+    for pid in &launchers {
+        kill_process(*pid, Signal::KILL).unwrap();
+    }
+    site.until("other workers", || {
+        let now = site.workers("v1");
+        let others = now.iter().all(|pid| !launchers.contains(pid));
+        now.len() == 2 && others && agents(&site, "v1").len() == 4
+    })
+    .await;
+    site.deploy("v2");
+    // The next controller knows of them, too.
+    let controller = site.pid("run/controller.json").unwrap();
+    kill_process(controller, Signal::KILL).unwrap();
+    site.until("another controller", || {
+        site.pid("run/controller.json")
+            .is_some_and(|pid| pid != controller)
+            && site.agent().is_some()
+    })
+    .await;
+    assert_eq!(contract(&site, "v2")["state"], "waiting");
+    let live = agents(&site, "v1");
+    assert!(left.iter().all(|pid| live.contains(pid)), "{live:?}");
+    reports(crowd).await;
+    site.until("the contract has run", || {
+        contract(&site, "v2")["state"] == "done"
+    })
+    .await;
+    assert_eq!(agents(&site, "v1"), [0; 0], "they ended with their release");
+    assert_eq!(agents(&site, "v2").len(), 2);
+    let said = order(&site);
+    let last = said
+        .iter()
+        .rposition(|line| line.starts_with("contract begins"));
+    assert_eq!(said[last.unwrap() + 1], "contract saw 0 old workers");
+    let records = fs::read_dir(site.home().join("workers").join(AGENT)).unwrap();
+    let records = records.flatten().filter(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.ends_with(".json")
+    });
+    assert_eq!(records.count(), 2, "nothing is written down of them");
+    site.spotless(4);
 }

@@ -1,7 +1,8 @@
 //! Hooks: programs that run once around the life of a release, the two halves of a migration.
 //!
-//! What is wanted is a level: a hook that is wanted runs once per attempt, its outcome stands until
-//! something else is wanted, and one that is no longer wanted is ended. A hook outlives the
+//! What is wanted is a level: a hook that is wanted runs once per attempt, and its outcome stands
+//! until something else is wanted. One that is no longer wanted is left to end if it runs, and the
+//! next one waits for it: nobody knows what half a migration has done. A hook outlives the
 //! controller: the next one finds it again, or what came of it, and runs it again only if nobody
 //! can know how it ended. Of one agent never two run at the same time.
 
@@ -10,7 +11,8 @@ mod run;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use segue_core::names::{AgentName, Label, ReleaseId};
@@ -110,7 +112,33 @@ struct Place {
 }
 
 impl Place {
+    /// Where its program is under its own name, if that is a copy.
+    fn links(&self) -> PathBuf {
+        self.record.with_extension("d")
+    }
+
+    /// Gives a copy the name of the original: a program may be several, and tell by its name which
+    /// it is.
+    fn link(&self, original: &str, copy: &Path) -> io::Result<String> {
+        let name = Path::new(original).file_name().unwrap_or_default();
+        let link = self.links().join(name);
+        self.unlink()?;
+        fs::create_dir_all(self.links())?;
+        symlink(copy, &link)?;
+        Ok(link.to_string_lossy().into_owned())
+    }
+
+    fn unlink(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.links()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn remove(&self) {
+        if let Err(error) = self.unlink() {
+            tracing::warn!(path = %self.links().display(), %error, "a link of a hook could not be removed");
+        }
         for path in [&self.record, &self.status] {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -197,6 +225,11 @@ impl Hooks {
             let mut cancelled = cancelled;
             let ended = run::run(&agent, &attempt, &place, &copies, &turn, &mut cancelled).await;
             *result.lock().unwrap_or_else(PoisonError::into_inner) = ended;
+            // Told in the moment in which it ended.
+            cancelled.close();
+            if cancelled.try_recv().is_ok() {
+                place.remove();
+            }
             bell.notify_one();
         });
         Run {
@@ -206,22 +239,23 @@ impl Hooks {
         }
     }
 
-    /// Ends what an earlier controller began and nobody wants any more.
+    /// Has what an earlier controller began and nobody wants any more come to its end.
     fn sweep(&mut self, agent: &AgentName, wanted: &BTreeSet<Key>) {
         let names: BTreeSet<String> = wanted.iter().map(Key::name).collect();
         let directory = self.state.hooks(agent);
         let Ok(entries) = fs::read_dir(&directory) else {
             return;
         };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let name = path.file_stem().map(|name| name.to_string_lossy());
-            if name.is_some_and(|name| names.contains(&*name)) {
-                continue;
-            }
-            let (turn, status) = (self.turn(agent), path.with_extension("status"));
+        let found = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.split('.').next().map(str::to_owned)
+        });
+        let found: BTreeSet<String> = found.collect();
+        for name in found.difference(&names) {
+            let turn = self.turn(agent);
             let place = Place {
-                record: path,
-                status,
+                record: directory.join(format!("{name}.json")),
+                status: directory.join(format!("{name}.status")),
                 log: PathBuf::new(),
             };
             self.tasks.spawn(async move {

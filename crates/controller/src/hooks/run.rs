@@ -4,23 +4,30 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use segue_core::names::AgentName;
-use segue_core::time::Timestamp;
+use segue_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex as Turn, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Attempt, Outcome, Place, word};
 use crate::clock;
-use crate::copies::Copies;
-use crate::platform::process::{Handle, Spawn};
+use crate::copies::{Copies, Gone};
+use crate::platform::process::{Handle, Record, Remains, Spawn};
 use crate::platform::words::{Words, components_in};
 
 /// Time to end by itself once it is told to: a migration takes its transaction back.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How often it is looked again for one that nobody tells the end of.
+const FIND_AGAIN: Duration = Duration::from_millis(500);
+
+/// Time that a hook gets whose own is not known: the longest that may be written.
+const TIMEOUT_MAX: Millis = Millis(3_600_000);
 
 /// Lines of its output that are told when it has ended, and bytes of them: they are journaled.
 const TOLD_LINES_MAX: usize = 20;
@@ -40,9 +47,15 @@ struct Note {
     agent: AgentName,
     name: String,
     started: Timestamp,
+    /// How long it may take.
+    #[serde(default)]
+    timeout: Option<Millis>,
 }
 
-/// Runs it to its end. `None`: it is not wanted any more, and has ended.
+/// Runs it to its end. `None`: nobody wants to know.
+///
+/// One that is not wanted any more before it is started is not started. One that runs is left to
+/// end, as nobody knows what half of it has done; what comes of it is then only logged.
 pub(super) async fn run(
     agent: &AgentName,
     attempt: &Attempt,
@@ -56,8 +69,20 @@ pub(super) async fn run(
         () = told(cancelled) => return None,
     };
     let hook = word(attempt.key.kind);
-    let begun = match begin(agent, attempt, place, copies).await {
-        Ok(begun) => begun,
+    let found = tokio::select! {
+        found = find(place) => found,
+        () = told(cancelled) => {
+            end(place).await;
+            return None;
+        }
+    };
+    let begun = match found {
+        Some(found) => Ok(found),
+        None if place.status.exists() => return Some(outcome(attempt, place, None)),
+        None => start(agent, attempt, place, copies).await,
+    };
+    let runs = match begun {
+        Ok(runs) => runs,
         Err(error) => {
             tracing::error!(%agent, hook, %error, "a hook could not be started");
             let why = format!("{hook} could not be started: {error}");
@@ -67,28 +92,23 @@ pub(super) async fn run(
             });
         }
     };
-    let (process, started) = match begun {
-        Begun::Ended => return Some(outcome(attempt, place, None)),
-        Begun::Runs(process, started) => (process, started),
-    };
-    let limit = Duration::from_millis(attempt.hook.timeout.0);
-    let gone = Duration::from_millis(clock::now().since(started).0);
-    tokio::select! {
-        _ = process.exited() => {}
-        () = sleep(limit.saturating_sub(gone)) => {
-            tracing::warn!(%agent, hook, "a hook takes too long; it is ended");
-            process.stop(STOP_GRACE).await;
-            let why = format!("{hook} did not end within {}", attempt.hook.timeout);
-            return Some(outcome(attempt, place, Some(why)));
-        }
+    let mut ended = pin!(runs.ended(attempt.hook.timeout));
+    let (in_time, wanted) = tokio::select! {
+        in_time = &mut ended => (in_time, true),
         () = told(cancelled) => {
-            tracing::warn!(%agent, hook, "a hook is not wanted any more; it is ended");
-            process.stop(STOP_GRACE).await;
-            place.remove();
-            return None;
+            tracing::warn!(%agent, hook, "a hook is not wanted any more; it runs, and is left to end");
+            (ended.await, false)
         }
+    };
+    let late = || format!("{hook} did not end within {}", attempt.hook.timeout);
+    let outcome = outcome(attempt, place, (!in_time).then(late));
+    if wanted {
+        return Some(outcome);
     }
-    Some(outcome(attempt, place, None))
+    let failed = outcome.failed.as_deref();
+    tracing::info!(%agent, hook, failed, "a hook that was not wanted any more has ended");
+    place.remove();
+    None
 }
 
 /// Waits until it is told to end. That nobody is left to tell means nothing: a controller that
@@ -99,51 +119,129 @@ async fn told(cancelled: &mut oneshot::Receiver<()>) {
     }
 }
 
-/// Ends one that is found and not wanted.
+/// Waits for the end of one that is found and not wanted.
 pub(super) async fn end(place: &Place) {
-    match Handle::adopt(&place.record) {
-        Ok(Some(process)) => {
-            let pid = process.pid();
-            tracing::warn!(
-                pid,
-                "a hook of an earlier controller is not wanted any more; it is ended"
-            );
-            process.stop(STOP_GRACE).await;
-        }
-        Ok(None) => {}
-        Err(error) => {
-            let path = place.record.display();
-            tracing::warn!(%path, %error, "whether a hook still runs cannot be told");
-        }
+    if let Some(runs) = find(place).await {
+        let pid = runs.pid;
+        tracing::warn!(
+            pid,
+            "a hook of an earlier controller is not wanted any more; it runs, and is left to end"
+        );
+        let limit = runs.limit.unwrap_or(TIMEOUT_MAX);
+        runs.ended(limit).await;
     }
     place.remove();
 }
 
-enum Begun {
-    /// It ended before.
-    Ended,
-    Runs(Box<Handle>, Timestamp),
+/// Finds one that runs. As long as that cannot be told it is held: two never run side by side.
+async fn find(place: &Place) -> Option<Runs> {
+    loop {
+        match look(place).await {
+            Ok(found) => return found,
+            Err(error) => {
+                let path = place.record.display();
+                tracing::error!(%path, %error, "whether a hook runs cannot be told, so none is started. hint: if its record is damaged, end the hook and remove the record");
+            }
+        }
+        sleep(FIND_AGAIN).await;
+    }
 }
 
-async fn begin(
+async fn look(place: &Place) -> io::Result<Option<Runs>> {
+    let (process, record) = match Handle::adopt(&place.record)? {
+        Some(process) => {
+            let record = process.record().clone();
+            (Some(process), record)
+        }
+        None => match Record::read(&place.record) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            record => (None, record?),
+        },
+    };
+    let remains = Remains::of(&record);
+    // The shell around it may be gone, and it itself still run.
+    if process.is_none() {
+        if place.status.exists() {
+            return Ok(None);
+        }
+        let looked = remains.clone();
+        let any = tokio::task::spawn_blocking(move || looked.any()).await;
+        if !any.map_err(io::Error::other)?? {
+            return Ok(None);
+        }
+    }
+    let note: Option<Note> = serde_json::from_value(record.note).ok();
+    let pid = record.pid;
+    tracing::info!(pid, "a hook still runs; it is waited for");
+    Ok(Some(Runs {
+        process,
+        remains,
+        pid,
+        status: place.status.clone(),
+        started: note.as_ref().map_or_else(clock::now, |note| note.started),
+        limit: note.and_then(|note| note.timeout),
+    }))
+}
+
+/// One that runs.
+struct Runs {
+    /// `None`: its leader has ended.
+    process: Option<Handle>,
+    remains: Remains,
+    pid: Option<u32>,
+    /// Where its status is once it has ended.
+    status: PathBuf,
+    started: Timestamp,
+    /// How long it may take, as its record says.
+    limit: Option<Millis>,
+}
+
+impl Runs {
+    /// Waits until it, and what it started, has ended; ends it after `limit`. Answers whether it
+    /// ended in time.
+    async fn ended(&self, limit: Millis) -> bool {
+        let gone = clock::now().since(self.started);
+        let left = Duration::from_millis(limit.0.saturating_sub(gone.0));
+        if timeout(left, self.by_itself()).await.is_ok() {
+            return true;
+        }
+        tracing::warn!(pid = self.pid, "a hook takes too long; it is ended");
+        if let Some(process) = &self.process {
+            process.stop(STOP_GRACE).await;
+        }
+        self.remains.end(STOP_GRACE).await;
+        false
+    }
+
+    async fn by_itself(&self) {
+        if let Some(process) = &self.process {
+            process.exited().await;
+        }
+        // The shell around it was killed, and it itself may run on.
+        while !self.status.exists() && self.remains.may_live().await {
+            sleep(FIND_AGAIN).await;
+        }
+    }
+}
+
+async fn start(
     agent: &AgentName,
     attempt: &Attempt,
     place: &Place,
     copies: &Copies,
-) -> io::Result<Begun> {
-    if let Some(process) = Handle::adopt(&place.record)? {
-        let note = serde_json::from_value(process.record().note.clone());
-        let started = note.map_or_else(|_| clock::now(), |note: Note| note.started);
-        tracing::info!(%agent, pid = process.pid(), "a hook still runs; it is waited for");
-        return Ok(Begun::Runs(Box::new(process), started));
-    }
-    if place.status.exists() {
-        return Ok(Begun::Ended);
-    }
+) -> io::Result<Runs> {
     let started = clock::now();
     let spawn = spawn(agent, attempt, place, copies, started).await?;
     tracing::info!(%agent, hook = word(attempt.key.kind), log = %place.log.display(), "a hook runs");
-    Ok(Begun::Runs(Box::new(spawn.start()?), started))
+    let process = spawn.start()?;
+    Ok(Runs {
+        remains: Remains::of(process.record()),
+        pid: Some(process.pid()),
+        status: place.status.clone(),
+        process: Some(process),
+        started,
+        limit: None,
+    })
 }
 
 async fn spawn(
@@ -153,14 +251,22 @@ async fn spawn(
     copies: &Copies,
     started: Timestamp,
 ) -> io::Result<Spawn> {
-    let (release, content) = (&attempt.release, attempt.release.content.clone());
-    let copies = copies.clone();
-    let parts = tokio::task::spawn_blocking(move || copies.parts(&content)).await;
-    let parts = parts.map_err(io::Error::other)?;
-    let parts = parts.map_err(io::Error::other)?;
+    let release = &attempt.release;
     let mut words = Words::default();
     words.set("release", release.label.as_str());
     words.set("agent", agent.as_str());
+    let content = &release.content;
+    let files = content.hooks.iter();
+    let files: BTreeMap<String, String> = files
+        .map(|(word, digest)| (words.fill(word), digest.clone()))
+        .collect();
+    let (copies, content) = (copies.clone(), content.clone());
+    let looked = tokio::task::spawn_blocking(move || -> Result<_, Gone> {
+        let moved = copies.stand_ins(&content.directory, &files)?;
+        Ok((copies.parts(&content)?, moved))
+    });
+    let looked = looked.await.map_err(io::Error::other)?;
+    let (parts, moved) = looked.map_err(io::Error::other)?;
     let mut env = BTreeMap::new();
     for (part, value) in parts {
         words.set(part, value.clone());
@@ -188,11 +294,23 @@ async fn spawn(
     let mut args: Vec<String> = ["-c", WRAPPER, "segue-hook", &status]
         .map(str::to_owned)
         .into();
-    args.extend(attempt.hook.command.iter().map(|text| words.fill(text)));
+    if !moved.is_empty() {
+        let hook = word(attempt.key.kind);
+        tracing::warn!(%agent, hook, "files of a hook changed since it was deployed; the copies kept at deploy are run");
+    }
+    for (nth, text) in attempt.hook.command.iter().enumerate() {
+        let text = words.fill(text);
+        args.push(match moved.get(&text) {
+            Some(copy) if nth == 0 => place.link(&text, copy)?,
+            Some(copy) => copy.to_string_lossy().into_owned(),
+            None => text,
+        });
+    }
     let note = Note {
         agent: agent.clone(),
         name: attempt.key.name(),
         started,
+        timeout: Some(attempt.hook.timeout),
     };
     Ok(Spawn {
         program: "/bin/sh".to_owned(),

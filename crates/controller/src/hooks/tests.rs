@@ -1,3 +1,4 @@
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use rustix::process::{Pid, test_kill_process};
@@ -176,30 +177,93 @@ async fn the_next_controller_waits_for_it_or_finds_what_came_of_it() {
 }
 
 #[tokio::test]
-async fn one_that_is_not_wanted_any_more_is_ended_before_the_next_begins() {
+async fn one_that_is_not_wanted_any_more_comes_to_its_end_before_the_next_begins() {
     let scene = Scene::new("cancel");
     let mut hooks = scene.hooks();
-    let slow = "trap 'sleep 0.3; echo ended >> order; exit 1' TERM; echo $$ > pid; \
-                while :; do sleep 0.05; done";
+    let slow = "trap 'echo broken off >> order' TERM; echo $$ > pid; \
+                while ! [ -e go ]; do sleep 0.05; done; echo ended >> order";
     hooks.want(&scene.agent, vec![scene.attempt(slow, 60_000, 1)]);
     let pid = scene.file("pid").await;
-    let next = scene.attempt("echo begun >> order", 60_000, 2);
-    hooks.want(&scene.agent, vec![next]);
+    let next = || scene.attempt("echo begun >> order", 60_000, 2);
+    hooks.want(&scene.agent, vec![next()]);
+    sleep(Duration::from_millis(50)).await;
+    assert!(is_alive(&pid));
+    // The next controller does not want it either, and waits as well.
+    drop(hooks);
+    let mut hooks = scene.hooks();
+    hooks.want(&scene.agent, vec![next()]);
+    sleep(Duration::from_millis(50)).await;
+    assert!(is_alive(&pid));
+    assert!(hooks.outcomes(&scene.agent).is_empty());
+    fs::write(scene.state.path().join("go"), "").unwrap();
     assert_eq!(scene.ends(&hooks).await.failed, None);
     let order = fs::read_to_string(scene.state.path().join("order")).unwrap();
     assert_eq!(order, "ended\nbegun\n");
-    assert!(!is_alive(&pid));
-    // One that was left over is ended too, by whoever comes next.
-    let left = "echo $$ > left; while :; do sleep 0.05; done";
-    hooks.want(&scene.agent, vec![scene.attempt(left, 60_000, 3)]);
-    let left = scene.file("left").await;
-    drop(hooks);
-    let mut next = scene.hooks();
-    next.want(&scene.agent, Vec::new());
-    let ended = async {
-        while is_alive(&left) || scene.files() > 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
+    // Nothing is left of either.
+    hooks.want(&scene.agent, Vec::new());
+    assert_eq!(scene.files(), 0);
+}
+
+#[tokio::test]
+async fn as_long_as_it_cannot_be_told_whether_one_runs_none_is_started() {
+    let scene = Scene::new("unknown");
+    let attempt = || scene.attempt("echo ran >> runs", 60_000, 1);
+    let mut hooks = scene.hooks();
+    let record = hooks.place(&scene.agent, &attempt().key, None).record;
+    fs::create_dir_all(record.parent().unwrap()).unwrap();
+    fs::write(&record, "{ damaged").unwrap();
+    hooks.want(&scene.agent, vec![attempt()]);
+    sleep(Duration::from_millis(700)).await;
+    assert!(hooks.outcomes(&scene.agent).is_empty(), "it has not failed");
+    assert!(!scene.state.path().join("runs").exists());
+    fs::remove_file(&record).unwrap();
+    assert_eq!(scene.ends(&hooks).await.failed, None);
+}
+
+#[tokio::test]
+async fn one_whose_shell_was_killed_is_waited_for() {
+    let scene = Scene::new("orphan");
+    let script = "echo $PPID > shell; echo $$ > pid; while ! [ -e go ]; do sleep 0.05; done; \
+                  echo ended >> order";
+    let mut hooks = scene.hooks();
+    hooks.want(&scene.agent, vec![scene.attempt(script, 60_000, 1)]);
+    let (shell, pid) = (scene.file("shell").await, scene.file("pid").await);
+    let shell = Pid::from_raw(shell.parse().unwrap()).unwrap();
+    rustix::process::kill_process(shell, rustix::process::Signal::KILL).unwrap();
+    sleep(Duration::from_millis(100)).await;
+    assert!(is_alive(&pid));
+    assert!(hooks.outcomes(&scene.agent).is_empty());
+    fs::write(scene.state.path().join("go"), "").unwrap();
+    let why = scene.ends(&hooks).await.failed.unwrap();
+    assert!(why.contains("before it could say how it went"), "{why}");
+    let order = fs::read_to_string(scene.state.path().join("order")).unwrap();
+    assert_eq!(order, "ended\n");
+}
+
+#[tokio::test]
+async fn what_runs_is_what_was_deployed() {
+    let scene = Scene::new("frozen");
+    let (directory, copies) = (scene.state.path(), Copies::new(&scene.state));
+    let program = directory.join("migrate");
+    let write = |text: &str| {
+        let _ = fs::remove_file(&program);
+        fs::write(&program, format!("#!/bin/sh\necho {text} \"${{0##*/}}\"\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     };
-    timeout(PATIENCE, ended).await.unwrap();
+    write("of v2");
+    let mut attempt = scene.attempt("", 60_000, 1);
+    let text = program.to_string_lossy().into_owned();
+    attempt.hook.command = vec![text.clone()];
+    let digest = crate::digest::digest(&program, &mut u64::MAX.clone()).unwrap();
+    let mut kept = copies.hold();
+    kept.keep(&program, &digest).unwrap();
+    attempt.release.content.hooks = BTreeMap::from([(text, digest)]);
+    write("of v3");
+    let mut hooks = Hooks::new(scene.state.clone(), copies, Arc::new(Notify::new()));
+    hooks.want(&scene.agent, vec![attempt]);
+    let outcome = scene.ends(&hooks).await;
+    assert_eq!(outcome.failed, None);
+    assert_eq!(outcome.report["output"][0], "of v2 migrate");
+    hooks.want(&scene.agent, Vec::new());
+    assert_eq!(scene.files(), 0);
 }

@@ -13,6 +13,7 @@ mod revert;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use segue_core::compat;
@@ -27,7 +28,7 @@ use crate::platform::process::WORKERS_PER_RELEASE_MAX;
 use crate::platform::words::components_in;
 use crate::platform::{HEALTH_PATH, NOTIFY_PATH};
 
-use self::program::{Filling, Written, directory, is_variable, resolve};
+use self::program::{Filling, Written, directory, is_variable, read, resolve};
 
 pub use self::error::MakeError;
 pub(crate) use self::revert::label;
@@ -117,14 +118,15 @@ pub fn make(from: Origin<'_>, body: &DeployBody, copies: &Copies) -> Result<Made
         model: from.base.is_none() || body.model.is_some(),
         components: from.base.is_none(),
     };
-    let content = settle(&mut template, fresh, &filling, &mut kept)?;
+    let mut content = settle(&mut template, fresh, &filling, &mut kept)?;
     if let Some(base) = from.base {
         still_there(&content, copies).map_err(|source| MakeError::BaseGone {
             label: base.label.clone(),
             source,
         })?;
     }
-    let plan = plan(spec, body, &content)?;
+    let plan = plan(spec, body, (&mut content, &filling), &mut kept)?;
+    template.hooks.clone_from(&content.hooks);
     let mut release = Release::new(agent, label, content, workers, capacity);
     if template != release.content {
         release.template = Some(Box::new(template));
@@ -179,7 +181,7 @@ fn component(is: &ComponentSpec, from: Origin<'_>) -> Result<Component, MakeErro
         command: is.command.clone(),
         env: is.env.clone(),
         directory: directory(is.directory.as_ref(), from.config_dir)?,
-        files: std::collections::BTreeMap::new(),
+        files: BTreeMap::new(),
         health_path: is.health_path.clone(),
         depends_on: is.depends_on.clone(),
         version: is.version.clone(),
@@ -342,14 +344,35 @@ fn still_there(content: &Content, copies: &Copies) -> Result<(), crate::copies::
     Ok(())
 }
 
-/// How it is brought in.
-fn plan(spec: &AgentSpec, body: &DeployBody, content: &Content) -> Result<Plan, MakeError> {
+/// How it is brought in. Hooks are those of the configuration as it is now, also if the rest is
+/// made from another release, and so are their files.
+fn plan(
+    spec: &AgentSpec,
+    body: &DeployBody,
+    (content, filling): (&mut Content, &Filling),
+    kept: &mut Kept,
+) -> Result<Plan, MakeError> {
     let mut plan = spec.plan.clone();
     plan.fast_track = body.fast_track.unwrap_or(plan.fast_track);
+    let (mut left, mut files) = (HASH_BYTES_MAX, BTreeMap::new());
     let hooks = [&mut plan.hooks.before_deploy, &mut plan.hooks.after_retire];
     for hook in hooks.into_iter().flatten() {
         find_hook(hook, content)?;
+        for word in &hook.command {
+            let text = filling.fill(word);
+            let directory = Path::new(&content.directory);
+            if files.contains_key(word) {
+                continue;
+            }
+            if let Some(digest) = read(&text, directory, &mut left, kept)? {
+                files.insert(word.clone(), digest);
+            }
+            if files.len() > FILES_MAX {
+                return Err(MakeError::TooManyFiles);
+            }
+        }
     }
+    content.hooks = files;
     Ok(plan)
 }
 

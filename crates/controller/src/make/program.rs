@@ -121,7 +121,7 @@ impl Written {
 }
 
 /// What is in a file, if the text names one. A copy of it is kept.
-fn read(
+pub(super) fn read(
     text: &str,
     directory: &Path,
     left: &mut u64,

@@ -225,6 +225,41 @@ fn mixed_versions_are_refused() {
 }
 
 #[test]
+fn another_migration_is_another_release() {
+    let place = Place::new("migration");
+    place.write("migrate", "first");
+    let mut spec = spec(&["sh", "bot.sh", "{port}"]);
+    let without = place.make(&spec, &body("v1"), None).release;
+    assert!(without.content.hooks.is_empty());
+    let json = serde_json::to_string(&without.content).unwrap();
+    assert!(!json.contains("hooks"), "its digest is what it was: {json}");
+    spec.plan.hooks.after_retire = Some(Hook {
+        command: words(&["sh", "migrate", "contract", "{release}"]),
+        timeout: Millis(1_000),
+    });
+    let made = place.make(&spec, &body("v1"), None);
+    let first = made.release;
+    let hooks = &first.content.hooks;
+    assert_eq!(hooks.len(), 2, "the shell and the script: {hooks:?}");
+    let command = &made.plan.hooks.after_retire.unwrap().command;
+    assert!(hooks.contains_key(&command[0]) && hooks.contains_key("migrate"));
+    assert_eq!(place.make(&spec, &body("v2"), None).release.id, first.id);
+    place.write("migrate", "second");
+    let second = place.make(&spec, &body("v2"), None).release;
+    assert_ne!(second.id, first.id);
+    // What the contract of the first runs is still there.
+    let moved = place
+        .copies
+        .stand_ins(&first.content.directory, &first.content.hooks);
+    assert_eq!(
+        fs::read_to_string(&moved.unwrap()["migrate"]).unwrap(),
+        "first"
+    );
+    let kept: Vec<&str> = crate::copies::digests(&first.content).collect();
+    assert!(kept.contains(&first.content.hooks["migrate"].as_str()));
+}
+
+#[test]
 fn a_version_may_be_the_label() {
     let place = Place::new("version-label");
     let mut spec = stack();
