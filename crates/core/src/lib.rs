@@ -10,6 +10,7 @@ pub mod names;
 pub mod compat;
 
 pub mod components;
+pub mod redact;
 pub mod release;
 pub mod release_diff;
 pub mod slot;

@@ -10,7 +10,12 @@ use crate::presence::Presence;
 use crate::table::{Epoch, RoutingTable};
 use crate::time::Timestamp;
 
-/// Version of these messages. Both sides say theirs first; another one is refused.
+/// Version of these messages. Both sides say theirs first; another one is refused, and a gateway
+/// that is refused takes its calls by its last table.
+///
+/// It stays when a type of message or a field that may be missing is added: both sides leave out a
+/// type that they do not know, with a warning, so that gateways and controller can be replaced one
+/// after the other. It grows when a message that is there means something else.
 pub const LINK_VERSION: u32 = 1;
 
 /// Longest message, in bytes: a table of 1 000 workers is about 200 KiB.

@@ -9,26 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::names::ComponentName;
+use crate::redact::{REDACTED, command, hides};
 use crate::release::{Component, Content, PartFile, Release};
-
-/// What stands for a value that is not shown.
-pub const REDACTED: &str = "***";
-
-/// Parts of names whose values are not shown.
-const SECRET_WORDS: [&str; 9] = [
-    "secret",
-    "token",
-    "password",
-    "passwd",
-    "pwd",
-    "credential",
-    "apikey",
-    "api_key",
-    "private",
-];
-
-/// Ends of names whose values are not shown, after a `_` or `-`.
-const SECRET_ENDS: [&str; 4] = ["key", "auth", "dsn", "pass"];
 
 /// Digits of a file's digest that are shown.
 const DIGEST_SHOWN: usize = 12;
@@ -85,7 +67,6 @@ impl Content {
             Some(other.directory.clone()),
         );
         found.files("files", &self.files, &other.files);
-        found.files("hooks", &self.hooks, &other.hooks);
         let (was, is) = (&self.parts, &other.parts);
         found.compare(
             "prompt",
@@ -157,7 +138,7 @@ impl Found<'_> {
                 continue;
             }
             let values = || [before, after].into_iter().flatten();
-            let secret = is_secret(name) || values().any(|value| has_credentials(value));
+            let secret = values().any(|value| hides(name, value));
             let shown = |value: Option<&String>| {
                 value.map(|value| {
                     if secret {
@@ -228,44 +209,13 @@ fn short(digest: &str) -> String {
 }
 
 /// A command in one line, without its secrets.
-fn words(command: &[String]) -> String {
-    let mut hide_next = false;
-    let word = |word: &String| {
-        let hidden = std::mem::take(&mut hide_next);
-        let flag = word.trim_start_matches('-');
-        let is_flag = flag.len() < word.len();
-        match flag.split_once('=') {
-            _ if hidden => REDACTED.to_owned(),
-            Some((name, _)) if is_secret(name) => {
-                let (name, _) = word.split_once('=').unwrap_or((word, ""));
-                format!("{name}={REDACTED}")
-            }
-            None if is_flag && is_secret(flag) => {
-                hide_next = true;
-                word.clone()
-            }
-            _ if has_credentials(word) => REDACTED.to_owned(),
-            _ if word.is_empty() || word.contains(char::is_whitespace) => format!("{word:?}"),
-            _ => word.clone(),
-        }
+fn words(words: &[String]) -> String {
+    let quoted = |word: String| {
+        let quote = word.is_empty() || word.contains(char::is_whitespace);
+        if quote { format!("{word:?}") } else { word }
     };
-    command.iter().map(word).collect::<Vec<_>>().join(" ")
-}
-
-/// Whether a name says that its value is for few eyes.
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let last = name.rsplit(['_', '-']).next().unwrap_or(&name);
-    SECRET_WORDS.iter().any(|word| name.contains(word)) || SECRET_ENDS.contains(&last)
-}
-
-/// Whether a value is an address with a password in it.
-fn has_credentials(value: &str) -> bool {
-    let Some((_, rest)) = value.split_once("://") else {
-        return false;
-    };
-    let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    host.contains('@')
+    let shown: Vec<String> = command(words).into_iter().map(quoted).collect();
+    shown.join(" ")
 }
 
 #[cfg(test)]
@@ -378,16 +328,5 @@ mod tests {
         let mut other = is.clone();
         *other.command.last_mut().unwrap() = "--password=three".to_owned();
         assert_eq!(lines(&is, &other), ["command: changed (***)"]);
-        for (name, secret) in [
-            ("OPENAI_API_KEY", true),
-            ("key", true),
-            ("KEYBOARD", false),
-            ("MONKEY", false),
-            ("BASIC_AUTH", true),
-            ("AUTHOR", false),
-            ("db-password", true),
-        ] {
-            assert_eq!(is_secret(name), secret, "{name}");
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! The life of a gateway process: take or bind, serve, give or drain.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -392,18 +393,23 @@ impl Gateway {
 
 /// Never ends.
 async fn watch_aside(journal: PathBuf, ledger: Arc<Ledger>, log: CallLog) {
+    let mut counted = BTreeSet::new();
     let mut tick = interval(ASIDE_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         let (journal, ledger, log) = (journal.clone(), Arc::clone(&ledger), log.clone());
+        let mut known = std::mem::take(&mut counted);
         let looked = blocking(move || {
-            journal::aside::ended(&journal, |lost| {
+            let looked = journal::aside::ended(&journal, &mut known, |lost| {
                 ledger.count_lost(&lost, clock::now());
                 log.flush();
-            })
+            });
+            (looked, known)
         });
-        if let Err(error) = looked.await {
+        let (looked, known) = looked.await;
+        counted = known;
+        if let Err(error) = looked {
             tracing::debug!(%error, "journals of other gateways cannot be looked at");
         }
     }

@@ -73,6 +73,10 @@ impl SqliteJournal {
                     known: FACT_VERSION,
                 });
             }
+            Some(version) if version < FACT_VERSION => {
+                // An older Segue would not understand what is appended from now on.
+                note_version(&writer).map_err(unavailable)?;
+            }
             Some(_) => {}
             None => create(&writer).map_err(unavailable)?,
         }
@@ -151,9 +155,13 @@ fn stored_version(connection: &Connection) -> rusqlite::Result<Option<u32>> {
 
 fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA}"))?;
-    let insert = "INSERT OR REPLACE INTO meta VALUES ('fact_version', ?1)";
-    connection.execute(insert, [FACT_VERSION])?;
+    note_version(connection)?;
     connection.execute_batch("COMMIT")
+}
+
+fn note_version(connection: &Connection) -> rusqlite::Result<()> {
+    let insert = "INSERT OR REPLACE INTO meta VALUES ('fact_version', ?1)";
+    connection.execute(insert, [FACT_VERSION]).map(drop)
 }
 
 fn identity(path: &Path) -> Result<(u64, u64), StoreError> {

@@ -30,7 +30,8 @@ impl Agent {
         let contract = self.contracts.get(&release)?;
         let due = contract.state == ContractState::Waiting
             && !self.may_still_go_back(release)
-            && self.olders(seen, release, contract).is_empty();
+            && self.olders(seen, release, contract).is_empty()
+            && self.strays(seen) == 0;
         due.then(|| start(release, contract, now))
     }
 
@@ -58,7 +59,20 @@ impl Agent {
             let older = older.into_iter().map(|id| self.label(id)).collect();
             return Err(Illegal::OlderReleaseLives { label, older });
         }
+        let strays = self.strays(seen);
+        if strays > 0 {
+            return Err(Illegal::StraysLive { label, strays });
+        }
         Ok(vec![start(release, contract, now)])
+    }
+
+    /// Processes of which nobody knows what they need.
+    fn strays(&self, seen: &Seen) -> u32 {
+        if self.on(Guard::ContractLast) {
+            seen.strays()
+        } else {
+            0
+        }
     }
 
     pub(super) fn contract_finished(

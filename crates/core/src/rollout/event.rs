@@ -131,7 +131,11 @@ pub enum Event {
         report: Value,
     },
     /// A person with the role approver agrees to the rollout.
-    Approve,
+    Approve {
+        /// What they looked at; another release now is not what they agreed to. `None`: whatever
+        /// it is.
+        release: Option<ReleaseId>,
+    },
     /// An operator wants a contract hook that failed, or has not run, to run now.
     Contract {
         /// Whose.
@@ -194,7 +198,7 @@ impl Event {
             Self::SmokeFinished { .. } => "smoke_finished",
             Self::GateFinished { .. } => "gate_finished",
             Self::ContractFinished { .. } => "contract_finished",
-            Self::Approve => "approve",
+            Self::Approve { .. } => "approve",
             Self::Contract { .. } => "contract",
             Self::EndCalls { .. } => "end_calls",
             Self::Pause => "pause",

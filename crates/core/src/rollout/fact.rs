@@ -14,8 +14,12 @@ use crate::split::Share;
 use crate::table::Epoch;
 use crate::time::Timestamp;
 
-/// Version of the journaled form. A reader refuses a larger one.
-pub const FACT_VERSION: u32 = 1;
+/// Version of the journaled form. A reader refuses a larger one, and reads every smaller one: facts
+/// only gain fields that may be missing.
+///
+/// 2: facts of approvals, hooks, bake windows, ceilings and contracts. A Segue of version 1 would
+/// forget them, or not know what it reads.
+pub const FACT_VERSION: u32 = 2;
 
 /// Names of all facts, as journaled.
 pub const FACT_NAMES: [&str; 31] = [

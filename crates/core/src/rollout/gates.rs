@@ -223,8 +223,12 @@ impl Agent {
         vec![Fact::Paused { pause, at: now }]
     }
 
-    /// A person agrees.
-    pub(super) fn approve(&self, input: &Input) -> Result<Vec<Fact>, Illegal> {
+    /// A person agrees, to what they looked at.
+    pub(super) fn approve(
+        &self,
+        input: &Input,
+        meant: Option<ReleaseId>,
+    ) -> Result<Vec<Fact>, Illegal> {
         let rollout = self.under_way("approve")?;
         let waits = matches!(
             rollout.phase,
@@ -234,6 +238,12 @@ impl Agent {
             return Err(self.not_now("approve"));
         }
         let release = rollout.incoming;
+        if let Some(meant) = meant.filter(|meant| *meant != release) {
+            return Err(Illegal::OtherRelease {
+                asked: self.label(meant),
+                is: self.label(release),
+            });
+        }
         if rollout.plan.approval.is_none() {
             let label = self.label(release);
             return Err(Illegal::NoApproval { label });

@@ -69,6 +69,14 @@ pub enum Illegal {
         /// Which.
         label: String,
     },
+    /// What was looked at is not what is being rolled out.
+    #[error("{is} is being rolled out, and not {asked}")]
+    OtherRelease {
+        /// What was meant.
+        asked: String,
+        /// What it is.
+        is: String,
+    },
     /// Nobody has to agree.
     #[error("the plan of {label} asks for no approval")]
     NoApproval {
@@ -102,6 +110,17 @@ pub enum Illegal {
         label: String,
         /// Labels of the older releases.
         older: Vec<String>,
+    },
+    /// A contract might take away what these still use; nobody knows what they are.
+    #[error(
+        "the contract hook of {label} waits: {strays} processes of this agent belong to no known \
+         release"
+    )]
+    StraysLive {
+        /// Whose hook.
+        label: String,
+        /// How many.
+        strays: u32,
     },
     /// The bake window may still go back to it.
     #[error("{label} is kept for {left}: the release after it is still baking")]
@@ -187,6 +206,9 @@ impl Illegal {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Conflict { .. } => "look again with `segue status`, then decide anew",
+            Self::OtherRelease { .. } => {
+                "look at that one with `segue status` and `segue diff`, then decide on it"
+            }
             Self::Busy { .. } => "wait for it, or end it with `segue abort`",
             Self::AlreadyCurrent { .. } => {
                 "change the command, its files or its environment to make another release"
@@ -212,6 +234,9 @@ impl Illegal {
             Self::ContractDone { .. } => "nothing to do; deploy another release to migrate again",
             Self::OlderReleaseLives { .. } => {
                 "it runs by itself once they are retired; `segue retire` ends the standby of a drained one"
+            }
+            Self::StraysLive { .. } => {
+                "see them with `segue status`, and end them by hand if nobody needs them"
             }
             Self::Baking { .. } => {
                 "wait for the end of the bake window, or deploy the next release"
@@ -249,6 +274,7 @@ impl Illegal {
             | Self::Unapproved { .. }
             | Self::ContractRuns { .. }
             | Self::OlderReleaseLives { .. }
+            | Self::StraysLive { .. }
             | Self::Baking { .. }
             | Self::NoWorkers { .. }
             | Self::NoRoom { .. }
@@ -261,6 +287,7 @@ impl Illegal {
             | Self::NotNow { .. }
             | Self::AlreadyPaused
             | Self::NotPaused
+            | Self::OtherRelease { .. }
             | Self::NoApproval { .. }
             | Self::NoContract { .. }
             | Self::ContractDone { .. }

@@ -27,6 +27,8 @@ pub struct Seen {
     /// Releases of which the platform sees a process. The driver says before every step; `None`:
     /// it has not looked yet, and that is unknown.
     processes: Option<BTreeSet<ReleaseId>>,
+    /// Processes of which nobody can say whose they are. The driver says before every step.
+    strays: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -95,6 +97,7 @@ impl Seen {
             reports: BTreeMap::new(),
             permits: BTreeMap::new(),
             processes: None,
+            strays: 0,
         }
     }
 
@@ -106,6 +109,17 @@ impl Seen {
     /// Says of which releases the platform sees a process.
     pub fn set_processes(&mut self, processes: BTreeSet<ReleaseId>) {
         self.processes = Some(processes);
+    }
+
+    /// Says how many processes of the agent belong to no release that is known: of a journal that
+    /// is gone, or with a record that cannot be read.
+    pub fn set_strays(&mut self, strays: u32) {
+        self.strays = strays;
+    }
+
+    /// Processes of the agent that belong to no release that is known: each may be of an older one.
+    pub fn strays(&self) -> u32 {
+        self.strays
     }
 
     /// Permits of a release that are out.

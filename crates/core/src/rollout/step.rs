@@ -79,7 +79,7 @@ impl Agent {
                 failed,
                 report,
             } => Ok(self.contract_finished(now, (*release, *attempt), failed.as_ref(), report)),
-            Event::Approve => self.approve(input),
+            Event::Approve { release } => self.approve(input, *release),
             Event::Contract { release } => self.contract(now, seen, *release),
             Event::EndCalls { release, calls } => self.end_calls(now, *release, calls),
             Event::Pause => self.pause(now, input),

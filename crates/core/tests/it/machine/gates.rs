@@ -6,6 +6,8 @@ use segue_core::spec::{Approval, Before, Hook, Hooks, Outbound, Webhook};
 
 use super::*;
 
+const APPROVE: Event = Event::Approve { release: None };
+
 fn hook() -> Hook {
     Hook {
         command: vec!["migrate".to_owned()],
@@ -226,19 +228,13 @@ fn a_person_agrees_before_the_ramp() {
         "a person is not late"
     );
     assert_eq!(bench.ask(promote(false)), Err("Unapproved".to_owned()));
-    assert_eq!(bench.facts(Event::Approve), ["gate_passed"]);
-    assert_eq!(bench.ask(Event::Approve), Ok(0), "twice is once");
+    assert_eq!(bench.facts(APPROVE), ["gate_passed"]);
+    assert_eq!(bench.ask(APPROVE), Ok(0), "twice is once");
     bench.settle();
     assert_eq!(bench.agent.phase_word(), "canary");
     assert!(bench.agent.is_proven(id(2), &approval(Before::Ramp)));
-    assert_eq!(
-        deployed(plan()).ask(Event::Approve),
-        Err("NoApproval".to_owned())
-    );
-    assert_eq!(
-        Bench::at("complete").ask(Event::Approve),
-        Err("NotNow".to_owned())
-    );
+    assert_eq!(deployed(plan()).ask(APPROVE), Err("NoApproval".to_owned()));
+    assert_eq!(Bench::at("complete").ask(APPROVE), Err("NotNow".to_owned()));
     // Let through, it needs none for the cutover either.
     let mut bench = verified(approval(Before::Ramp));
     bench.ok(Event::Promote {
@@ -266,7 +262,7 @@ fn a_person_agrees_before_the_cutover() {
         Err("Unapproved".to_owned()),
         "the next is the cutover"
     );
-    bench.ok(Event::Approve);
+    bench.ok(APPROVE);
     bench.settle();
     assert_eq!(bench.agent.current(), Some(id(2)));
 
@@ -278,7 +274,7 @@ fn a_person_agrees_before_the_cutover() {
     let mut bench = verified(paused);
     bench.pass(10);
     assert_eq!(bench.ask(Event::Resume), Err("Unapproved".to_owned()));
-    bench.ok(Event::Approve);
+    bench.ok(APPROVE);
     bench.ok(Event::Resume);
     assert_eq!(bench.agent.current(), Some(id(2)));
     // Without smoke calls let into the ramp, it still needs a person for the cutover.
@@ -418,6 +414,31 @@ fn smoke_calls_go_on_while_it_bakes() {
     let facts = bench.facts(smoked(2, Verdict::Failed("silence".to_owned())));
     assert_eq!(facts, ["rollback_started"]);
     assert_eq!(bench.agent.current(), Some(id(1)));
+}
+
+/// A person agrees to what they looked at.
+#[test]
+fn an_approval_is_of_one_release() {
+    let mut bench = verified(approval(Before::Ramp));
+    let incoming = bench.agent.rollout.as_ref().unwrap().incoming;
+    let of = |release| Event::Approve {
+        release: Some(release),
+    };
+    let input = Input::asked("ann", of(id(7)));
+    let illegal = bench.agent.step(bench.now, &bench.seen, &input);
+    let label = bench.agent.label(incoming);
+    let meant = id(7).short();
+    assert_eq!(
+        illegal.unwrap_err().to_string(),
+        format!("{label} is being rolled out, and not {meant}")
+    );
+    assert!(
+        !bench.agent.releases[&incoming]
+            .passed
+            .contains(&Gate::Approval)
+    );
+    assert_eq!(bench.ask(of(id(7))), Err("OtherRelease".to_owned()));
+    assert_eq!(bench.facts(of(incoming)), ["gate_passed"]);
 }
 
 fn gone(number: u32) -> Event {

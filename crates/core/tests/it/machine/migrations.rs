@@ -92,6 +92,26 @@ fn a_contract_waits_for_the_last_process_of_an_older_release() {
     bench.ok(deploy(1));
 }
 
+/// Whose they are nobody knows, so that they may be of an older release.
+#[test]
+fn a_contract_waits_for_processes_of_no_known_release() {
+    let mut bench = waiting();
+    bench.ok(Event::Retire { release: id(1) });
+    bench.seen.set_processes(BTreeSet::from([id(2)]));
+    bench.seen.set_strays(2);
+    bench.settle();
+    assert_eq!(*state(&bench), ContractState::Waiting);
+    let input = Input::asked("ada", contract(2));
+    let illegal = bench.agent.step(bench.now, &bench.seen, &input);
+    assert_eq!(
+        illegal.unwrap_err().to_string(),
+        "the contract hook of v2 waits: 2 processes of this agent belong to no known release"
+    );
+    bench.seen.set_strays(0);
+    bench.settle();
+    assert_eq!(runs(&bench), Some(1));
+}
+
 /// As long as nobody has looked, a process of any release may live.
 #[test]
 fn unknown_processes_are_not_gone() {

@@ -118,7 +118,7 @@ const FAULTS: [&str; 22] = [
     "live gateway forgotten",
 ];
 
-const REFUSALS: [&str; 27] = [
+const REFUSALS: [&str; 28] = [
     "Conflict",
     "Busy",
     "AlreadyCurrent",
@@ -130,6 +130,7 @@ const REFUSALS: [&str; 27] = [
     "Unproven",
     "Unapproved",
     "NoApproval",
+    "OtherRelease",
     "ContractRuns",
     "NoContract",
     "ContractDone",

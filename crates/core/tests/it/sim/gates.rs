@@ -40,7 +40,13 @@ impl World {
         match gate {
             Gate::Smoke => self.i3_the_verdict_is_of_this_attempt(),
             Gate::Approval => {
-                let asked = matches!(input.event, Event::Approve);
+                let asked = match input.event {
+                    Event::Approve { release } => {
+                        let incoming = self.truth.agent.rollout.as_ref().map(|is| is.incoming);
+                        release.is_none() || release == incoming
+                    }
+                    _ => false,
+                };
                 if !asked || !input.actor.starts_with("operator:") {
                     let text = format!("{} did not say so", input.actor);
                     self.violate("i3_an_approval_is_a_persons", text);

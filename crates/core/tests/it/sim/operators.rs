@@ -81,7 +81,7 @@ impl World {
         let agent = &self.truth.agent;
         let rolling = agent.is_rolling_out();
         match self.rng.below(100) {
-            0..=9 if rolling => Event::Approve,
+            0..=9 if rolling => self.approval(),
             0..=29 if rolling => Event::Promote {
                 full: self.rng.chance(300),
                 skip_gates: self.rng.chance(300),
@@ -125,7 +125,7 @@ impl World {
                 let gateway = self.gateways[silent.unwrap_or(index)].id.clone();
                 Event::ForgetGateway { gateway }
             }
-            12 => Event::Approve,
+            12 => self.approval(),
             13 | 14 => {
                 let waiting = self.truth.agent.contracts.keys().next().copied();
                 let release = match waiting.filter(|_| self.rng.chance(700)) {
@@ -152,6 +152,17 @@ impl World {
             }
             _ => self.deploy(),
         }
+    }
+
+    /// Of what is rolled out, of what somebody took it for, or of whatever it is.
+    fn approval(&mut self) -> Event {
+        let incoming = self.truth.agent.rollout.as_ref().map(|is| is.incoming);
+        let release = match self.rng.below(10) {
+            0..=3 => None,
+            4..=7 => incoming,
+            _ => Some(self.rng.pick(&self.scenario.releases).id),
+        };
+        Event::Approve { release }
     }
 
     fn deploy(&mut self) -> Event {
