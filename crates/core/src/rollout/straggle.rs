@@ -104,9 +104,8 @@ impl Agent {
         }
         let ending = self.releases.get(&release).and_then(|record| {
             let (reached, policy) = self.straggling(record)?;
-            let began = match record.state {
-                ReleaseState::Draining { since, .. } => since,
-                _ => return None,
+            let ReleaseState::Draining { since: began, .. } = record.state else {
+                return None;
             };
             (policy == StragglerPolicy::End).then_some((began, reached))
         });
