@@ -30,9 +30,11 @@ impl Driver {
         for _ in 0..CONFLICTS_MAX {
             let now = clock::now();
             let processes = self.parts.platform.processes(name);
+            let strays = self.parts.platform.strays(name);
             if let Some(holding) = self.agents.get_mut(name) {
                 holding.seen.listen(now);
                 holding.seen.set_processes(processes);
+                holding.seen.set_strays(strays);
             }
             self.note_permits(name, now);
             let holding = self.agents.get(name).ok_or(Refused::UnknownAgent)?;
