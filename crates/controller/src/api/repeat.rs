@@ -63,12 +63,15 @@ pub(super) async fn repeat(
     let path = request.extensions().get::<MatchedPath>();
     let path = path.map_or("", MatchedPath::as_str);
     // What is no endpoint is refused by the router.
-    if !writes(request.method()) || endpoint(request.method(), path).is_none() || path == CALL_STATE
-    {
+    if !writes(request.method()) || endpoint(request.method(), path).is_none() {
         return Ok(next.run(request).await);
     }
     let is_rollback = path == ROLLBACK;
-    let key = key(request.headers())?;
+    // The state of a call is the callers' own: no answer about it is kept, so it takes no key.
+    let key = match path {
+        CALL_STATE => None,
+        _ => key(request.headers())?,
+    };
     let (head, body) = request.into_parts();
     let body = collect(body).await?;
     let principal = head.extensions.get::<Principal>();

@@ -144,8 +144,8 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
     on("GET", "/v1/tokens/events", Needs::Administer, &[503]),
     on("DELETE", "/v1/tokens/{id}", Needs::Administer, &[404, 503]),
     on("GET", CALL_STATE, Needs::CallState, &[404, 503]),
-    on("PUT", CALL_STATE, Needs::CallState, &[412, 503]),
-    on("PATCH", CALL_STATE, Needs::CallState, &[412, 503]),
+    on("PUT", CALL_STATE, Needs::CallState, &[404, 412, 503]),
+    on("PATCH", CALL_STATE, Needs::CallState, &[404, 412, 503]),
     on("DELETE", CALL_STATE, Needs::CallState, &[404, 412, 503]),
 ];
 

@@ -12,6 +12,7 @@ mod ask;
 mod bases;
 mod carry;
 mod decide;
+mod dialling;
 mod hooks;
 mod goodbye;
 mod lag;
@@ -44,12 +45,16 @@ use self::ack::Waiting;
 pub(crate) use self::bases::Bases;
 pub(crate) use self::ask::{Ask, Message, Refused, Wanted};
 use self::decide::replay;
-pub(crate) use self::reach::{Outreach, PermitAsk, PermitRefused, Permitted};
+pub(crate) use self::dialling::{PermitAsk, PermitRefused, Permitted};
+pub(crate) use self::reach::Outreach;
 pub(crate) use self::decide::{blocking, describe, verify};
 use self::trouble::Trouble;
 
 /// Messages of operators that wait; more are refused.
-pub(crate) const ASKS_MAX: usize = 64;
+const ASKS_MAX: usize = 64;
+/// Rollbacks that wait. They have a queue of their own, which goes first: whatever else is asked,
+/// there is room for the way back.
+const ROLLBACKS_MAX: usize = 16;
 /// Reports of gateways that wait; more wait in their sockets.
 pub(crate) const HEARD_MAX: usize = 256;
 
@@ -90,6 +95,31 @@ impl Holding {
             trouble: None,
             lag: BTreeMap::new(),
         }
+    }
+}
+
+/// What wakes the driver.
+enum Woken {
+    Asked(Message),
+    Heard(Heard),
+    /// Nobody can ask any more.
+    Alone,
+    /// Something was done, or time passed.
+    Rung,
+}
+
+/// Where the driver is asked.
+pub(crate) struct Asks {
+    pub(crate) rollbacks: mpsc::Receiver<Message>,
+    pub(crate) others: mpsc::Receiver<Message>,
+}
+
+impl Asks {
+    /// The two queues, and where to send to each: rollbacks first.
+    pub(crate) fn new() -> ([mpsc::Sender<Message>; 2], Self) {
+        let (first, rollbacks) = mpsc::channel(ROLLBACKS_MAX);
+        let (second, others) = mpsc::channel(ASKS_MAX);
+        ([first, second], Self { rollbacks, others })
     }
 }
 
@@ -187,7 +217,7 @@ impl Driver {
     /// decision that is being written down is written, applied and published.
     pub(crate) async fn run(
         mut self,
-        mut asks: mpsc::Receiver<Message>,
+        mut asks: Asks,
         mut heard: mpsc::Receiver<Heard>,
         mut stop: oneshot::Receiver<()>,
     ) {
@@ -196,21 +226,31 @@ impl Driver {
         self.settle().await;
         loop {
             let wait = self.until_next();
-            tokio::select! {
+            let others = async {
+                tokio::select! {
+                    message = asks.others.recv() => message.map_or(Woken::Alone, Woken::Asked),
+                    Some(first) = heard.recv() => Woken::Heard(first),
+                    () = bell.notified() => Woken::Rung,
+                    () = sleep(wait) => Woken::Rung,
+                }
+            };
+            let woken = tokio::select! {
+                biased;
                 _ = &mut stop => return,
-                message = asks.recv() => match message {
-                    Some(message) => self.take(message).await,
-                    None => return,
-                },
-                Some(first) = heard.recv() => {
+                Some(rollback) = asks.rollbacks.recv() => Woken::Asked(rollback),
+                woken = others => woken,
+            };
+            match woken {
+                Woken::Asked(message) => self.take(message).await,
+                Woken::Heard(first) => {
                     self.hear(first);
                     for _ in 1..HEARD_BATCH_MAX {
                         let Ok(next) = heard.try_recv() else { break };
                         self.hear(next);
                     }
                 }
-                () = bell.notified() => {}
-                () = sleep(wait) => {}
+                Woken::Alone => return,
+                Woken::Rung => {}
             }
             self.settle().await;
         }
@@ -479,7 +519,7 @@ mod tests {
             announce: watch::channel(0).0,
         };
         let driver = Driver::load(parts).await.unwrap();
-        let (_asks, to_driver) = mpsc::channel(1);
+        let (_asks, to_driver) = Asks::new();
         let (_heard, from_gateways) = mpsc::channel(1);
         let (stop, stopped) = oneshot::channel();
         let driving = tokio::spawn(driver.run(to_driver, from_gateways, stopped));

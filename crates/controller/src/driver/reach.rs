@@ -1,4 +1,4 @@
-//! What the driver says to others: webhooks, workers, and who holds a permit.
+//! What the driver says to others: webhooks and workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +6,13 @@ use segue_core::names::{AgentName, ReleaseId, WorkerId};
 use segue_core::release::ReleaseState;
 use segue_core::rollout::{Agent, Event, Input};
 use segue_core::spec::{Stragglers, Webhook};
-use segue_core::time::{Millis, Timestamp};
+use segue_core::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Driver, Holding, Refused};
 use crate::clock;
-use crate::permits::{NoPermit, Permits};
+use crate::permits::Permits;
 use crate::platform::notify_path;
-use crate::store::Permit;
 use crate::stragglers::{Hearer, Heralds, Stand, Ushers, Wanted};
 use crate::webhooks::{Asker, Question};
 
@@ -26,56 +25,7 @@ pub(crate) struct Outreach {
     pub(crate) permits: Permits,
 }
 
-/// What is asked about permits.
-#[derive(Debug)]
-pub(crate) enum PermitAsk {
-    /// One more, for a release named in words or for that of a worker.
-    Grant {
-        /// Of which worker.
-        worker: Option<WorkerId>,
-        /// Or of which release, by label or digest.
-        release: Option<String>,
-        /// How the worker names the call.
-        call: Option<String>,
-        /// Who asks.
-        holder: String,
-        /// For how long.
-        ttl: Millis,
-    },
-    /// This one for longer.
-    Renew { permit: String, ttl: Millis },
-    /// This one is not needed any more.
-    End { permit: String },
-    /// Those that are out.
-    List,
-}
-
-/// Why a permit was refused.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PermitRefused {
-    /// No release is called so, or several are.
-    #[error(transparent)]
-    Name(#[from] Refused),
-    /// No such worker is up.
-    #[error("no worker {0} is up")]
-    NoSuchWorker(WorkerId),
-    /// It may not be given.
-    #[error(transparent)]
-    NoPermit(#[from] NoPermit),
-}
-
-/// Permits, each with the label of its release.
-pub(crate) type Permitted = Result<Vec<(Permit, String)>, PermitRefused>;
-
 impl Driver {
-    /// Says which permits are out, before a decision.
-    pub(super) fn note_permits(&mut self, name: &AgentName, now: Timestamp) {
-        let counts = self.parts.outreach.permits.counts(name, now);
-        if let Some(holding) = self.agents.get_mut(name) {
-            holding.seen.set_permits(counts);
-        }
-    }
-
     /// Asks the webhooks that are wanted, and gives up on all others.
     pub(super) fn ask_webhooks(
         &mut self,
@@ -161,43 +111,6 @@ impl Driver {
         }
         Ok(())
     }
-
-    /// Gives, renews or takes back a permit. It is the driver that does, so that a permit is
-    /// either out before a drain is decided, or refused after.
-    pub(super) async fn permit(&mut self, name: &AgentName, ask: PermitAsk) -> Permitted {
-        let now = clock::now();
-        let Some(holding) = self.agents.get(name) else {
-            return Err(Refused::UnknownAgent.into());
-        };
-        let permits = &mut self.parts.outreach.permits;
-        let given = match ask {
-            PermitAsk::Grant {
-                worker,
-                release,
-                call,
-                holder,
-                ttl,
-            } => {
-                let release = dialling(&holding.agent, worker, release.as_deref())?;
-                let who = (call, holder);
-                vec![permits.grant(name, release, who, (now, ttl)).await?]
-            }
-            PermitAsk::Renew { permit, ttl } => {
-                vec![permits.renew(name, &permit, (now, ttl)).await?]
-            }
-            PermitAsk::End { permit } => {
-                permits.end(name, &permit, now).await?;
-                Vec::new()
-            }
-            PermitAsk::List => permits.list(name, now),
-        };
-        let agent = &self.agents[name].agent;
-        let label = |permit: Permit| {
-            let label = agent.label(permit.release);
-            (permit, label)
-        };
-        Ok(given.into_iter().map(label).collect())
-    }
 }
 
 /// Leaves out of a plan what must not be written down: users and queries of addresses may hold
@@ -209,30 +122,6 @@ pub(super) fn discreet(mut event: Event) -> Event {
         }
     }
     event
-}
-
-/// The release that dials; it must take new calls.
-fn dialling(
-    agent: &Agent,
-    worker: Option<WorkerId>,
-    release: Option<&str>,
-) -> Result<ReleaseId, PermitRefused> {
-    let release = if let Some(worker) = worker {
-        let record = agent.workers.get(&worker);
-        record.ok_or(PermitRefused::NoSuchWorker(worker))?.release
-    } else {
-        let takes = ReleaseState::takes_new_calls;
-        super::ask::choose(agent, release, "dial for", takes)?
-    };
-    let state = agent.releases[&release].state;
-    if state.takes_new_calls() {
-        return Ok(release);
-    }
-    Err(NoPermit::Draining {
-        label: agent.label(release),
-        state: state.word(),
-    }
-    .into())
 }
 
 fn question(holding: &Holding, of: (u64, u32), release: ReleaseId, webhook: &Webhook) -> Value {

@@ -1,7 +1,13 @@
-//! What the smaller `SQLite` files of the state directory have in common: the tokens and the call
-//! state. The journal, which must notice more, opens its own.
+//! What the `SQLite` files of the state directory have in common. The journal, which must notice
+//! more, opens its own, and has only [`make_private`] from here.
+//!
+//! No file of these may be opened and closed beside the engine while a connection to it lives: the
+//! kernel takes *every* lock of a process off a file when the process closes any descriptor of it
+//! (POSIX locks are so). The engine would not know. The next other program that looks into the file
+//! would believe that it is alone, and take the write-ahead log away under our hands.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,14 +30,24 @@ pub(super) enum Durable {
     Process,
 }
 
-/// A file that only its owner may read, opened or made.
-pub(super) fn open(path: &Path, durable: Durable, schema: &str) -> Result<Connection, StoreError> {
+/// Makes a file that only its owner may read, unless there is one. The engine gives its other
+/// files the rights of this one. One that is there is not opened, see above.
+pub(super) fn make_private(path: &Path) -> Result<(), StoreError> {
     let mut options = OpenOptions::new();
-    let made = options.append(true).create(true).mode(0o600).open(path);
-    made.map_err(|error| StoreError::Unavailable {
-        what: format!("{}: {error}", path.display()),
-        source: None,
-    })?;
+    let made = options.write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(StoreError::Unavailable {
+            what: format!("{}: {error}", path.display()),
+            source: None,
+        }),
+    }
+}
+
+/// A file that only its owner may read, opened or made. What is removed from it is overwritten.
+pub(super) fn open(path: &Path, durable: Durable, schema: &str) -> Result<Connection, StoreError> {
+    make_private(path)?;
     let open = || {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_WAIT)?;
@@ -41,10 +57,16 @@ pub(super) fn open(path: &Path, durable: Durable, schema: &str) -> Result<Connec
             Durable::Process => "NORMAL",
         };
         connection.pragma_update(None, "synchronous", synchronous)?;
+        connection.pragma_update(None, "secure_delete", true)?;
         connection.execute_batch(schema)?;
         Ok(connection)
     };
     open().map_err(|error| unavailable(path, error))
+}
+
+/// Moves the write-ahead log into the file and empties it, unless somebody reads.
+pub(super) fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 /// What the engine says, in words.

@@ -3,8 +3,8 @@
 //! Two connections: the driver's, and one for readers of the audit log, who never make a decision
 //! wait.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use segue_core::rollout::FACT_VERSION;
 use segue_core::time::Timestamp;
 use serde_json::Value;
 
+use super::file::make_private;
 use super::{Head, Journal, StoreError};
 
 /// How long a locked file is waited for. A backup takes its locks for less; and an operator who
@@ -60,6 +61,7 @@ impl SqliteJournal {
     ///
     /// When it cannot be opened, or a newer version wrote it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        // It holds what workers are started with, secrets of their environment included.
         make_private(path)?;
         let writer = connect(path)?;
         writer
@@ -123,16 +125,6 @@ impl SqliteJournal {
             reader: Mutex::new(reader),
         })
     }
-}
-
-/// The journal holds what workers are started with, secrets of their environment included. The
-/// engine gives its other files the rights of this one.
-fn make_private(path: &Path) -> Result<(), StoreError> {
-    let mut options = OpenOptions::new();
-    let opened = options.append(true).create(true).mode(0o600).open(path);
-    opened
-        .map(drop)
-        .map_err(|error| blocked(format!("{}: {error}", path.display())))
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {

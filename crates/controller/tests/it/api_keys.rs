@@ -108,6 +108,75 @@ async fn at_once_only_one_is_carried_out() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_whose_outcome_is_unknown_goes_back_once() {
+    const ROLLBACK: &str = "/v1/agents/desk/rollback";
+    let directory = Directory::new();
+    let mut spec = spec();
+    spec.policy.standby = segue_core::time::Millis::from_secs(600);
+    let running = Running::start(&directory, spec).await;
+    let _gateway = crate::gateway::Gateway::start(&directory.state(), "gw-1");
+    let client = &running.client;
+    for label in ["v1", "v2", "v3"] {
+        client.bring_in(label).await;
+    }
+    let is_current = async |label: &str| {
+        let view = client
+            .until("the rollback to land", |view| view.phase != "rolling_back")
+            .await;
+        let current = view.releases.iter().find(|is| is.state == "current");
+        assert_eq!(current.unwrap().label.as_str(), label);
+    };
+    let forget = || {
+        let control = rusqlite::Connection::open(directory.state().control()).unwrap();
+        let forget = "UPDATE keys SET state = 'unknown', status = NULL";
+        control.execute(forget, []).unwrap();
+    };
+    // It goes back from whatever is current: a second time that is another release.
+    let first = ask(client, "POST", ROLLBACK, "r", &json!({})).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    is_current("v2").await;
+    forget();
+    let again = ask(client, "POST", ROLLBACK, "r", &json!({})).await;
+    is_problem(&again, 409, "outcome-unknown");
+    is_current("v2").await;
+    // Of a part alone it is a deploy.
+    let only = json!({ "release": "v2", "only": "prompt" });
+    ask(client, "POST", ROLLBACK, "o", &only).await;
+    forget();
+    let again = ask(client, "POST", ROLLBACK, "o", &only).await;
+    is_problem(&again, 409, "outcome-unknown");
+    // One that names what it leaves is carried out again, and there is nothing left to do.
+    let named = json!({ "release": "v3" });
+    for _ in 0..2 {
+        let answer = ask(client, "POST", ROLLBACK, "n", &named).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.header("idempotency-replayed"), None);
+        is_current("v2").await;
+        forget();
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_of_a_call_is_not_kept_with_a_key() {
+    const CANARY: &str = "card 4111-canary";
+    let directory = Directory::new();
+    let running = Running::start(&directory, spec()).await;
+    let client = &running.client;
+    let path = "/v1/calls/CA1/state";
+    for status in [201, 200] {
+        let body = json!({ "said": CANARY });
+        let put = ask(client, "PUT", path, "s", &body).await;
+        assert_eq!(put.status, status, "{put:?}");
+        assert_eq!(put.header("idempotency-replayed"), None);
+    }
+    let control = rusqlite::Connection::open(directory.state().control()).unwrap();
+    let keys = control.query_row("SELECT count(*) FROM keys", [], |row| row.get(0));
+    assert_eq!(keys, Ok(0));
+    running.stop().await;
+}
+
 /// A controller that is killed between taking the key and the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_nobody_guesses_but_a_rollback_goes_on() {
@@ -118,7 +187,7 @@ async fn after_a_crash_nobody_guesses_but_a_rollback_goes_on() {
     let rollback = "/v1/agents/desk/rollback";
     for (path, key) in [(DEPLOY, "d"), (rollback, "r")] {
         let body = json!({ "label": "v1" });
-        let body = if path == DEPLOY { body } else { json!({}) };
+        let body = if path == DEPLOY { body } else { json!({ "release": "v1" }) };
         ask(&client, "POST", path, key, &body).await;
     }
     controller.kill().unwrap();
@@ -136,7 +205,8 @@ async fn after_a_crash_nobody_guesses_but_a_rollback_goes_on() {
     let deploy = ask(client, "POST", DEPLOY, "d", &body).await;
     is_problem(&deploy, 409, "outcome-unknown");
     // There is nothing to go back to, which only the driver can know: it was asked.
-    let answer = ask(client, "POST", rollback, "r", &json!({})).await;
+    let named = json!({ "release": "v1" });
+    let answer = ask(client, "POST", rollback, "r", &named).await;
     assert_eq!(answer.header("idempotency-replayed"), None, "{answer:?}");
     is_problem(&answer, 422, "not-now");
     running.stop().await;

@@ -181,6 +181,26 @@ fn appender() {
     loop {
         let entries = crate::store::entries(&head, 3);
         journal.append(head.seq, &entries).unwrap();
+
+#[test]
+#[ignore = "looks into every file of the state directory, when told to"]
+fn visitor() {
+    if !plays("visitor") {
+        return;
+    }
+    for name in ["control.db", "calls.db", "journal.db"] {
+        let path = Path::new(&env::var("IT_STATE").unwrap()).join(name);
+        let connection = rusqlite::Connection::open(path).unwrap();
+        let count = "SELECT count(*) FROM sqlite_schema";
+        let tables: u32 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+        assert!(tables > 0, "{name}");
+        // What only who is alone may do, as at the end of a visit: it takes the log away.
+        let mode = "PRAGMA journal_mode = DELETE";
+        let _ = connection.query_row(mode, [], |row| row.get::<_, String>(0));
+        connection.close().unwrap();
+    }
+    println!("looked");
+}
         head = Head::of(&entries[2]);
         println!("appended {}", head.seq);
     }

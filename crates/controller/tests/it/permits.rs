@@ -1,9 +1,14 @@
 //! Permits of outbound calls: they count, they last, they end, and a drain gives none.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use segue_core::time::Millis;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::gateway::Gateway;
-use crate::{Client, Directory, Running, release, spec};
+use crate::{Client, Directory, Running, eventually, kill, pids, release, spec};
 
 const PERMITS: &str = "/v1/agents/desk/permits";
 
@@ -61,13 +66,18 @@ async fn a_release_with_a_permit_out_is_not_drained() {
     assert!(renewed.json()["expires_at"].as_u64() > first["expires_at"].as_u64());
     assert_eq!(end(&dialler, &second).await, 204);
     assert_eq!(end(&dialler, &second).await, 404, "it is over");
-    // Many times the straggler buffer later it still drains.
-    let buffer = spec().policy.straggler_buffer;
-    tokio::time::sleep(std::time::Duration::from_millis(5 * buffer.0)).await;
+    // One that began to drain after it, and has no permit out, is empty by now.
+    admin.bring_in("v3").await;
+    admin
+        .until("v2 is empty", |view| {
+            release(view, "v2").is_none_or(|is| is.state != "draining")
+        })
+        .await;
     let view = admin.agent().await;
     assert_eq!(release(&view, "v1").unwrap().state, "draining");
     let facts = admin.facts().await;
-    assert!(!facts.contains(&"emptied".to_owned()), "{facts:?}");
+    let emptied = facts.iter().filter(|fact| *fact == "emptied").count();
+    assert_eq!(emptied, 1, "{facts:?}");
     assert_eq!(end(&dialler, &first).await, 204);
     admin
         .until("v1 is empty", |view| {
@@ -78,7 +88,104 @@ async fn a_release_with_a_permit_out_is_not_drained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_permit_that_nobody_returns_expires() {
+async fn a_worker_that_does_not_renew_may_still_talk() {
+    let directory = Directory::new();
+    let running = Running::start(&directory, spec()).await;
+    let _gateway = Gateway::start(&directory.state(), "gw-1");
+    let client = &running.client;
+    let view = client.bring_in("v1").await;
+    let worker = release(&view, "v1").unwrap().workers[0].id.clone();
+    let given = permit(client, json!({ "worker": worker, "ttl": 1 })).await;
+    assert_eq!((&given["worker"], &given["overdue"]), (&json!(worker), &json!(false)));
+    client.bring_in("v2").await;
+    let listed = async |client: &Client| {
+        let listed = client.ask("GET", PERMITS, None).await.json();
+        listed["permits"].as_array().unwrap().clone()
+    };
+    eventually("the permit to be overdue", async || {
+        (listed(client).await.first()?["overdue"] == true).then_some(())
+    })
+    .await;
+    // The next controller goes by the same process.
+    running.stop().await;
+    let running = Running::start(&directory, spec()).await;
+    let client = &running.client;
+    let view = client
+        .until("v1's worker to be found", |view| {
+            release(view, "v1").is_some() && !pids(view, "v1").is_empty()
+        })
+        .await;
+    assert_eq!(release(&view, "v1").unwrap().state, "draining");
+    assert_eq!(listed(client).await.len(), 1);
+    let facts = client.facts().await;
+    assert!(!facts.contains(&"emptied".to_owned()), "{facts:?}");
+    // Nobody talks any more.
+    kill(pids(&view, "v1")[0]);
+    client
+        .until("v1 is empty", |view| {
+            release(view, "v1").is_none_or(|is| is.state != "draining")
+        })
+        .await;
+    assert_eq!(listed(client).await, Vec::<Value>::new());
+    running.stop().await;
+}
+
+/// Whoever dials waits for the disk. The way back does not wait for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_goes_before_permits_that_cannot_be_written_down() {
+    const DIALLERS: usize = 90;
+    const PENDING_MIN: usize = 50;
+    let directory = Directory::new();
+    let mut spec = spec();
+    spec.policy.standby = Millis::from_secs(600);
+    let running = Running::start(&directory, spec).await;
+    let _gateway = Gateway::start(&directory.state(), "gw-1");
+    let client = &running.client;
+    client.bring_in("v1").await;
+    client.bring_in("v2").await;
+    let locker = rusqlite::Connection::open(directory.state().control()).unwrap();
+    locker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (pending, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let over = Arc::new(AtomicBool::new(false));
+    let mut diallers = JoinSet::new();
+    for _ in 0..DIALLERS {
+        let (client, pending, refused) = (client.clone(), Arc::clone(&pending), Arc::clone(&refused));
+        let over = Arc::clone(&over);
+        diallers.spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                pending.fetch_add(1, Ordering::Relaxed);
+                let body = json!({ "release": "v2" });
+                let answer = client.ask("POST", PERMITS, Some(&body)).await;
+                pending.fetch_sub(1, Ordering::Relaxed);
+                // After the rollback it takes no calls any more.
+                assert!(matches!(answer.status, 422 | 503), "{answer:?}");
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    eventually("permits to wait for the disk", async || {
+        let waits = pending.load(Ordering::Relaxed) >= PENDING_MIN;
+        (waits && refused.load(Ordering::Relaxed) >= DIALLERS).then_some(())
+    })
+    .await;
+    let back = client.post("rollback", json!({ "release": "v2" })).await;
+    assert_eq!(back.status, 200, "{back:?}");
+    let waits = pending.load(Ordering::Relaxed);
+    assert!(waits >= PENDING_MIN, "only {waits} of {DIALLERS} waited");
+    over.store(true, Ordering::Relaxed);
+    let view = client.agent().await;
+    assert_eq!(release(&view, "v1").unwrap().state, "current");
+    while let Some(dialler) = diallers.join_next().await {
+        dialler.unwrap();
+    }
+    locker.execute_batch("ROLLBACK").unwrap();
+    let listed = client.ask("GET", PERMITS, None).await.json();
+    assert_eq!(listed["permits"], json!([]), "none was given");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permit_of_nobody_expires() {
     let directory = Directory::new();
     let running = Running::start(&directory, spec()).await;
     let _gateway = Gateway::start(&directory.state(), "gw-1");
