@@ -20,3 +20,6 @@ def before_call(ctx, case, kwargs):
         given = (case.path_parameters or {}).get(name)
         if isinstance(given, str) and NAME.fullmatch(given) and sum(given.encode()) % 2 == 0:
             case.path_parameters[name] = known
+        given = (case.query or {}).get(name)
+        if isinstance(given, str) and NAME.fullmatch(given) and sum(given.encode()) % 2 == 0:
+            case.query[name] = known

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use super::roles::{ENDPOINTS, Endpoint, Needs};
+use super::roles::{CALL_STATE, ENDPOINTS, Endpoint, Needs};
 use super::wire::{Problem, Role};
 
 /// What the paths are collected under.
@@ -128,7 +128,11 @@ fn complete(operation: &mut Value, endpoint: &Endpoint) {
         statuses.extend([401, 503]);
     }
     if writes {
-        statuses.extend([408, 409, 413, 415, 422]);
+        statuses.extend([408, 413, 415]);
+    }
+    // The state of a call takes no key: no answer about it is kept.
+    if writes && endpoint.path != CALL_STATE {
+        statuses.extend([409, 422]);
         let key = json!({
             "name": "Idempotency-Key",
             "in": "header",

@@ -158,7 +158,7 @@ mod tests {
             ("  two  spaces\n", "  two  spaces\n"),
             (
                 "> Authorization: Bearer abc x",
-                "> Authorization: Bearer *** x",
+                "> *** Bearer *** x",
             ),
             ("one\nBasic abc\nthree", "one\n***\nthree"),
             ("https://host/a@b", "https://host/a@b"),

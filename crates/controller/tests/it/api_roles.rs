@@ -235,6 +235,9 @@ async fn a_worker_has_to_do_with_the_calls_of_its_own_agent_alone() {
     is_problem(&admin.ask("GET", path, None).await, 400, "bad-request");
     assert_eq!(state(admin, named).await, Some(json!({ "of": "desk" })));
     assert_eq!(state(admin, "/v1/calls/CA1/state?agent=other").await, None);
+    let nobody = "/v1/calls/CA1/state?agent=nobody";
+    let refused = admin.ask("PUT", nobody, Some(&json!({}))).await;
+    is_problem(&refused, 404, "not-found");
 
     let permits = "/v1/agents/other/permits";
     let permit = format!("{permits}/0123456789abcdef0123456789abcdef");

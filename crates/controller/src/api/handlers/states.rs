@@ -11,7 +11,7 @@ use segue_core::names::{AgentName, CallId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Asked, is_json, query};
+use super::{Asked, is_json, query, unknown_agent};
 use crate::api::problem::Reject;
 use crate::api::tokens::Principal;
 use crate::api::wire::CallStateView;
@@ -224,6 +224,10 @@ fn call_of(
     let (named, call) = (query(of)?.agent, call_id(id)?);
     if let Some(agent) = named.as_ref().or(principal.agent.as_ref()) {
         principal.check(agent)?;
+        // Workers of one that is in no configuration any more may still have calls.
+        if principal.agent.is_none() && api.specs.get(agent).is_none() {
+            return Err(unknown_agent(agent.as_str()));
+        }
         return Ok((agent.clone(), call));
     }
     let agents = api.specs.now();
