@@ -301,10 +301,8 @@ async fn what_a_launcher_leaves_behind_keeps_its_calls_and_holds_the_contract() 
         .rposition(|line| line.starts_with("contract begins"));
     assert_eq!(said[last.unwrap() + 1], "contract saw 0 old workers");
     let records = fs::read_dir(site.home().join("workers").join(AGENT)).unwrap();
-    let records = records.flatten().filter(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        name.ends_with(".json")
-    });
+    let is_record = |path: &std::path::Path| path.extension().is_some_and(|end| end == "json");
+    let records = records.flatten().filter(|entry| is_record(&entry.path()));
     assert_eq!(records.count(), 2, "nothing is written down of them");
     site.spotless(4);
 }
