@@ -67,6 +67,7 @@ impl Content {
             Some(other.directory.clone()),
         );
         found.files("files", &self.files, &other.files);
+        found.files("hooks", &self.hooks, &other.hooks);
         let (was, is) = (&self.parts, &other.parts);
         found.compare(
             "prompt",
