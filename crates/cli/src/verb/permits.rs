@@ -21,11 +21,15 @@ pub(crate) fn run(home: &Home, format: Format, args: &PermitsArgs) -> anyhow::Re
                 permit.release.clone(),
                 permit.holder.clone(),
                 output::age(now.since(permit.granted_at).0),
-                output::age(permit.expires_at.since(now).0),
+                if permit.overdue {
+                    "overdue".to_owned()
+                } else {
+                    output::age(permit.expires_at.since(now).0)
+                },
             ]
         };
         let rows: Vec<Vec<String>> = view.permits.iter().map(row).collect();
-        output::table(&["CALL", "RELEASE", "BY", "AGE", "ENDS IN"], &rows)
+        output::table(&["CALL", "RELEASE", "BY", "AGE", "TIME LEFT"], &rows)
     });
     if view.next.is_some() {
         output::say("there are more; see them with --limit");

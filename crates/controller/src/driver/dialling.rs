@@ -87,9 +87,9 @@ impl Driver {
             } => {
                 let found = match worker {
                     Some(worker) => {
-                        let process = self.parts.platform.workers(name).into_iter();
-                        let process = process.filter(|status| status.worker == worker);
-                        let pid = process.filter_map(|status| status.pid).next();
+                        let mut processes = self.parts.platform.workers(name).into_iter();
+                        let process = processes.find(|status| status.worker == worker);
+                        let pid = process.and_then(|status| status.pid);
                         of_worker(agent, worker, pid)
                     }
                     None => of_release(agent, release.as_deref()),

@@ -185,11 +185,11 @@ fn appender() {
 #[test]
 #[ignore = "looks into every file of the state directory, when told to"]
 fn visitor() {
+    /// The bytes that whoever has a file open holds a lock on: from where, and how many.
+    const READERS: (u64, u64) = (0x4000_0002, 510);
     if !plays("visitor") {
         return;
     }
-    /// The bytes that whoever has a file open holds a lock on: from where, and how many.
-    const READERS: (u64, u64) = (0x4000_0002, 510);
     for name in ["control.db", "calls.db", "journal.db"] {
         let path = Path::new(&env::var("IT_STATE").unwrap()).join(name);
         let connection = rusqlite::Connection::open(&path).unwrap();
