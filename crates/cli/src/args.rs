@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::access::{ApiDo, RemoteArgs, TokenCreateArgs, TokenDo};
 pub(crate) use self::change::{
-    ApproveArgs, DeployArgs, ForgetArgs, MadeOf, OnlyPart, PlanArgs, PromoteArgs, ReleaseArgs, RollbackArgs,
-    VerbArgs, Wait,
+    ApproveArgs, DeployArgs, ForgetArgs, MadeOf, OnlyPart, PlanArgs, PromoteArgs, ReleaseArgs,
+    RollbackArgs, VerbArgs, Wait,
 };
 pub(crate) use self::look::{
     AuditArgs, AuditDo, CallsArgs, DiffArgs, DoctorArgs, ExplainArgs, HistoryArgs, LogsArgs,

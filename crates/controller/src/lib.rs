@@ -13,8 +13,8 @@ mod digest;
 
 pub mod store;
 
-pub mod link;
 mod hooks;
+pub mod link;
 pub mod make;
 pub mod platform;
 mod smoke;

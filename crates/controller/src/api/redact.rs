@@ -156,10 +156,7 @@ mod tests {
         for (text, shown) in [
             ("", ""),
             ("  two  spaces\n", "  two  spaces\n"),
-            (
-                "> Authorization: Bearer abc x",
-                "> *** Bearer *** x",
-            ),
+            ("> Authorization: Bearer abc x", "> *** Bearer *** x"),
             ("one\nBasic abc\nthree", "one\n***\nthree"),
             ("https://host/a@b", "https://host/a@b"),
             ("http://127.0.0.1:80", "http://127.0.0.1:80"),

@@ -13,8 +13,8 @@ mod bases;
 mod carry;
 mod decide;
 mod dialling;
-mod hooks;
 mod goodbye;
+mod hooks;
 mod lag;
 mod reach;
 mod trouble;
@@ -42,12 +42,12 @@ use crate::specs::Specs;
 use crate::store::{Head, Journal, StoreError};
 
 use self::ack::Waiting;
-pub(crate) use self::bases::Bases;
 pub(crate) use self::ask::{Ask, Message, Refused, Wanted};
+pub(crate) use self::bases::Bases;
 use self::decide::replay;
+pub(crate) use self::decide::{blocking, describe, verify};
 pub(crate) use self::dialling::{PermitAsk, PermitRefused, Permitted};
 pub(crate) use self::reach::Outreach;
-pub(crate) use self::decide::{blocking, describe, verify};
 use self::trouble::Trouble;
 
 /// Messages of operators that wait; more are refused.
@@ -201,11 +201,7 @@ impl Driver {
             let new = || Holding::new(Agent::new(name.clone()));
             self.agents.entry(name.clone()).or_insert_with(new);
         }
-        for name in self
-            .agents
-            .keys()
-            .filter(|name| !specs.contains_key(*name))
-        {
+        for name in self.agents.keys().filter(|name| !specs.contains_key(*name)) {
             tracing::warn!(agent = %name, "this agent is not in the configuration any more; it is kept");
         }
         self.parts
@@ -421,8 +417,8 @@ mod tests {
 
     use segue_core::audit::Entry;
     use segue_core::release::Release;
-    use segue_core::spec::AgentSpec;
     use segue_core::rollout::Want;
+    use segue_core::spec::AgentSpec;
     use segue_core::spec::TelemetrySpec;
 
     use super::*;

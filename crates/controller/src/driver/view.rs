@@ -11,7 +11,8 @@ use segue_core::time::Timestamp;
 use super::hooks::contract_views;
 use super::{Driver, Holding};
 use crate::api::wire::{
-    AgentView, ComponentView, GatewayView, JournalView, ReleaseView, RolloutView, StatusView, WorkerView,
+    AgentView, ComponentView, GatewayView, JournalView, ReleaseView, RolloutView, StatusView,
+    WorkerView,
 };
 use crate::clock;
 use crate::platform::{ComponentStatus, WorkerState, WorkerStatus};

@@ -13,8 +13,8 @@ use segue_core::audit::{Entry, GENESIS};
 use segue_core::names::AgentName;
 
 pub use calls::{
-    CALL_STATE_BYTES_MAX, CALL_STATE_KEPT, CALL_STATES_MAX, CallOf, CallState, CallStateError, CallStates,
-    Change, Condition, Versions,
+    CALL_STATE_BYTES_MAX, CALL_STATE_KEPT, CALL_STATES_MAX, CallOf, CallState, CallStateError,
+    CallStates, Change, Condition, Versions,
 };
 pub use control::{
     Begun, ControlStore, KEY_KEPT, KEYS_PER_TOKEN_MAX, KeptAnswer, SqliteControl, TOKENS_MAX,

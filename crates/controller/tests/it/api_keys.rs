@@ -187,7 +187,11 @@ async fn after_a_crash_nobody_guesses_but_a_rollback_goes_on() {
     let rollback = "/v1/agents/desk/rollback";
     for (path, key) in [(DEPLOY, "d"), (rollback, "r")] {
         let body = json!({ "label": "v1" });
-        let body = if path == DEPLOY { body } else { json!({ "release": "v1" }) };
+        let body = if path == DEPLOY {
+            body
+        } else {
+            json!({ "release": "v1" })
+        };
         ask(&client, "POST", path, key, &body).await;
     }
     controller.kill().unwrap();

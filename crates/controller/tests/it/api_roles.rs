@@ -91,10 +91,26 @@ const MATRIX: &[(&str, &str, [bool; 5])] = &[
         [false, true, false, true, false],
     ),
     ("GET", "/metrics", [true, true, true, true, false]),
-    ("GET", "/v1/agents/{agent}/permits", [true, true, true, true, false]),
-    ("POST", "/v1/agents/{agent}/permits", [false, true, false, true, true]),
-    ("PUT", "/v1/agents/{agent}/permits/{permit}", [false, true, false, true, true]),
-    ("DELETE", "/v1/agents/{agent}/permits/{permit}", [false, true, false, true, true]),
+    (
+        "GET",
+        "/v1/agents/{agent}/permits",
+        [true, true, true, true, false],
+    ),
+    (
+        "POST",
+        "/v1/agents/{agent}/permits",
+        [false, true, false, true, true],
+    ),
+    (
+        "PUT",
+        "/v1/agents/{agent}/permits/{permit}",
+        [false, true, false, true, true],
+    ),
+    (
+        "DELETE",
+        "/v1/agents/{agent}/permits/{permit}",
+        [false, true, false, true, true],
+    ),
     ("GET", "/v1/tokens", [false, false, false, true, false]),
     ("POST", "/v1/tokens", [false, false, false, true, false]),
     (
@@ -174,7 +190,14 @@ async fn every_role_may_do_what_the_matrix_says() {
     }
     for (method, path, allowed) in MATRIX {
         let filled = path
-            .replace("{agent}", if path.contains("permits") { "desk" } else { "nobody" })
+            .replace(
+                "{agent}",
+                if path.contains("permits") {
+                    "desk"
+                } else {
+                    "nobody"
+                },
+            )
             .replace("{release}", "v1")
             .replace("{gateway}", "gw-9")
             .replace("{permit}", "0123456789abcdef0123456789abcdef")
@@ -198,9 +221,18 @@ async fn a_worker_has_to_do_with_the_calls_of_its_own_agent_alone() {
     let admin = &running.client;
     for (body, status) in [
         (json!({ "name": "w", "role": "worker" }), 422),
-        (json!({ "name": "w", "role": "worker", "agent": "nobody" }), 404),
-        (json!({ "name": "w", "role": "worker", "agent": "a b" }), 400),
-        (json!({ "name": "w", "role": "viewer", "agent": "desk" }), 422),
+        (
+            json!({ "name": "w", "role": "worker", "agent": "nobody" }),
+            404,
+        ),
+        (
+            json!({ "name": "w", "role": "worker", "agent": "a b" }),
+            400,
+        ),
+        (
+            json!({ "name": "w", "role": "viewer", "agent": "desk" }),
+            422,
+        ),
     ] {
         let answer = admin.ask("POST", "/v1/tokens", Some(&body)).await;
         assert_eq!(answer.status, status, "{body}: {answer:?}");

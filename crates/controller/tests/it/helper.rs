@@ -96,7 +96,11 @@ fn worker() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
-        let status = if note_heard(&mut stream) { "200 OK" } else { "503 Busy" };
+        let status = if note_heard(&mut stream) {
+            "200 OK"
+        } else {
+            "503 Busy"
+        };
         let says = env::var("IT_SAYS").unwrap_or_default();
         let length = says.len();
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");

@@ -96,7 +96,10 @@ async fn a_worker_that_does_not_renew_may_still_talk() {
     let view = client.bring_in("v1").await;
     let worker = release(&view, "v1").unwrap().workers[0].id.clone();
     let given = permit(client, json!({ "worker": worker, "ttl": 1 })).await;
-    assert_eq!((&given["worker"], &given["overdue"]), (&json!(worker), &json!(false)));
+    assert_eq!(
+        (&given["worker"], &given["overdue"]),
+        (&json!(worker), &json!(false))
+    );
     client.bring_in("v2").await;
     let listed = async |client: &Client| {
         let listed = client.ask("GET", PERMITS, None).await.json();
@@ -149,7 +152,8 @@ async fn a_rollback_goes_before_permits_that_cannot_be_written_down() {
     let over = Arc::new(AtomicBool::new(false));
     let mut diallers = JoinSet::new();
     for _ in 0..DIALLERS {
-        let (client, pending, refused) = (client.clone(), Arc::clone(&pending), Arc::clone(&refused));
+        let (client, pending, refused) =
+            (client.clone(), Arc::clone(&pending), Arc::clone(&refused));
         let over = Arc::clone(&over);
         diallers.spawn(async move {
             while !over.load(Ordering::Relaxed) {

@@ -251,7 +251,6 @@ impl ProcessPlatform {
             self.add(inner, Arc::clone(&stack), release, (agent, role), was, None);
         }
     }
-
 }
 
 impl Platform for ProcessPlatform {
