@@ -84,7 +84,7 @@ pub enum Sink {
     #[default]
     Open,
     /// Takes no more bytes of its source: a close frame of ours went there, or still waits in
-    /// [`Flow::leftover`].
+    /// its leftover.
     Farewell,
     /// Was told that no more will come.
     Shut,
