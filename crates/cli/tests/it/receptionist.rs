@@ -201,7 +201,8 @@ async fn a_call_whose_worker_died_goes_on_with_another_one() {
 async fn of_a_release_that_drains_it_takes_leave_of_its_callers() {
     let stragglers = |policy: &str| {
         let host = format!("hosts = [\"{policy}.test\"]\nnotify = \"/segue/events\"");
-        let when = format!("{{ policy = \"{policy}\", ceiling = \"2s\", jitter = \"1s\" }}");
+        // Late enough that the caller has heard the last answer to its end.
+        let when = format!("{{ policy = \"{policy}\", ceiling = \"5s\", jitter = \"1s\" }}");
         format!("{}\n{host}\nstragglers = {when}", settings(1))
     };
     let agents = ["announce", "hand-off"].map(|policy| (policy, stragglers(policy)));
