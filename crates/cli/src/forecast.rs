@@ -356,7 +356,7 @@ pause = true
         ));
         let crowded = live("draining", 21);
         let forecast_of = forecast(FULL, Running::Agent(&crowded));
-        assert!(blocked(&forecast_of, "no room: it holds 20 calls, 21"));
+        assert!(blocked(&forecast_of, "no room: it holds 20 calls, and 21"));
         assert!(
             forecast_of.text().contains("--workers 3"),
             "{}",
