@@ -30,6 +30,7 @@ mod files;
 pub mod journal;
 mod stop;
 
+mod offer;
 mod run;
 mod setup;
 

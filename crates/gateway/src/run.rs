@@ -1,4 +1,4 @@
-//! The life of a gateway process: take or bind, serve, give or drain.
+//! The life of a gateway process: take or bind, serve. How it ends is in [`offer`](crate::offer).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,41 +7,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::call_log::CallLog;
 use crate::clock;
 use crate::config::Config;
 use crate::front::Front;
-use crate::handoff::{self, HandoffError, Header};
+use crate::handoff::HandoffError;
 use crate::health::Health;
 use crate::journal;
 use crate::ledger::Ledger;
 use crate::link::Link;
-use crate::relay::{LiveCall, Relay};
+use crate::relay::Relay;
 use crate::report::{Life, Reporter};
 use crate::setup::{
-    Doorplate, bind, make_directories, raise_descriptor_limit, recover, state_error, take_down,
-    take_over,
+    Doorplate, bind, make_directories, raise_descriptor_limit, recover, state_error, take_over,
 };
 use crate::stop::Stoppable;
 use crate::tables::TableFile;
 use crate::tls::{Tls, TlsError};
 
-/// How long a giver waits for connections that are being set up, before it gives: what is not a
-/// call by then stays with it. Live calls flow on meanwhile.
-const SETTLE: Duration = Duration::from_millis(500);
-
-/// How often a draining gateway says what it waits for.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
-
 /// How often the journals of processes that drain beside us are looked at.
 const ASIDE_EVERY: Duration = Duration::from_secs(1);
-
-/// How long the last report may take.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a gateway did not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -114,22 +103,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     Ok(())
 }
 
-struct Gateway {
-    config: Config,
-    log: CallLog,
-    ledger: Arc<Ledger>,
-    relay: Arc<Relay>,
-    front: Arc<Front>,
-    reporter: Arc<Reporter>,
-    tables: Arc<TableFile>,
-    listener: TcpListener,
-    accepting: Option<Stoppable>,
-    link: Option<Stoppable>,
-    health: JoinHandle<()>,
+pub(crate) struct Gateway {
+    pub(crate) config: Config,
+    pub(crate) log: CallLog,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) front: Arc<Front>,
+    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) tables: Arc<TableFile>,
+    pub(crate) listener: TcpListener,
+    pub(crate) accepting: Option<Stoppable>,
+    pub(crate) link: Option<Stoppable>,
+    pub(crate) health: JoinHandle<()>,
     /// Counts what is lost with processes that drain beside us.
-    aside: JoinHandle<()>,
+    pub(crate) aside: JoinHandle<()>,
     /// Our journal, once another process has the usual one.
-    journal: Option<PathBuf>,
+    pub(crate) journal: Option<PathBuf>,
 }
 
 impl Gateway {
@@ -218,7 +207,7 @@ impl Gateway {
         Ok(gateway)
     }
 
-    fn accept(&mut self) -> io::Result<()> {
+    pub(crate) fn accept(&mut self) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
         let front = Arc::clone(&self.front);
         self.accepting = Some(Stoppable::start(|stop| async move {
@@ -227,7 +216,7 @@ impl Gateway {
         Ok(())
     }
 
-    fn report(&mut self, keeps_tables: bool) {
+    pub(crate) fn report(&mut self, keeps_tables: bool) {
         let link = Link {
             socket: self.config.control_socket.clone(),
             ledger: Arc::clone(&self.ledger),
@@ -244,150 +233,6 @@ impl Gateway {
             Some(Err(error)) => tracing::error!(%error, "the TLS identity before stays in use"),
             None => {}
         }
-    }
-
-    /// Hands everything to a gateway that asks. False: we go on serving.
-    async fn offer(&mut self, stream: tokio::net::UnixStream) -> bool {
-        let greeted = blocking(move || {
-            let stream = stream.into_std()?;
-            handoff::greet(&stream).map(|()| stream)
-        });
-        let stream = match greeted.await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a takeover is refused");
-                return false;
-            }
-        };
-        tracing::info!("handing over");
-        if let Some(accepting) = self.accepting.take() {
-            accepting.stop(SETTLE).await;
-        }
-        let mut guests = self.front.open();
-        // Who is not through by then stays with us.
-        let _ = timeout(SETTLE, guests.wait_for(|open| *open == 0)).await;
-        if let Some(link) = self.link.take() {
-            link.stop(GOODBYE_TIMEOUT).await;
-        }
-        match self.hand_over(stream).await {
-            Ok(calls) => {
-                tracing::info!(calls, "handed over");
-                let life = self.reporter.life().after_handoff();
-                *self.reporter.life() = life;
-                if *self.ledger.open().borrow() > 0 {
-                    let journal = journal::aside::name(&self.config.journal_file());
-                    if let Err(error) = self.ledger.journal(&journal) {
-                        tracing::error!(%error, "calls are not journaled");
-                    }
-                    self.journal = Some(journal);
-                    self.report(false);
-                }
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, "the handoff failed; going on");
-                if let Err(error) = self.accept() {
-                    tracing::error!(%error, "no new calls can be taken");
-                }
-                self.report(true);
-                false
-            }
-        }
-    }
-
-    async fn hand_over(
-        &self,
-        stream: std::os::unix::net::UnixStream,
-    ) -> Result<usize, HandoffError> {
-        let listener = self.listener.try_clone()?;
-        let (relay, ledger) = (Arc::clone(&self.relay), Arc::clone(&self.ledger));
-        let life = self.reporter.life().clone();
-        blocking(move || {
-            // What is decided after the export would be known to nobody, so nothing is.
-            ledger.stop();
-            let calls = relay.give_all();
-            let header = Header {
-                incarnation: life.incarnation,
-                sequence: life.sequence,
-                ledger: ledger.export(clock::now()),
-            };
-            match handoff::hand_over(&stream, &listener, header, &calls) {
-                Ok(()) => {
-                    let count = calls.len();
-                    // The taker journals what is its own now; what stays with us it has as pins.
-                    ledger.leave_journal();
-                    calls.into_iter().for_each(LiveCall::given);
-                    ledger.handed_over();
-                    Ok(count)
-                }
-                Err(error) => {
-                    for call in calls {
-                        relay.adopt(call);
-                    }
-                    ledger.resume();
-                    Err(error)
-                }
-            }
-        })
-        .await
-    }
-
-    /// Relays until nothing is left, for as long as that takes.
-    async fn drain(mut self, given: bool, hangup: &mut Signal) {
-        // Whoever takes new calls looks after them now.
-        self.aside.abort();
-        if let Some(accepting) = self.accepting.take() {
-            accepting.stop(SETTLE).await;
-        }
-        if !given {
-            // They connected while we still listened.
-            self.front.accept_waiting(&self.listener);
-        }
-        if !given {
-            take_down(&self.config, &self.listener);
-        }
-        // Who calls now is refused at once and may find another gateway. If this listener was
-        // given, the other process holds it open.
-        drop(self.listener);
-        let (mut calls, mut guests) = (self.ledger.open(), self.front.open());
-        let mut status = interval(STATUS_EVERY);
-        loop {
-            let empty = async {
-                // The senders live as long as we do.
-                let _ = guests.wait_for(|open| *open == 0).await;
-                let _ = calls.wait_for(|open| *open == 0).await;
-            };
-            tokio::select! {
-                () = empty => {
-                    if *self.front.open().borrow() == 0 && *self.ledger.open().borrow() == 0 {
-                        break;
-                    }
-                }
-                _ = status.tick() => {
-                    let calls = *self.ledger.open().borrow();
-                    tracing::info!(calls, "draining; ends with the last call");
-                }
-                Some(()) = hangup.recv() => {}
-            }
-        }
-        if given {
-            self.ledger.forget_pins();
-            self.ledger.leave_journal();
-            if let Some(journal) = self.journal.take() {
-                // Nothing is lost in it; else whoever takes calls removes it.
-                let _ = std::fs::remove_file(journal);
-            }
-        } else {
-            let ledger = Arc::clone(&self.ledger);
-            blocking(move || ledger.close_journal()).await;
-        }
-        if let Some(link) = self.link.take() {
-            link.stop(GOODBYE_TIMEOUT).await;
-        }
-        self.health.abort();
-        let log = self.log.clone();
-        blocking(move || log.flush()).await;
-        tracing::info!("ended; no call was open");
     }
 }
 
@@ -415,7 +260,7 @@ async fn watch_aside(journal: PathBuf, ledger: Arc<Ledger>, log: CallLog) {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let done = tokio::task::spawn_blocking(work).await;
     done.expect("blocking work does not panic and is not aborted")
 }
