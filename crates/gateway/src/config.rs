@@ -36,7 +36,8 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Bounds on connections that are not calls yet. A live call counts in the ledger instead.
+/// Bounds on connections that are not calls yet. A live call counts in the ledger instead, and not
+/// by address: carriers place all of theirs from a few.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// At once, from everywhere. Each may hold a head of 32 KiB and a body of 1 MiB.
@@ -46,6 +47,10 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// From the connection to the end of its head, TLS included.
     pub head_timeout: Duration,
+    /// From the head to the end of a body, and longer only as far as it comes at 16 KiB a second.
+    pub body_timeout: Duration,
+    /// How long a caller may leave 16 KiB of an answer unread. A live call is never given up so.
+    pub stall_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -54,6 +59,8 @@ impl Default for Limits {
             connections: 4_096,
             connections_per_address: 1_024,
             head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
         }
     }
 }

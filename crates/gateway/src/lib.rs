@@ -28,6 +28,7 @@ pub mod clock;
 pub mod config;
 mod files;
 pub mod journal;
+mod quiet;
 mod stop;
 
 mod offer;

@@ -7,15 +7,16 @@ use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::http::Answer;
-use crate::http::body::copy_body;
+use crate::http::body::{copy_body, write};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::ledger::{End, Purpose, Ticket, Unreached};
+use crate::quiet::Quiet;
 use crate::tls::Caller;
 
 use super::dial::{self, Tried};
 use super::facts::{Facts, find_table, headers_for_caller, headers_for_worker};
-use super::{Guest, Outcome, Upgraded, answer_to, pairs};
+use super::{Guest, Outcome, Upgraded, answer_to, pairs, sent};
 
 /// How long a worker may take to answer an upgrade.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +24,9 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that a caller may send ahead of the 101. One that sends more is heard again behind it, and
 /// until then we do not notice whether it hangs up.
 const EARLY_BYTES_MAX: usize = 16 * 1024;
+
+/// Upgrades that workers failed; what a caller asks for may be why.
+static FAILED: Quiet = Quiet::new();
 
 /// A worker's answer: its connection, its head, and what came behind that.
 type Answered = (TcpStream, Response, Vec<u8>);
@@ -50,7 +54,7 @@ impl Guest {
         let ours = headers_for_worker(ticket.identity(), request, self.peer, caller.scheme());
         let head = request.to_worker(&pairs(&ours), None);
         let answered = tokio::select! {
-            answered = self.ask(&mut ticket, &head, key) => answered,
+            answered = self.ask(&mut ticket, request, &head, key) => answered,
             () = hung_up(caller, &mut early) => {
                 ticket.finish(End::Unreached(Unreached::CallerLeft), clock::now());
                 return Err(None);
@@ -68,10 +72,9 @@ impl Guest {
             let why = Unreached::Status(response.status);
             ticket.finish(End::Unreached(why), clock::now());
             let relayed = async {
-                caller
-                    .write_all(&response.to_caller(&pairs(&extra)))
-                    .await?;
-                copy_body(&mut worker, caller, response.body_end(false), behind).await
+                let stall = front.limits.stall_timeout;
+                write(caller, &response.to_caller(&pairs(&extra)), stall).await?;
+                copy_body(&mut worker, caller, response.body_end(false), behind, stall).await
             };
             // Both sides are closed now, whether all of it came through or not.
             let _ = tokio::time::timeout(UPGRADE_TIMEOUT, relayed).await;
@@ -84,12 +87,8 @@ impl Guest {
         }
         let cookie = facts.cookie(&table, caller.scheme());
         extra.extend(cookie.map(|value| ("Set-Cookie", value)));
-        let accepted = async {
-            caller
-                .write_all(&response.to_caller(&pairs(&extra)))
-                .await?;
-            caller.flush().await
-        };
+        let accepted = response.to_caller(&pairs(&extra));
+        let accepted = write(caller, &accepted, front.limits.stall_timeout);
         if accepted.await.is_err() {
             ticket.finish(End::Unreached(Unreached::CallerLeft), clock::now());
             return Err(None);
@@ -105,7 +104,13 @@ impl Guest {
 
     /// Asks for the upgrade until a worker gives a valid 101 or refuses; what else it answers is
     /// its fault, and another one is asked. Nothing but a head was sent, so asking again is safe.
-    async fn ask(&self, ticket: &mut Ticket, head: &[u8], key: &str) -> Result<Answered, Failed> {
+    async fn ask(
+        &self,
+        ticket: &mut Ticket,
+        request: &Request,
+        head: &[u8],
+        key: &str,
+    ) -> Result<Answered, Failed> {
         let mut tried = Tried::default();
         loop {
             let Some(mut worker) = dial::dial(&self.front, ticket, &mut tried).await else {
@@ -114,6 +119,7 @@ impl Guest {
             };
             // If this fails, so does reading the answer.
             let _ = worker.write_all(head).await;
+            sent(ticket.identity(), ticket.addr(), request);
             let read = dial::read_response(&mut worker, UPGRADE_TIMEOUT).await;
             let answered = match read {
                 Ok((response, _)) if response.status == 101 && !response.accepts(key) => Err((
@@ -135,7 +141,9 @@ impl Guest {
                 Err((why, _)) => *why,
             };
             let worker = ticket.worker();
-            tracing::warn!(%worker, why = why.why(), "a worker failed an upgrade");
+            if let Some(unsaid) = FAILED.may_say(clock::now()) {
+                tracing::warn!(%worker, why = why.why(), unsaid, "a worker failed an upgrade");
+            }
             if !tried.next(&self.front, ticket) {
                 return answered;
             }

@@ -11,6 +11,7 @@ use crate::http::Answer;
 use crate::http::head::{ReadHeadError, read_head};
 use crate::http::response::Response;
 use crate::ledger::{Ticket, Unreached};
+use crate::quiet::Quiet;
 use crate::relay::keep_alive;
 
 use super::Front;
@@ -23,6 +24,9 @@ const TRIES_MAX: usize = 3;
 
 /// Interim responses (`100`, `103`) skipped before the real one.
 const INTERIMS_MAX: usize = 4;
+
+/// Dials that failed: every call tries when no worker is there.
+static UNREACHED: Quiet = Quiet::new();
 
 /// The workers that failed one connection.
 #[derive(Debug, Default)]
@@ -56,8 +60,10 @@ pub(super) async fn dial(
             }
             return Some(stream);
         }
-        let worker = ticket.worker();
-        tracing::warn!(%worker, addr = %ticket.addr(), "a worker could not be reached");
+        if let Some(unsaid) = UNREACHED.may_say(clock::now()) {
+            let (worker, addr) = (ticket.worker(), ticket.addr());
+            tracing::warn!(%worker, %addr, unsaid, "a worker could not be reached");
+        }
         if !tried.next(front, ticket) {
             return None;
         }

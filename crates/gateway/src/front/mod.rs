@@ -16,15 +16,18 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::clock;
 use crate::config::Limits;
 use crate::health::Health;
 use crate::http::Answer;
+use crate::http::body::Turns;
 use crate::http::head::read_head;
 use crate::http::request::{Request, Wants};
-use crate::ledger::{Ledger, Refused, Ticket};
+use crate::ledger::{Identity, Ledger, Refused, Ticket};
+use crate::quiet::Quiet;
 use crate::relay::{self, LiveCall, Relay};
 use crate::stop::stopped;
 use crate::tls::{Caller, Tls};
@@ -32,8 +35,20 @@ use crate::tls::{Caller, Tls};
 /// How long an answer of ours may take to be read, so that closing does not destroy it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bodies held in memory at once: 64 MiB. Further ones wait for their turn.
-const BODIES_MAX: usize = 64;
+/// What is said to who is turned away, written out because it must cost nothing. Who is to speak
+/// TLS is told nothing.
+const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\
+    Content-Type: text/plain\r\nContent-Length: 21\r\nConnection: close\r\n\r\n\
+    too many connections\n";
+
+/// Connections that were turned away.
+static TURNED: Quiet = Quiet::new();
+
+/// Requests that were refused.
+static REFUSED: Quiet = Quiet::new();
+
+/// Connections that could not be accepted.
+static UNACCEPTED: Quiet = Quiet::new();
 
 /// How long accepting rests when the process has no descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -45,7 +60,7 @@ pub(crate) struct Front {
     pub(crate) health: Arc<Health>,
     pub(crate) tls: Option<Arc<Tls>>,
     limits: Limits,
-    bodies: Semaphore,
+    turns: Turns,
     addresses: Mutex<HashMap<IpAddr, usize>>,
     open: watch::Sender<usize>,
 }
@@ -82,7 +97,7 @@ impl Front {
             health,
             tls,
             limits,
-            bodies: Semaphore::new(BODIES_MAX),
+            turns: Turns::default(),
             addresses: Mutex::default(),
             open: watch::Sender::new(0),
         })
@@ -107,7 +122,9 @@ impl Front {
             match accepted {
                 Ok((socket, peer)) => self.welcome(socket, peer),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if let Some(unsaid) = UNACCEPTED.may_say(clock::now()) {
+                        tracing::warn!(%error, unsaid, "a connection could not be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -129,7 +146,7 @@ impl Front {
             Ok(guest) => {
                 tokio::spawn(guest.serve(socket));
             }
-            Err(refused) => turn_away(&socket, peer, refused),
+            Err(reason) => self.turn_away(&socket, peer, reason),
         }
     }
 
@@ -151,6 +168,19 @@ impl Front {
             front: Arc::clone(self),
             peer,
         })
+    }
+}
+
+impl Front {
+    /// Answers without waiting, since waiting is what there is no room for.
+    fn turn_away(&self, socket: &TcpStream, peer: SocketAddr, reason: &'static str) {
+        if let Some(unsaid) = TURNED.may_say(clock::now()) {
+            tracing::warn!(%peer, reason, unsaid, "a connection was turned away");
+        }
+        if self.tls.is_none() {
+            // Who does not get the answer sees the connection close.
+            let _ = socket.try_write(TURNED_AWAY);
+        }
     }
 }
 
@@ -178,14 +208,6 @@ fn origin(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Answers without waiting, since waiting is what there is no room for.
-fn turn_away(socket: &TcpStream, peer: SocketAddr, reason: &'static str) {
-    tracing::warn!(%peer, reason, "a connection was turned away");
-    let answer = Answer::new(503, reason).with("Retry-After", "1");
-    // Who does not get the answer sees the connection close.
-    let _ = socket.try_write(&answer.bytes());
-}
-
 impl Guest {
     async fn serve(self, socket: TcpStream) {
         let deadline = Instant::now() + self.front.limits.head_timeout;
@@ -209,9 +231,10 @@ impl Guest {
             Ok(Some(upgraded)) => self.into_call(caller, upgraded).await,
             Ok(None) | Err(None) => close(caller).await,
             Err(Some(answer)) => {
-                tracing::info!(
-                    peer = %self.peer, status = answer.status, reason = %answer.reason, "refused"
-                );
+                if let Some(unsaid) = REFUSED.may_say(clock::now()) {
+                    let Answer { status, reason, .. } = &answer;
+                    tracing::info!(peer = %self.peer, status, %reason, unsaid, "refused");
+                }
                 // Whoever left needs no answer.
                 let answer = answer.bytes();
                 let written = caller.write_all(&answer);
@@ -274,6 +297,13 @@ async fn close(mut caller: Caller) {
     };
     // Either way it is closed now.
     let _ = timeout(CLOSE_TIMEOUT, gently).await;
+}
+
+/// The access log, at the level of debugging: a line for each request that a worker is sent.
+fn sent(identity: &Identity, worker: SocketAddr, request: &Request) {
+    let Request { method, target, .. } = request;
+    let call = &identity.call;
+    tracing::debug!(target: "segue_gateway::access", %worker, %call, method, target, "sent");
 }
 
 /// Headers as they are written.

@@ -9,8 +9,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use crate::clock;
+use crate::config::Limits;
 use crate::http::Answer;
-use crate::http::body::{FORM_BYTES_MAX, copy_body, read_body};
+use crate::http::body::{Body, BodyReader, FORM_BYTES_MAX, copy_body, write};
 use crate::http::head::Framing;
 use crate::http::request::Request;
 use crate::ledger::{End, Purpose, Unreached};
@@ -18,10 +19,7 @@ use crate::tls::Caller;
 
 use super::dial::{self, Tried};
 use super::facts::{Facts, find_table, headers_for_caller, headers_for_worker};
-use super::{Guest, Outcome, answer_to, pairs};
-
-/// How long a caller may take to send its body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+use super::{Guest, Outcome, answer_to, pairs, sent};
 
 /// How long a worker may take to begin its answer: a session start may load a model.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
@@ -36,7 +34,7 @@ impl Guest {
     ) -> Outcome {
         let front = &self.front;
         let table = find_table(&front.ledger, request)?;
-        let body = self.body(caller, request, waits, behind).await?;
+        let mut body = self.body(caller, request, waits, behind).await?;
         let is_form = request
             .headers
             .text("content-type")
@@ -45,7 +43,7 @@ impl Guest {
                 let kind = kind.trim();
                 kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
             });
-        let form = (is_form && body.len() <= FORM_BYTES_MAX).then_some(body.as_slice());
+        let form = (is_form && body.bytes.len() <= FORM_BYTES_MAX).then_some(body.bytes.as_slice());
         let facts = Facts::read(&table, request, form)?;
         let purpose = if facts.minted {
             Purpose::Request
@@ -64,12 +62,14 @@ impl Guest {
             return Err(Some(answer.with("Retry-After", "1")));
         };
         let ours = headers_for_worker(ticket.identity(), request, self.peer, caller.scheme());
-        let length = (request.framing != Framing::None).then_some(body.len());
+        let length = (request.framing != Framing::None).then_some(body.bytes.len());
         let mut message = request.to_worker(&pairs(&ours), length);
-        message.extend_from_slice(&body);
-        drop(body);
+        message.extend_from_slice(&body.bytes);
+        body.bytes = Vec::new();
+        sent(ticket.identity(), ticket.addr(), request);
         // If this fails, so does reading the answer.
         let _ = timeout(ANSWER_TIMEOUT, worker.write_all(&message)).await;
+        drop((message, body));
         let read = dial::read_response(&mut worker, ANSWER_TIMEOUT).await;
         // A 5xx is one request's; only of an upgrade does it tell how the worker is.
         if !matches!(&read, Ok((response, _)) if response.status >= 500) {
@@ -91,10 +91,9 @@ impl Guest {
         let end = response.body_end(request.method == "HEAD");
         let extra = headers_for_caller(ticket.identity());
         let relayed = async {
-            caller
-                .write_all(&response.to_caller(&pairs(&extra)))
-                .await?;
-            copy_body(&mut worker, caller, end, behind).await
+            let stall = front.limits.stall_timeout;
+            write(caller, &response.to_caller(&pairs(&extra)), stall).await?;
+            copy_body(&mut worker, caller, end, behind, stall).await
         };
         let relayed = relayed.await;
         // A request that was turned down pins nothing: ids of strangers must not fill the ledger.
@@ -117,22 +116,20 @@ impl Guest {
         request: &Request,
         waits: bool,
         behind: Vec<u8>,
-    ) -> Result<Vec<u8>, Option<Answer>> {
+    ) -> Result<Body<'_>, Option<Answer>> {
         if matches!(request.framing, Framing::None | Framing::Length(0)) {
-            return Ok(Vec::new());
+            return Ok(Body::default());
         }
-        let read = async {
-            // The semaphore is never closed.
-            let _turn = self.front.bodies.acquire().await;
-            if waits && behind.is_empty() {
-                let go_on = caller.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
-                go_on.await.map_err(|_| None)?;
-            }
-            read_body(caller, request.framing, behind).await
-        };
-        match timeout(BODY_TIMEOUT, read).await {
-            Ok(body) => body,
-            Err(_) => Err(Some(Answer::new(408, "the body took too long"))),
+        let Limits {
+            body_timeout,
+            stall_timeout,
+            ..
+        } = self.front.limits;
+        if waits && behind.is_empty() {
+            let go_on = write(caller, b"HTTP/1.1 100 Continue\r\n\r\n", stall_timeout);
+            go_on.await.map_err(|_| None)?;
         }
+        let reader = BodyReader::new(&self.front.turns, body_timeout);
+        reader.read(caller, request.framing, behind).await
     }
 }

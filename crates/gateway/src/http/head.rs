@@ -35,11 +35,14 @@ impl Header {
         is_trusted(&self.name)
     }
 
-    /// Headers about this connection and not about the message.
+    /// Headers about this connection and not about the message, and `Proxy`, which CGI programs
+    /// read as `HTTP_PROXY`. Also with underscores, as in [`is_trusted`]: a worker's gateway
+    /// interface may read `Content_Length` as the length.
     pub(crate) fn is_hop(&self) -> bool {
-        const HOP: [&str; 9] = [
+        const HOP: [&str; 10] = [
             "connection",
             "keep-alive",
+            "proxy",
             "proxy-connection",
             "te",
             "trailer",
@@ -48,13 +51,23 @@ impl Header {
             "expect",
             "content-length",
         ];
-        HOP.iter().any(|name| self.is(name)) || self.starts_with("http2-")
+        HOP.iter().any(|name| same_name(&self.name, name)) || self.starts_with("http2-")
     }
 }
 
 fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
         .is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+}
+
+/// Whether the two are one header to a reader that takes underscores for dashes.
+fn same_name(name: &str, known: &str) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.len() == known.len()
+        && name
+            .bytes()
+            .zip(known.bytes())
+            .all(|(a, b)| dashed(a).eq_ignore_ascii_case(&b))
 }
 
 /// Also with underscores: CGI and WSGI read `X_Segue_Call_Id` and `X-Segue-Call-Id` as one header,

@@ -6,6 +6,16 @@ use base64::prelude::BASE64_STANDARD;
 use super::Answer;
 use super::head::{Framing, HEADERS_MAX, Headers, Malformed, ReadHeadError, is_trusted};
 
+/// How HTTP/2 begins without an upgrade (RFC 9113 §3.4). Neither it nor a WebSocket within it
+/// (RFC 8441) are spoken here.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// Methods that are about the connection or show what we added to the request.
+const UNRELAYED: [&str; 2] = ["CONNECT", "TRACE"];
+
+/// What `Allow` says to who uses one of them; others are relayed, too.
+const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// A request that passed every check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -56,6 +66,9 @@ impl Request {
             Err(httparse::Error::TooManyHeaders) => {
                 return Err(Answer::new(431, format!("more than {HEADERS_MAX} headers")));
             }
+            Err(_) if head.starts_with(HTTP2_PREFACE) => {
+                return Err(Answer::bad("HTTP/2 is not spoken here; use HTTP/1.1"));
+            }
             Err(error) => return Err(Answer::bad(format!("the head is malformed: {error}"))),
         }
         let minor = parsed.version.unwrap_or(0);
@@ -63,9 +76,13 @@ impl Request {
         let method = parsed.method.unwrap_or_default().to_owned();
         let framing = headers.framing(minor)?;
         let (target, host) = target(parsed.path.unwrap_or_default(), &headers)?;
+        if UNRELAYED.iter().any(|m| method.eq_ignore_ascii_case(m)) {
+            return Err(Answer::new(405, "this method is not relayed").with("Allow", ALLOW));
+        }
         for named in headers.list("connection") {
             let ours = ["host", "content-length", "transfer-encoding"];
-            if is_trusted(&named) || ours.contains(&named.as_str()) {
+            let dashed = named.replace('_', "-");
+            if is_trusted(&named) || ours.contains(&dashed.as_str()) {
                 return Err(Answer::bad(
                     "Connection names a header that is not the caller's",
                 ));
@@ -147,6 +164,12 @@ fn target(raw: &str, headers: &Headers) -> Result<(String, String), Answer> {
     let host = host(authority).ok_or_else(|| Answer::bad("Host is no authority"))?;
     if raw.contains('#') {
         return Err(Answer::bad("a fragment in the request target"));
+    }
+    let (path, _) = raw.split_once('?').unwrap_or((raw, ""));
+    if !raw.bytes().all(|byte| byte.is_ascii_graphic()) || path.contains('\\') {
+        return Err(Answer::bad(
+            "a byte in the request target that must be escaped",
+        ));
     }
     if raw.starts_with('/') {
         return Ok((raw.to_owned(), host));

@@ -38,10 +38,18 @@ impl Response {
             _ => return Err(Malformed("the worker's head is malformed")),
         }
         let headers = Headers::of(parsed.headers);
+        let status = parsed.code.unwrap_or(0);
+        let framing = headers.framing(parsed.version.unwrap_or(0))?;
+        match (status, framing) {
+            (100..=199 | 204, Framing::None | Framing::Length(0)) => {}
+            (100..=199 | 204, _) => return Err(Malformed("a status without a body has one")),
+            (200..=599, _) => {}
+            _ => return Err(Malformed("a status that does not exist")),
+        }
         Ok(Self {
-            status: parsed.code.unwrap_or(0),
+            status,
             reason: parsed.reason.unwrap_or_default().to_owned(),
-            framing: headers.framing(parsed.version.unwrap_or(0))?,
+            framing,
             headers,
         })
     }
@@ -88,6 +96,7 @@ impl Response {
         } else {
             line(&mut head, "Connection", b"close");
             match self.framing {
+                Framing::Length(_) if self.status == 204 => {}
                 Framing::Length(length) => {
                     line(&mut head, "Content-Length", length.to_string().as_bytes());
                 }
@@ -126,7 +135,33 @@ mod tests {
             ("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n"),
             ("\r\n\r\n", "\r\nSec-WebSocket-Accept: a\r\n\r\n"),
         ] {
-            assert!(!response(&good.replace(from, to)).accepts(key), "{to}");
+            let bad = Response::parse(good.replace(from, to).as_bytes());
+            assert!(!bad.is_ok_and(|bad| bad.accepts(key)), "{to}");
         }
+    }
+
+    #[test]
+    fn two_readings_of_an_answer_are_none() {
+        for bad in [
+            "HTTP/1.1 200 x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 200 x\r\nContent-Length: 5, 5\r\n\r\n",
+            "HTTP/1.1 200 x\r\nContent-Length: +5\r\n\r\n",
+            "HTTP/1.1 200 x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.0 200 x\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 x\r\nContent-Length : 5\r\n\r\n",
+            "HTTP/1.1 204 x\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 101 x\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 103 x\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 099 x\r\n\r\n",
+            "HTTP/1.1 600 x\r\n\r\n",
+            "HTTP/1.1 20 x\r\n\r\n",
+            "HTTP/2.0 200 x\r\n\r\n",
+        ] {
+            assert!(Response::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let empty = response("HTTP/1.1 204 x\r\nContent-Length: 0\r\n\r\n");
+        let head = String::from_utf8(empty.to_caller(&[])).unwrap();
+        assert_eq!(head, "HTTP/1.1 204 x\r\nConnection: close\r\n\r\n");
     }
 }
