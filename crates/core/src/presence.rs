@@ -76,6 +76,11 @@ pub struct Totals {
     /// Calls ended by policy: by the straggler policy `end`. Neither ended nor dropped.
     #[serde(default)]
     pub policy: u64,
+    /// Times that a call went on at another worker because its own had died. They are neither ended
+    /// nor dropped, but count towards the limit on drops: a release whose workers die is no better
+    /// for it that its callers do not notice.
+    #[serde(default)]
+    pub rescued: u64,
     /// Ends by side and close code, as `worker:1000` or `caller:none`.
     pub closes: BTreeMap<String, u64>,
 }
@@ -89,6 +94,7 @@ impl Totals {
         self.errors += other.errors;
         self.lost += other.lost;
         self.policy += other.policy;
+        self.rescued += other.rescued;
         for (code, count) in &other.closes {
             *self.closes.entry(code.clone()).or_default() += count;
         }

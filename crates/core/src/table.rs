@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{AgentName, Label, ReleaseId, WorkerId};
-use crate::spec::{Ingress, OnRollback};
+use crate::spec::{Ingress, OnRollback, Rescue};
 use crate::split::Split;
 use crate::time::Millis;
 
@@ -60,6 +60,9 @@ pub struct RoutingTable {
     /// elsewhere.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub handed_off: BTreeSet<ReleaseId>,
+    /// How a call goes on whose worker dies; `None`: it ends with its worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<Rescue>,
     /// SHA-256 in hexadecimal of the token that permits a version override. `None`: no overrides.
     pub override_digest: Option<String>,
 }

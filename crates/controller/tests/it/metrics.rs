@@ -48,6 +48,7 @@ async fn counts_are_the_gateways_and_no_call_is_named() {
             errors: 1,
             lost: 1,
             policy: 3,
+            rescued: 2,
             closes: [("worker:1011", 1), ("worker:none", 1), ("caller:1000", 4)]
                 .map(|(key, count)| (key.to_owned(), count))
                 .into(),

@@ -288,6 +288,18 @@ pub struct Mark {
     pub dropped: u64,
     /// Calls that never got through.
     pub errors: u64,
+    /// Calls rescued from a worker that had died.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub rescued: u64,
+}
+
+/// A count that is written only if there is something to count.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Mark {
@@ -298,6 +310,7 @@ impl Mark {
             ended: totals.ended,
             dropped: totals.dropped,
             errors: totals.errors,
+            rescued: totals.rescued,
         }
     }
 
@@ -311,6 +324,7 @@ impl Mark {
             errors: totals.errors.saturating_sub(self.errors),
             lost: 0,
             policy: 0,
+            rescued: totals.rescued.saturating_sub(self.rescued),
             closes: BTreeMap::new(),
         }
     }

@@ -271,6 +271,7 @@ impl Agent {
             on_rollback: self.policy.on_rollback,
             rolled_back,
             handed_off: self.handed_off().collect(),
+            rescue: self.policy.rescue,
             override_digest: None,
         }
     }

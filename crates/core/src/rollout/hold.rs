@@ -286,6 +286,15 @@ impl Agent {
             bad * 10_000 > u64::from(limit.0) * all.max(min_calls)
         };
         let (dropped, ended) = (totals.dropped, totals.ended);
+        let rescued = totals.rescued;
+        // A call that is rescued goes on, so it may be more than once among the one and not yet
+        // among the others.
+        if rescued > 0 && over(dropped + rescued, ended, drops) {
+            return Some(format!(
+                "{dropped} of {ended} calls dropped and {rescued} rescued from dead workers, limit \
+                 {drops}"
+            ));
+        }
         if over(dropped, ended, drops) {
             return Some(format!("{dropped} of {ended} calls dropped, limit {drops}"));
         }

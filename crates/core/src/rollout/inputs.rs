@@ -66,6 +66,7 @@ impl Agent {
             "dropped": totals.dropped,
             "errors": totals.errors,
             "policy": totals.policy,
+            "rescued": totals.rescued,
             "workers": workers,
             "capacity": capacity,
         });
@@ -106,6 +107,7 @@ impl Agent {
             "ended": counted.ended,
             "dropped": counted.dropped,
             "errors": counted.errors,
+            "rescued": counted.rescued,
         });
         inputs["holds"] = json!(holds);
         inputs["bake"] = json!(

@@ -178,6 +178,13 @@ pub(super) const CEILING: Bound<Millis> = Bound {
     why: "it counts from the beginning of the drain; leave it out to wait for the last call",
 };
 
+pub(super) const OPENING_MESSAGES: Bound<u32> = Bound {
+    min: 0,
+    max: 8,
+    why: "the gateway keeps them for every call; what came later a worker reads from the state of \
+          the call",
+};
+
 pub(super) const JITTER: Bound<Millis> = Bound {
     min: Millis(0),
     max: Millis(HOUR),

@@ -302,6 +302,16 @@ pub struct Policy {
     /// What becomes of calls that a draining release still holds after a while.
     #[serde(default)]
     pub stragglers: Stragglers,
+    /// How a call goes on whose worker dies; `None`: it ends with its worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<Rescue>,
+}
+
+/// How a call goes on whose worker dies: at another worker of its release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescue {
+    /// The caller's first messages, which that worker is told again.
+    pub opening_messages: u32,
 }
 
 /// What becomes of calls that a draining release still holds after a while.
@@ -470,6 +480,15 @@ impl Default for Policy {
             standby: Millis::from_secs(1_800),
             max_tails: 3,
             stragglers: Stragglers::default(),
+            rescue: None,
+        }
+    }
+}
+
+impl Default for Rescue {
+    fn default() -> Self {
+        Self {
+            opening_messages: 2,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Reads how long things are kept.
 
 use super::bounds;
-use super::keys::STRAGGLERS;
+use super::keys::{RESCUE, STRAGGLERS};
 use super::reader::{Item, Section};
 use super::values::{duration, whole, word};
-use super::{OnRollback, Policy, StragglerPolicy, Stragglers};
+use super::{OnRollback, Policy, Rescue, StragglerPolicy, Stragglers};
 use crate::time::Millis;
 
 /// How long things are kept.
@@ -30,7 +30,19 @@ pub(super) fn read_policy(agent: &Section<'_>) -> Policy {
             whole(item, &bounds::TAILS)
         }),
         stragglers: agent.read("stragglers", default.stragglers, read_stragglers),
+        rescue: agent.read_option("rescue", read_rescue),
     }
+}
+
+/// How a call goes on whose worker dies.
+fn read_rescue(item: Item<'_>) -> Option<Rescue> {
+    let section = item.section(&RESCUE)?;
+    let default = Rescue::default();
+    Some(Rescue {
+        opening_messages: section.read("opening_messages", default.opening_messages, |item| {
+            whole(item, &bounds::OPENING_MESSAGES)
+        }),
+    })
 }
 
 /// What becomes of calls that are left at the ceiling.

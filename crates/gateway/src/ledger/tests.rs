@@ -52,6 +52,7 @@ pub(crate) fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
         on_rollback: OnRollback::Stay,
         rolled_back: std::collections::BTreeSet::new(),
         handed_off: std::collections::BTreeSet::new(),
+        rescue: None,
         override_digest: None,
     }
 }

@@ -200,6 +200,13 @@ pub(in super::super) static AGENT: Keys = Keys {
              a while.",
         ),
         key(
+            "rescue",
+            Kind::Table(&RESCUE),
+            None("none: they end with it"),
+            "[How calls go on](#agentsnamerescue) whose worker dies: at another worker of their \
+             release.",
+        ),
+        key(
             "ready_timeout",
             Kind::Duration(&bounds::READY_TIMEOUT),
             Value("\"60s\""),
@@ -501,6 +508,19 @@ pub(in super::super) static STRAGGLERS: Keys = Keys {
             "At most this many calls a second.",
         ),
     ],
+};
+
+pub(in super::super) static RESCUE: Keys = Keys {
+    header: "[agents.NAME.rescue]",
+    need: Need::Any,
+    rows: &[key(
+        "opening_messages",
+        Kind::Count(&bounds::OPENING_MESSAGES),
+        Value("2"),
+        "How many of the caller's first messages the other worker is told again; Twilio's `connected` \
+         and `start` are the first two. More than 64 KiB are not kept, and such a call ends with \
+         its worker.",
+    )],
 };
 
 /// The four ways to say which calls a rule is about.

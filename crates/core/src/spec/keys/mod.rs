@@ -10,8 +10,8 @@ use crate::split::Share;
 use crate::time::Millis;
 
 pub(super) use agent::{
-    AGENT, APPROVAL, COMPONENT, HOOK_AFTER, HOOK_BEFORE, HOOKS, LIMITS, RULE, RULE_CONDITIONS,
-    SMOKE, STEP, STEP_CONDITIONS, STRAGGLERS, WEBHOOK,
+    AGENT, APPROVAL, COMPONENT, HOOK_AFTER, HOOK_BEFORE, HOOKS, LIMITS, RESCUE, RULE,
+    RULE_CONDITIONS, SMOKE, STEP, STEP_CONDITIONS, STRAGGLERS, WEBHOOK,
 };
 pub(super) use top::{API, API_TLS, FORMATS, GATEWAY, NOTIFY, TELEMETRY, TLS, TOP};
 
@@ -112,7 +112,7 @@ const fn key(name: &'static str, kind: Kind, default: Fallback, meaning: &'stati
 }
 
 /// All of them, in the order of the reference.
-pub(super) static ALL: [&Keys; 19] = [
+pub(super) static ALL: [&Keys; 20] = [
     &TOP,
     &GATEWAY,
     &TLS,
@@ -131,6 +131,7 @@ pub(super) static ALL: [&Keys; 19] = [
     &STEP,
     &LIMITS,
     &STRAGGLERS,
+    &RESCUE,
     &RULE,
 ];
 

@@ -203,6 +203,21 @@ fn stragglers() {
 }
 
 #[test]
+fn rescue() {
+    check_agent(
+        "rescue = true\n",
+        &["2:10: `rescue`: found a boolean, expected a table … opening_messages"],
+    );
+    check_agent(
+        "rescue = { opening_messages = 9, openings = 1 }\n",
+        &[
+            "2:31: `opening_messages` is 9, must be 0 to 8 … keeps them",
+            "2:34: unknown key \"openings\" … known here: opening_messages",
+        ],
+    );
+}
+
+#[test]
 fn the_api() {
     let of = |lines: &str| format!("[agents.a]\n[api]\n{lines}");
     check(

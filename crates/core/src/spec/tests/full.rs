@@ -55,6 +55,9 @@ fn every_key_is_read() {
                     jitter: Millis::from_secs(60),
                     per_second: 10,
                 },
+                rescue: Some(Rescue {
+                    opening_messages: 3,
+                }),
             },
             plan: full_plan(),
         }

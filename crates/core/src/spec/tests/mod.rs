@@ -112,6 +112,9 @@ ceiling = "2h"
 jitter = "1m"
 per_second = 10
 
+[agents.receptionist.rescue]
+opening_messages = 3
+
 [agents.receptionist.smoke]
 scenario = "hours"
 path = "/call/{call_id}?smoke=1"

@@ -542,6 +542,26 @@ fn the_window_ends_with_its_last_round() {
 }
 
 #[test]
+fn a_release_whose_workers_die_is_rolled_back_though_its_calls_are_rescued() {
+    for (rescued, back) in [(1, false), (5, true)] {
+        let mut bench = baking();
+        let totals = Totals {
+            started: 60,
+            ended: 60,
+            rescued,
+            ..Totals::default()
+        };
+        let counts = ReleaseCounts {
+            totals,
+            ..ReleaseCounts::default()
+        };
+        bench.counts.insert(id(2), counts);
+        bench.pass(60);
+        assert_eq!(bench.agent.current() == Some(id(1)), back, "{rescued}");
+    }
+}
+
+#[test]
 fn the_way_back_is_kept_while_it_bakes() {
     let mut bench = baking();
     bench.ok(Event::Configured {

@@ -106,6 +106,7 @@ pub(crate) fn policy(rng: &mut Rng) -> Policy {
         standby: Millis(rng.below(20_000)),
         max_tails: u32::try_from(rng.below(3)).expect("small"),
         stragglers: stragglers(rng),
+        rescue: None,
     }
 }
 

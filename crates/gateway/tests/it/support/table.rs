@@ -53,6 +53,7 @@ pub(crate) fn table(
         on_rollback: OnRollback::Stay,
         rolled_back: BTreeSet::new(),
         handed_off: BTreeSet::new(),
+        rescue: None,
         override_digest: Some(hex(&Sha256::digest(TOKEN))),
     }
 }
