@@ -1,13 +1,13 @@
 //! The end of a gateway process: it gives everything to another one, or it drains.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::Signal;
 use tokio::time::{interval, timeout};
 
 use crate::clock;
-use crate::handoff::{self, HandoffError, Header};
+use crate::handoff::{self, Giving, HandoffError, Header, Last};
 use crate::journal;
 use crate::relay::LiveCall;
 use crate::run::{Gateway, blocking};
@@ -26,12 +26,10 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 impl Gateway {
     /// Hands everything to a gateway that asks. False: we go on serving.
     pub(crate) async fn offer(&mut self, stream: tokio::net::UnixStream) -> bool {
-        let greeted = blocking(move || {
-            let stream = stream.into_std()?;
-            handoff::greet(&stream).map(|()| stream)
-        });
-        let stream = match greeted.await {
-            Ok(stream) => stream,
+        let socket = self.config.handoff_socket();
+        let greeted = blocking(move || Giving::greet(stream.into_std()?, &socket));
+        let giving = match greeted.await {
+            Ok(giving) => giving,
             Err(error) => {
                 tracing::warn!(%error, "a takeover is refused");
                 return false;
@@ -47,9 +45,8 @@ impl Gateway {
         if let Some(link) = self.link.take() {
             link.stop(GOODBYE_TIMEOUT).await;
         }
-        match self.hand_over(stream).await {
-            Ok(calls) => {
-                tracing::info!(calls, "handed over");
+        match self.hand_over(giving).await {
+            Ok(_) => {
                 let life = self.reporter.life().after_handoff();
                 *self.reporter.life() = life;
                 if *self.ledger.open().borrow() > 0 {
@@ -73,36 +70,47 @@ impl Gateway {
         }
     }
 
-    async fn hand_over(
-        &self,
-        stream: std::os::unix::net::UnixStream,
-    ) -> Result<usize, HandoffError> {
+    async fn hand_over(&self, giving: Giving) -> Result<usize, HandoffError> {
         let listener = self.listener.try_clone()?;
         let (relay, ledger) = (Arc::clone(&self.relay), Arc::clone(&self.ledger));
         let life = self.reporter.life().clone();
         blocking(move || {
-            // What is decided after the export would be known to nobody, so nothing is.
-            ledger.stop();
-            let calls = relay.give_all();
+            handoff::fail::at("settled")?;
+            // What is decided behind this would be known to nobody, so nothing is; what ends
+            // behind it is told with the calls.
             let header = Header {
                 incarnation: life.incarnation,
                 sequence: life.sequence,
-                ledger: ledger.export(clock::now()),
+                ledger: ledger.seal(clock::now()),
+                ward: None,
             };
-            match handoff::hand_over(&stream, &listener, header, &calls) {
+            if let Err(error) = giving.prepare(&listener, header) {
+                ledger.unseal();
+                return Err(error);
+            }
+            let stopped = Instant::now();
+            let calls = relay.give_all();
+            let late = ledger.late();
+            let ended = late.len();
+            let last = Last {
+                calls: calls.len(),
+                late,
+            };
+            match giving.hand_over(&calls, last) {
                 Ok(()) => {
-                    let count = calls.len();
+                    let (count, still) = (calls.len(), stopped.elapsed());
+                    tracing::info!(calls = count, ?still, "handed over");
                     // The taker journals what is its own now; what stays with us it has as pins.
                     ledger.leave_journal();
                     calls.into_iter().for_each(LiveCall::given);
-                    ledger.handed_over();
+                    ledger.handed_over(ended);
                     Ok(count)
                 }
                 Err(error) => {
                     for call in calls {
                         relay.adopt(call);
                     }
-                    ledger.resume();
+                    ledger.unseal();
                     Err(error)
                 }
             }

@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use crate::clock;
 use crate::config::Config;
 use crate::files;
-use crate::handoff::{self, HandoffError, Taken, TakenCall};
+use crate::handoff::{HandoffError, Standing, TakenCall, Taking};
 use crate::journal;
 use crate::ledger::Ledger;
 use crate::relay::{LiveCall, Relay};
@@ -82,19 +82,24 @@ pub(crate) fn take_over(
     relay: &Relay,
     gateway: GatewayId,
 ) -> Result<(TcpListener, Life), HandoffError> {
-    let (header, listener, calls, stream) = handoff::take(path)?.into_parts();
+    let taking = Taking::ask(path)?;
+    let (header, listener) = taking.header()?;
     let now = clock::now();
     ledger.restore(header.ledger, now);
+    // From here to the end every call stands still: what can be done before is done.
+    let Standing { calls, late } = taking.calls()?;
     let adopt = |call: TakenCall| call.adopt(ledger, now);
     let calls: Vec<LiveCall> = calls.into_iter().filter_map(adopt).collect();
-    if let Err(error) = Taken::confirm(&stream) {
+    if let Err(error) = taking.confirm() {
         calls.into_iter().for_each(LiveCall::given);
         return Err(error);
     }
-    tracing::info!(calls = calls.len(), "took over");
+    let count = calls.len();
     for call in calls {
         relay.adopt(call);
     }
+    ledger.adopt_late(late);
+    tracing::info!(calls = count, "took over");
     let life = Life {
         gateway,
         incarnation: header.incarnation,

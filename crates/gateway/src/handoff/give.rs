@@ -3,72 +3,123 @@
 use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use crate::relay::LiveCall;
 
-use super::wire::{HandoffError, check_peer, receive, send, set_timeouts};
-use super::{CALLS_PER_MESSAGE, HANDOFF_VERSION, Header, ToGiver, ToTaker};
+use super::peer::{Peer, check_folder};
+use super::wire::{HandoffError, STEP_TIMEOUT, STILL_TIMEOUT, receive, send, set_timeouts};
+use super::{CALLS_PER_MESSAGE, Header, Last, ToGiver, ToTaker, Versions, fail};
 
-/// Hears a taker out before anything stops. Blocks.
-pub(crate) fn greet(stream: &UnixStream) -> Result<(), HandoffError> {
-    set_timeouts(stream)?;
-    check_peer(stream)?;
-    let (hello, _) = receive(stream)?;
-    let reason = match hello {
-        ToGiver::Hello {
-            version: HANDOFF_VERSION,
-        } => return Ok(()),
-        ToGiver::Hello { version } => {
-            format!("it speaks handoff version {HANDOFF_VERSION}, not {version}")
-        }
-        ToGiver::Ready => return Err(HandoffError::Protocol("ready before hello")),
-    };
-    let refused = ToTaker::Refused {
-        reason: reason.clone(),
-    };
-    send(stream, &refused, &[])?;
-    Err(HandoffError::Refused(reason))
+/// A taker that fits.
+#[derive(Debug)]
+pub(crate) struct Giving {
+    stream: UnixStream,
+    peer: Peer,
 }
 
-/// Sends everything. Once this returns `Ok` the calls are the taker's; otherwise they are ours and
-/// the taker knows or is gone. Blocks.
-pub(crate) fn hand_over(
-    stream: &UnixStream,
-    listener: &TcpListener,
-    header: Header,
-    calls: &[LiveCall],
-) -> Result<(), HandoffError> {
-    let given = offer(stream, listener, header, calls);
-    if let Err(error) = &given {
-        let reason = format!("it goes on serving: {error}");
-        // If this does not arrive either, the closing stream says it.
-        let _ = send(stream, &ToTaker::Refused { reason }, &[]);
+impl Giving {
+    /// Hears a taker out before anything stops. `socket` is ours, where it came in. Blocks.
+    pub(crate) fn greet(stream: UnixStream, socket: &Path) -> Result<Self, HandoffError> {
+        set_timeouts(&stream, STEP_TIMEOUT)?;
+        let peer = Peer::of(&stream)?;
+        let giving = Self { stream, peer };
+        let welcomed = giving.welcome(socket);
+        giving.or_refuse(welcomed)?;
+        Ok(giving)
     }
-    given?;
-    // From here on the taker takes a closed stream for our death, so this is the last word: if it
-    // fails, the taker is gone, and the calls are still ours.
-    send(stream, &ToTaker::Yours, &[])
-}
 
-fn offer(
-    stream: &UnixStream,
-    listener: &TcpListener,
-    header: Header,
-    calls: &[LiveCall],
-) -> Result<(), HandoffError> {
-    let header = ToTaker::Header(Box::new(header));
-    send(stream, &header, &[listener.as_fd()])?;
-    for batch in calls.chunks(CALLS_PER_MESSAGE) {
-        let mut fds = Vec::with_capacity(2 * batch.len());
-        for call in batch {
-            fds.extend([call.caller.as_fd(), call.worker.as_fd()]);
-        }
-        let calls = batch.iter().map(LiveCall::describe).collect();
-        send(stream, &ToTaker::Calls { calls }, &fds)?;
+    fn welcome(&self, socket: &Path) -> Result<(), HandoffError> {
+        check_folder(socket)?;
+        let ToGiver::Hello(theirs) = receive(&self.stream)?.0 else {
+            return Err(HandoffError::Protocol("no hello"));
+        };
+        let ours = Versions::ours();
+        let version = ours.agree(&theirs)?;
+        fail::at("greeted")?;
+        tracing::info!(version, binary = %theirs.binary, "another gateway asks to take over");
+        let binary = ours.binary;
+        send(&self.stream, &ToTaker::Welcome { version, binary }, &[])
     }
-    send(stream, &ToTaker::Done { calls: calls.len() }, &[])?;
-    match receive(stream)?.0 {
-        ToGiver::Ready => Ok(()),
-        ToGiver::Hello { .. } => Err(HandoffError::Protocol("hello after done")),
+
+    /// Sends what takes long, and waits until the taker is prepared. Calls flow meanwhile. Blocks.
+    pub(crate) fn prepare(
+        &self,
+        listener: &TcpListener,
+        header: Header,
+    ) -> Result<(), HandoffError> {
+        let prepared = (|| {
+            fail::at("sealed")?;
+            let header = ToTaker::Header(Box::new(header));
+            send(&self.stream, &header, &[listener.as_fd()])?;
+            match receive(&self.stream)?.0 {
+                ToGiver::Prepared => Ok(()),
+                _ => Err(HandoffError::Protocol("not prepared")),
+            }
+        })();
+        self.or_refuse(prepared)
+    }
+
+    /// Sends the calls, which nobody relays meanwhile. Once this returns `Ok` they are the taker's;
+    /// otherwise they are ours, and the taker knows or is gone. Blocks.
+    pub(crate) fn hand_over(&self, calls: &[LiveCall], last: Last) -> Result<(), HandoffError> {
+        let offered = self.offer(calls, last);
+        self.or_refuse(offered)?;
+        // If this fails, the taker is gone, and the calls are still ours.
+        send(&self.stream, &ToTaker::Yours, &[])?;
+        let heard = fail::at("said_yours").and_then(|()| receive(&self.stream));
+        let taken = match heard {
+            Ok((ToGiver::Took, _)) => Ok(()),
+            Ok(_) => Err(HandoffError::Protocol("neither took nor gone")),
+            Err(error) => Err(error),
+        };
+        let Err(error) = taken else {
+            return fail::at("heard_took").or(Ok(()));
+        };
+        if error.is_end() {
+            // It did not say that it took, so it has relayed nothing and will not.
+            return Err(error);
+        }
+        // It may be about to. Only when it is no more can these calls be touched again.
+        tracing::warn!(%error, "the other gateway is stuck, and is ended");
+        if !self.peer.kill() {
+            self.stream.set_read_timeout(None)?;
+        }
+        match receive(&self.stream) {
+            Ok((ToGiver::Took, _)) => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    fn offer(&self, calls: &[LiveCall], last: Last) -> Result<(), HandoffError> {
+        set_timeouts(&self.stream, STILL_TIMEOUT)?;
+        fail::at("stopped")?;
+        for batch in calls.chunks(CALLS_PER_MESSAGE) {
+            let mut fds = Vec::with_capacity(2 * batch.len());
+            for call in batch {
+                fds.extend([call.caller.as_fd(), call.worker.as_fd()]);
+            }
+            let calls = batch.iter().map(LiveCall::describe).collect();
+            send(&self.stream, &ToTaker::Calls { calls }, &fds)?;
+        }
+        send(&self.stream, &ToTaker::Done(last), &[])?;
+        fail::at("sent")?;
+        match receive(&self.stream)?.0 {
+            ToGiver::Ready => fail::at("heard_ready"),
+            _ => Err(HandoffError::Protocol("not ready")),
+        }
+    }
+
+    /// Tells the taker why there is no handoff.
+    fn or_refuse(&self, done: Result<(), HandoffError>) -> Result<(), HandoffError> {
+        if let Err(error) = &done {
+            let refused = ToTaker::Refused {
+                reason: error.to_string(),
+                hint: error.hint(),
+            };
+            // If this does not arrive either, the closed stream of a living process says it.
+            let _ = send(&self.stream, &refused, &[]);
+        }
+        done
     }
 }

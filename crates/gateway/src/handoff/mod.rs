@@ -1,37 +1,57 @@
 //! Two processes of one gateway exchange its live calls.
 //!
-//! The taker connects to the giver's Unix socket. The giver stops accepting and reporting, takes
-//! every plain call out of its relay, and sends its listener, its ledger, and the two sockets of
-//! each call with what is known of it. It keeps its own copies of all of them until the taker says
-//! that it is ready; then it says `Yours` and never touches them again. So there is one
-//! instant at which the calls change hands, and no byte is read by two processes:
+//! The taker connects to the giver's Unix socket. What takes long comes first, while every call
+//! flows: both say which versions they speak; the giver takes no new connections (they wait at the
+//! listener, which it sends) and sends its ledger; the taker restores that and says that it is
+//! prepared. Only then are the plain calls taken out of the relay and sent, the two sockets of each
+//! with what is known of it. A call stands still from there to *took*, some milliseconds.
 //!
-//! - before it, any failure leaves the giver with everything, and it goes on as if nothing were;
+//! ```text
+//! taker   hello            restores, prepared              adopts, ready         took → relays
+//! giver         welcome, header               calls, done               yours          → lets go
+//!               (calls flow)                  (calls stand still)
+//! ```
+//!
+//! The giver keeps its own copies of all sockets until *took*, and reads and writes none of them
+//! meanwhile. So no byte is read by two processes, and there is one instant at which the calls
+//! change hands, the writing of *took*:
+//!
+//! - before it, any failure leaves the giver with everything, and it goes on as if nothing were: a
+//!   taker that ended cannot have relayed a byte, and one that is stuck behind *yours* is ended
+//!   first;
 //! - the taker relays nothing before it;
-//! - a giver that dies after the taker said *ready* leaves the taker with everything.
+//! - a giver that dies after the taker said *ready* leaves the taker with everything. That it has
+//!   died is asked of the kernel: a closed stream alone is a giver that changed its mind.
 //!
 //! TLS calls cannot move, because their keys live in the giver's memory. The giver relays them
 //! until they end, and then it ends too.
 //!
 //! Both sides are the same user (`SO_PEERCRED` is checked), and the socket lies in a directory that
-//! only this user may enter.
+//! only this user may enter, or nothing happens.
 
 pub(crate) mod bytes;
+pub mod fail;
 mod give;
+mod peer;
 mod take;
+mod versions;
 mod wire;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::LedgerState;
+use crate::ledger::{Late, LedgerState};
 use crate::relay::MovedCall;
 
-pub(crate) use self::give::{greet, hand_over};
-pub(crate) use self::take::{Taken, TakenCall, take};
+pub(crate) use self::give::Giving;
+pub(crate) use self::take::{Standing, TakenCall, Taking};
+pub use self::versions::{Misfit, Versions};
 pub use self::wire::HandoffError;
 
-/// Version of what travels. Another one is refused, and the giver keeps serving.
-pub const HANDOFF_VERSION: u32 = 1;
+/// Version of what travels, the newest that is spoken here.
+pub const HANDOFF_VERSION: u32 = 2;
+
+/// The oldest that is spoken here. Another one is refused, and the giver keeps serving.
+pub const HANDOFF_OLDEST: u32 = 2;
 
 /// Calls in one message: two descriptors each, and the kernel takes at most 253.
 const CALLS_PER_MESSAGE: usize = 64;
@@ -39,21 +59,32 @@ const CALLS_PER_MESSAGE: usize = 64;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ToGiver {
-    Hello { version: u32 },
+    Hello(Versions),
+    /// The ledger is restored; now the calls.
+    Prepared,
+    /// The calls may be ours.
     Ready,
+    /// They are.
+    Took,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ToTaker {
     /// Nothing changes hands.
-    Refused { reason: String },
+    Refused {
+        reason: String,
+        #[serde(default)]
+        hint: Option<String>,
+    },
+    /// The version that is spoken from here on, and the giver's binary.
+    Welcome { version: u32, binary: String },
     /// Comes with the listener.
     Header(Box<Header>),
     /// Comes with two descriptors for each call: caller, worker.
     Calls { calls: Vec<MovedCall> },
     /// So many calls were sent.
-    Done { calls: usize },
+    Done(Last),
     /// From here on the calls are the taker's.
     Yours,
 }
@@ -64,4 +95,16 @@ pub(crate) struct Header {
     pub(crate) incarnation: String,
     pub(crate) sequence: u64,
     pub(crate) ledger: LedgerState,
+    /// What the giver is to the keeper.
+    #[serde(default)]
+    pub(crate) ward: Option<u64>,
+}
+
+/// What goes behind the calls.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Last {
+    pub(crate) calls: usize,
+    /// What ended since the ledger was sent.
+    #[serde(default)]
+    pub(crate) late: Vec<Late>,
 }

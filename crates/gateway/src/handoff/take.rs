@@ -1,6 +1,5 @@
 //! The side that starts and takes.
 
-use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -8,18 +7,28 @@ use std::sync::Arc;
 
 use segue_core::time::Timestamp;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Late, Ledger};
 use crate::relay::{LiveCall, MovedCall};
 
-use super::wire::{HandoffError, check_peer, receive, send, set_timeouts};
-use super::{HANDOFF_VERSION, Header, ToGiver, ToTaker};
+use super::peer::{Peer, check_folder};
+use super::wire::{HandoffError, STEP_TIMEOUT, receive, send, set_timeouts};
+use super::{Header, ToGiver, ToTaker, Versions, fail};
 
-/// Everything, but not ours yet: see [`Taken::confirm`].
-pub(crate) struct Taken {
-    pub(crate) header: Header,
-    pub(crate) listener: TcpListener,
-    pub(crate) calls: Vec<TakenCall>,
+/// How long the giver may take for connections that are being set up, and to stop reporting.
+const SETTLE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A giver that fits; calls flow there.
+#[derive(Debug)]
+pub(crate) struct Taking {
     stream: UnixStream,
+    peer: Peer,
+}
+
+/// Everything has come, and is not ours yet: see [`Taking::confirm`]. The calls stand still.
+pub(crate) struct Standing {
+    pub(crate) calls: Vec<TakenCall>,
+    /// What ended since the ledger was sent.
+    pub(crate) late: Vec<Late>,
 }
 
 /// A call that was sent over.
@@ -45,76 +54,106 @@ impl TakenCall {
     }
 }
 
-/// Asks the gateway at `path` for everything it has. Blocks.
-pub(crate) fn take(path: &Path) -> Result<Taken, HandoffError> {
-    let stream = UnixStream::connect(path)?;
-    set_timeouts(&stream)?;
-    check_peer(&stream)?;
-    let version = HANDOFF_VERSION;
-    send(&stream, &ToGiver::Hello { version }, &[])?;
-    let (header, listener) = match receive(&stream)? {
-        (ToTaker::Header(header), mut fds) => (header, fds.pop()),
-        (ToTaker::Refused { reason }, _) => return Err(HandoffError::Refused(reason)),
-        _ => return Err(HandoffError::Protocol("no header")),
-    };
-    let listener = listener.ok_or(HandoffError::Protocol("no listener"))?;
-    let mut taken = Vec::new();
-    loop {
-        match receive(&stream)? {
-            (ToTaker::Calls { calls }, fds) => {
-                if fds.len() != 2 * calls.len() {
-                    return Err(HandoffError::Protocol("calls without their sockets"));
-                }
-                let mut fds = fds.into_iter().map(TcpStream::from);
-                for moved in calls {
-                    let (Some(caller), Some(worker)) = (fds.next(), fds.next()) else {
+impl Taking {
+    /// Asks the gateway at `path`. Nothing has stopped there when this returns. Blocks.
+    pub(crate) fn ask(path: &Path) -> Result<Self, HandoffError> {
+        check_folder(path)?;
+        let stream = UnixStream::connect(path)?;
+        set_timeouts(&stream, STEP_TIMEOUT)?;
+        let peer = Peer::of(&stream)?;
+        let taking = Self { stream, peer };
+        fail::at("connected")?;
+        send(&taking.stream, &ToGiver::Hello(Versions::ours()), &[])?;
+        match taking.receive()? {
+            (ToTaker::Welcome { version, binary }, _) => {
+                tracing::info!(version, %binary, "taking over");
+            }
+            _ => return Err(HandoffError::Protocol("no welcome")),
+        }
+        fail::at("welcomed")?;
+        Ok(taking)
+    }
+
+    /// What is to be restored, and the listener. Calls flow on with the giver. Blocks.
+    pub(crate) fn header(&self) -> Result<(Header, TcpListener), HandoffError> {
+        self.stream.set_read_timeout(Some(SETTLE_MAX))?;
+        let (header, listener) = match self.receive()? {
+            (ToTaker::Header(header), mut fds) => (header, fds.pop()),
+            _ => return Err(HandoffError::Protocol("no header")),
+        };
+        let listener = listener.ok_or(HandoffError::Protocol("no listener"))?;
+        Ok((*header, listener.into()))
+    }
+
+    /// Says that all is prepared, and takes the calls in. They stand still from here to
+    /// [`Taking::confirm`]. Blocks.
+    pub(crate) fn calls(&self) -> Result<Standing, HandoffError> {
+        fail::at("restored")?;
+        self.stream.set_read_timeout(Some(STEP_TIMEOUT))?;
+        send(&self.stream, &ToGiver::Prepared, &[])?;
+        fail::at("prepared")?;
+        let mut taken = Vec::new();
+        loop {
+            match self.receive()? {
+                (ToTaker::Calls { calls }, fds) => {
+                    fail::at("calls")?;
+                    if fds.len() != 2 * calls.len() {
                         return Err(HandoffError::Protocol("calls without their sockets"));
-                    };
-                    taken.push(TakenCall {
-                        moved,
-                        caller,
-                        worker,
+                    }
+                    let mut fds = fds.into_iter().map(TcpStream::from);
+                    for moved in calls {
+                        let (Some(caller), Some(worker)) = (fds.next(), fds.next()) else {
+                            return Err(HandoffError::Protocol("calls without their sockets"));
+                        };
+                        taken.push(TakenCall {
+                            moved,
+                            caller,
+                            worker,
+                        });
+                    }
+                }
+                (ToTaker::Done(last), _) if last.calls == taken.len() => {
+                    return Ok(Standing {
+                        calls: taken,
+                        late: last.late,
                     });
                 }
+                _ => return Err(HandoffError::Protocol("calls are missing")),
             }
-            (ToTaker::Done { calls }, _) if calls == taken.len() => break,
-            (ToTaker::Refused { reason }, _) => return Err(HandoffError::Refused(reason)),
-            _ => return Err(HandoffError::Protocol("calls are missing")),
         }
     }
-    Ok(Taken {
-        header: *header,
-        listener: listener.into(),
-        calls: taken,
-        stream,
-    })
-}
 
-impl Taken {
     /// Says that we are ready and waits for the word that makes everything ours. A giver that dies
     /// here leaves it to us. Blocks.
-    pub(crate) fn confirm(stream: &UnixStream) -> Result<(), HandoffError> {
-        send(stream, &ToGiver::Ready, &[])?;
+    pub(crate) fn confirm(&self) -> Result<(), HandoffError> {
+        fail::at("adopted")?;
+        send(&self.stream, &ToGiver::Ready, &[])?;
+        fail::at("ready")?;
         // However long it takes: the giver may have said yes already, and giving up on that would
         // lose the calls. It answers, or it dies.
-        stream.set_read_timeout(None)?;
-        match receive(stream) {
-            Ok((ToTaker::Yours, _)) => Ok(()),
-            Ok((ToTaker::Refused { reason }, _)) => Err(HandoffError::Refused(reason)),
+        self.stream.set_read_timeout(None)?;
+        let confirmed = match self.receive() {
+            Ok((ToTaker::Yours, _)) => {
+                fail::at("yours")?;
+                send(&self.stream, &ToGiver::Took, &[])
+            }
             Ok(_) => Err(HandoffError::Protocol("neither yes nor no")),
-            Err(HandoffError::Io(error)) if is_death(&error) => Ok(()),
             Err(error) => Err(error),
+        };
+        match confirmed {
+            Err(error) if error.is_end() && self.peer.has_died() => {
+                tracing::warn!("the other gateway died; its calls are here");
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(()) => fail::at("took").or(Ok(())),
         }
     }
 
-    pub(crate) fn into_parts(self) -> (Header, TcpListener, Vec<TakenCall>, UnixStream) {
-        (self.header, self.listener, self.calls, self.stream)
+    fn receive(&self) -> Result<(ToTaker, Vec<std::os::fd::OwnedFd>), HandoffError> {
+        match receive(&self.stream)? {
+            (ToTaker::Refused { reason, hint }, _) => Err(HandoffError::Refused { reason, hint }),
+            heard => Ok(heard),
+        }
     }
-}
-
-fn is_death(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
-    )
 }

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::net::{
@@ -17,7 +18,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::CALLS_PER_MESSAGE;
+use super::{CALLS_PER_MESSAGE, Misfit};
 
 /// Most descriptors of a frame.
 pub(super) const FDS_MAX: usize = 2 * CALLS_PER_MESSAGE;
@@ -26,8 +27,12 @@ pub(super) const FDS_MAX: usize = 2 * CALLS_PER_MESSAGE;
 /// with all the pins it may have is about 100 MB.
 const FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// How long one step may take. Calls stand still meanwhile, so a stuck peer is given up soon.
-const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one step may take while every call flows: a stuck peer only keeps new calls waiting.
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long calls may stand still for a peer that is stuck. A jitter buffer of a phone covers this
+/// barely; a handoff takes a tenth of it.
+pub(super) const STILL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Why a handoff did not happen. The giver keeps serving.
 #[derive(Debug, thiserror::Error)]
@@ -42,28 +47,58 @@ pub enum HandoffError {
     /// The other side runs as another user.
     #[error("the other gateway runs as user {0}")]
     Stranger(u32),
+    /// The folder of the socket can be entered by others.
+    #[error("{folder} is open to other users (mode {mode:o})")]
+    Open {
+        /// Which one.
+        folder: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The two binaries do not fit.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
     /// The giver said no.
-    #[error("the running gateway refuses: {0}")]
-    Refused(String),
+    #[error("the running gateway refuses: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// A message out of turn, or one that contradicts itself.
     #[error("the other gateway broke the protocol: {0}")]
     Protocol(&'static str),
 }
 
-pub(super) fn set_timeouts(stream: &UnixStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(STEP_TIMEOUT))?;
-    stream.set_write_timeout(Some(STEP_TIMEOUT))
+impl HandoffError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Refused { hint, .. } => hint.clone(),
+            Self::Misfit(_) => Some(Misfit::HINT.to_owned()),
+            Self::Open { folder, .. } => Some(format!("chmod 700 {}", folder.display())),
+            Self::Stranger(_) => Some("run both as the same user".to_owned()),
+            Self::Io(_) | Self::Json(_) | Self::Protocol(_) => None,
+        }
+    }
+
+    /// Whether the other side's end of the stream is closed.
+    pub(super) fn is_end(&self) -> bool {
+        let Self::Io(error) = self else { return false };
+        matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+        )
+    }
 }
 
-/// The other side must be this process's user.
-pub(super) fn check_peer(stream: &UnixStream) -> Result<(), HandoffError> {
-    let peer = rustix::net::sockopt::socket_peercred(stream).map_err(io::Error::from)?;
-    if peer.uid == rustix::process::geteuid() {
-        Ok(())
-    } else {
-        Err(HandoffError::Stranger(peer.uid.as_raw()))
-    }
+pub(super) fn set_timeouts(stream: &UnixStream, timeout: Duration) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))
 }
 
 pub(super) fn send<T: Serialize>(

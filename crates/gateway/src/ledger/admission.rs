@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::journal::{Journal, Line};
 
+use super::sealed::Postponed;
 use super::{Asking, Book, Counters, Identity, Purpose, Record, Refused, ended};
 
 /// Says whether a worker may be dialled.
@@ -35,6 +36,8 @@ pub(super) struct Admission {
     /// The latest time anyone told us: a dropped ticket has no other.
     pub(super) seen: Timestamp,
     pub(super) stopping: bool,
+    /// What ended since the ledger was sealed. `None`: it is not.
+    pub(super) postponed: Option<Vec<Postponed>>,
     /// Under the lock, so that its lines are in the order of what they tell.
     pub(super) journal: Option<Journal>,
     pub(super) books: BTreeMap<AgentName, Book>,
@@ -76,6 +79,7 @@ impl Admission {
             pins_max,
             seen: Timestamp::default(),
             stopping: false,
+            postponed: None,
             journal: None,
             books: BTreeMap::new(),
             connections: BTreeMap::new(),

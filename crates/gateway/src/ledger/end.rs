@@ -71,7 +71,8 @@ impl Closed {
 }
 
 /// Why a connection never got through to a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Unreached {
     /// No worker could be connected.
     Dial,
@@ -110,7 +111,8 @@ impl Unreached {
 }
 
 /// How a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// It was live.
     Closed(Closed),

@@ -33,6 +33,7 @@ mod ended;
 mod identity;
 mod journaled;
 mod moved;
+mod sealed;
 mod policy;
 mod ticket;
 
@@ -57,6 +58,7 @@ pub use self::end::{By, Closed, End, Unreached};
 pub use self::ended::{Ended, RECORDS_MAX};
 pub use self::identity::{Asking, Counters, Identity, Purpose, Refused, Stale};
 pub use self::moved::{AgentState, LedgerState, Moved};
+pub use self::sealed::Late;
 pub use self::ticket::Ticket;
 
 /// Most connections at once, of all agents: at two descriptors each this is already above the

@@ -10,7 +10,7 @@ use segue_core::table::RoutingTable;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Book, Counters, Ended, Identity, Ledger, Record, Ticket};
+use super::{Admission, Book, Counters, Ended, Identity, Ledger, Record, Ticket};
 
 /// Everything but the connections, which travel with their descriptors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,11 @@ pub struct Moved {
 impl Ledger {
     /// The ledger as it is.
     pub fn export(&self, now: Timestamp) -> LedgerState {
-        let mut admission = self.lock(now);
+        self.state(&mut self.lock(now))
+    }
+
+    pub(super) fn state(&self, admission: &mut Admission) -> LedgerState {
+        let now = admission.seen;
         let mut agents = Vec::with_capacity(admission.books.len());
         for book in admission.books.values_mut() {
             book.purge(now);
@@ -104,10 +108,7 @@ impl Ledger {
         self.publish(&admission);
     }
 
-    /// Forgets pins, totals and records that another process holds now.
-    pub fn handed_over(&self) {
-        self.forget_ended();
-        self.forget_pins();
+    pub(super) fn forget_totals(&self) {
         let mut admission = self.locked();
         for book in admission.books.values_mut() {
             book.forget_totals();

@@ -314,7 +314,7 @@ fn what_moves_to_the_next_process_counts_the_same() {
     let adopted = adopted.unwrap();
     assert_eq!(after.snapshot(Timestamp(6)), before.snapshot(Timestamp(6)));
     live.given();
-    before.handed_over();
+    before.handed_over(0);
     assert_eq!(counts(&before, old(), 6), (0, 0));
     assert_eq!(totals(&before, old()), (0, 0, 0, 0));
     adopted.finish(closed(By::Caller, Some(1000)), Timestamp(7));

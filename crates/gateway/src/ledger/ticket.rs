@@ -10,6 +10,7 @@ use segue_core::time::Timestamp;
 use crate::call_log;
 use crate::journal::Line;
 
+use super::sealed::Postponed;
 use super::{
     Admission, Begun, By, Closed, Connection, Counters, End, Identity, Ledger, Moved, Purpose,
     Refused, Unreached, choose, ended,
@@ -183,6 +184,19 @@ impl Ticket {
         }
     }
 
+    /// This one, still open, in the place of the one that closes.
+    fn again(&self) -> Self {
+        Self {
+            ledger: Arc::clone(&self.ledger),
+            number: self.number,
+            identity: Arc::clone(&self.identity),
+            counters: Arc::clone(&self.counters),
+            worker: self.worker.clone(),
+            addr: self.addr,
+            open: true,
+        }
+    }
+
     fn close(&mut self, end: End, now: Timestamp) {
         if !self.open {
             return;
@@ -191,6 +205,15 @@ impl Ticket {
         let ledger = Arc::clone(&self.ledger);
         let mut admission = ledger.lock(now);
         let now = admission.seen;
+        if let Some(postponed) = &mut admission.postponed {
+            let ticket = self.again();
+            postponed.push(Postponed {
+                ticket,
+                end,
+                at: now,
+            });
+            return;
+        }
         let Some(connection) = admission.connections.remove(&self.number) else {
             return;
         };
