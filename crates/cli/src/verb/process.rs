@@ -49,6 +49,18 @@ pub(crate) fn terminated() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
+fn limits(of: &segue_core::spec::GatewayLimits) -> segue_gateway::Limits {
+    let count = |count: u32| usize::try_from(count).expect("a machine of 32 bits or more");
+    let length = |length: segue_core::time::Millis| std::time::Duration::from_millis(length.0);
+    segue_gateway::Limits {
+        connections: count(of.max_connections),
+        connections_per_address: count(of.max_connections_per_address),
+        head_timeout: length(of.head_timeout),
+        body_timeout: length(of.body_timeout),
+        stall_timeout: length(of.stall_timeout),
+    }
+}
+
 pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<Exit> {
     let file = &args.config.config;
     let spec = configuration(file)?;
@@ -66,7 +78,7 @@ pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<E
         control_socket: home.control_socket(),
         takeover: args.takeover.clone(),
         shards: 1,
-        limits: segue_gateway::Limits::default(),
+        limits: limits(&spec.gateway.limits),
     };
     segue_gateway::run(config, terminated()?).await?;
     Ok(Exit::Ok)

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::bounds;
+use super::gateway::read_limits;
 use super::keys::{API, API_TLS, GATEWAY, Keys, TELEMETRY, TLS};
 use super::reader::{Item, Section};
 use super::values::{each, host, listen, url, whole};
@@ -45,9 +46,11 @@ pub(super) fn read_listeners(top: &Section<'_>) -> (GatewaySpec, ApiSpec) {
             whole(item, &bounds::RATE_LIMIT)
         })
     });
+    let limits = gateway.map(|gateway| read_limits(&gateway));
     let gateway = GatewaySpec {
         listen: gateway_listen.unwrap_or(GATEWAY_LISTEN),
         tls: tls(gateway, &TLS),
+        limits: limits.unwrap_or_default(),
     };
     let api = ApiSpec {
         listen: api_listen.unwrap_or(API_LISTEN),

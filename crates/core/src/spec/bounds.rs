@@ -142,6 +142,30 @@ pub(super) const URL_BYTES_MAX: usize = 2_048;
 /// Longest text of a notification before it is filled in, in bytes: chats show no more.
 pub(super) const TEMPLATE_BYTES_MAX: usize = 4_096;
 
+pub(super) const CONNECTIONS: Bound<u32> = Bound {
+    min: 1,
+    max: 100_000,
+    why: "each may hold a head of 32 KiB and a descriptor of the process",
+};
+
+pub(super) const HEAD_TIMEOUT: Bound<Millis> = Bound {
+    min: Millis(100),
+    max: Millis(60 * SECOND),
+    why: "a head is one packet or a few; who takes longer holds a connection for nothing",
+};
+
+pub(super) const BODY_TIMEOUT: Bound<Millis> = Bound {
+    min: Millis(100),
+    max: Millis(300 * SECOND),
+    why: "who takes longer holds a connection and memory; bodies are webhooks, no uploads",
+};
+
+pub(super) const STALL_TIMEOUT: Bound<Millis> = Bound {
+    min: Millis(100),
+    max: Millis(600 * SECOND),
+    why: "who does not read holds a worker's connection",
+};
+
 pub(super) const RATE_LIMIT: Bound<u32> = Bound {
     min: 1,
     max: 10_000,

@@ -7,6 +7,7 @@ mod bounds;
 mod component;
 mod fault;
 mod gates;
+mod gateway;
 mod ingress;
 mod keys;
 mod notify;
@@ -35,6 +36,7 @@ use crate::time::Millis;
 
 pub use api::{API_LISTEN, API_RATE_LIMIT, GATEWAY_LISTEN};
 pub use fault::Fault;
+pub use gateway::{GatewayLimits, GatewaySpec};
 pub use parse::parse;
 pub use reference::reference;
 pub use schema::{SCHEMA_ID, schema};
@@ -114,15 +116,6 @@ pub struct Outbound {
     pub secret_file: Option<String>,
     /// Addresses (`10.0.0.0/8`, `127.0.0.1`) that may be called although they are not public.
     pub allow: Vec<String>,
-}
-
-/// Settings of the gateway process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GatewaySpec {
-    /// Where calls come in.
-    pub listen: SocketAddr,
-    /// Certificate chain and key (PEM files); `None`: plain.
-    pub tls: Option<TlsSpec>,
 }
 
 /// Files of a TLS identity.

@@ -57,6 +57,40 @@ pub(in super::super) static GATEWAY: Keys = Keys {
             None("none: plain"),
             "[The identity](#gatewaytls) of the gateway.",
         ),
+        key(
+            "max_connections",
+            Kind::Count(&bounds::CONNECTIONS),
+            Value("4096"),
+            "Connections at once that are no calls yet; further ones are answered with 503. A live \
+             call does not count.",
+        ),
+        key(
+            "max_connections_per_address",
+            Kind::Count(&bounds::CONNECTIONS),
+            Value("1024"),
+            "The same, from one address (IPv6: from one /64). Live calls are not limited by \
+             address: carriers place all of theirs from a few.",
+        ),
+        key(
+            "head_timeout",
+            Kind::Duration(&bounds::HEAD_TIMEOUT),
+            Value("\"10s\""),
+            "From the connection to the end of its request head, TLS included; then 408.",
+        ),
+        key(
+            "body_timeout",
+            Kind::Duration(&bounds::BODY_TIMEOUT),
+            Value("\"10s\""),
+            "From the head to the end of the body, and longer only as far as it comes at 16 KiB a \
+             second; then 408.",
+        ),
+        key(
+            "stall_timeout",
+            Kind::Duration(&bounds::STALL_TIMEOUT),
+            Value("\"30s\""),
+            "How long a caller may leave 16 KiB of an answer unread before it is closed. A live \
+             call never is for this.",
+        ),
     ],
 };
 

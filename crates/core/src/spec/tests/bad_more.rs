@@ -218,6 +218,19 @@ fn rescue() {
 }
 
 #[test]
+fn limits_of_the_gateway() {
+    let of = |line: &str| format!("[agents.a]\n[gateway]\n{line}\n");
+    check(
+        &of("max_connections = 0"),
+        &["3:19: `max_connections` is 0, must be 1 to 100000 … descriptor"],
+    );
+    check(
+        &of("head_timeout = \"2m\""),
+        &["3:16: `head_timeout` is \"2m\", must be 100ms to 1m … for nothing"],
+    );
+}
+
+#[test]
 fn the_api() {
     let of = |lines: &str| format!("[agents.a]\n[api]\n{lines}");
     check(

@@ -13,6 +13,13 @@ fn every_key_is_read() {
                 cert: "cert.pem".to_owned(),
                 key: "key.pem".to_owned(),
             }),
+            limits: GatewayLimits {
+                max_connections: 500,
+                max_connections_per_address: 50,
+                head_timeout: Millis::from_secs(5),
+                body_timeout: Millis::from_secs(60),
+                stall_timeout: Millis(250),
+            },
         }
     );
     assert_eq!(

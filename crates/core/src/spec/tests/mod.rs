@@ -17,6 +17,11 @@ const FULL: &str = r#"
 [gateway]
 listen = "0.0.0.0:8443"
 tls = { cert = "cert.pem", key = "key.pem" }
+max_connections = 500
+max_connections_per_address = 50
+head_timeout = "5s"
+body_timeout = "1m"
+stall_timeout = "250ms"
 
 [api]
 listen = "10.0.0.1:7071"
@@ -189,6 +194,7 @@ fn an_agent_needs_only_its_name() {
         gateway: GatewaySpec {
             listen: GATEWAY_LISTEN,
             tls: None,
+            limits: GatewayLimits::default(),
         },
         api: ApiSpec::default(),
         telemetry: TelemetrySpec::default(),
