@@ -1,0 +1,3 @@
+//! Rescue: a call whose worker died goes on at another worker of its release.
+
+mod opening;
