@@ -42,6 +42,18 @@ enum Step {
     Done,
 }
 
+/// Kinds of steps in [`Observer::to_words`]; a header is zero.
+const PAYLOAD: u8 = 1;
+const CODE: u8 = 2;
+const REASON: u8 = 3;
+const DONE: u8 = 4;
+
+fn words(packed: [u8; 16]) -> [u64; 2] {
+    let both = u128::from_le_bytes(packed);
+    let [low, high] = [both, both >> 64].map(|half| half & u128::from(u64::MAX));
+    [low, high].map(|half| u64::try_from(half).expect("masked"))
+}
+
 impl Default for Step {
     fn default() -> Self {
         Self::Header {
@@ -52,6 +64,71 @@ impl Default for Step {
 }
 
 impl Observer {
+    /// All but the count of frames, in two words; two zeros are "between frames".
+    pub(crate) fn to_words(&self) -> [u64; 2] {
+        let mut packed = [0_u8; 16];
+        let tail = match &self.step {
+            Step::Header { have, bytes } => {
+                packed[1] = *have;
+                packed[2..].copy_from_slice(bytes);
+                return words(packed);
+            }
+            Step::Payload { left } => {
+                packed[0] = PAYLOAD;
+                *left
+            }
+            Step::Code { mask, first, left } => {
+                packed[..2].copy_from_slice(&[CODE, *left]);
+                packed[2..4].copy_from_slice(mask);
+                packed[4..6].copy_from_slice(&[u8::from(first.is_some()), first.unwrap_or(0)]);
+                0
+            }
+            Step::Reason { left } => {
+                packed[..2].copy_from_slice(&[REASON, *left]);
+                0
+            }
+            Step::Done => {
+                packed[0] = DONE;
+                0
+            }
+        };
+        let [state, _] = words(packed);
+        [state, tail]
+    }
+
+    /// The reverse of [`Observer::to_words`]. What cannot be is taken for what is no WebSocket.
+    pub(crate) fn from_words(packed: [u64; 2], frames: u64) -> Self {
+        let [state, tail] = packed;
+        let [kind, small, a, b, is_some, first, ..] = state.to_le_bytes();
+        let step = match kind {
+            0 => {
+                let mut bytes = [0; HEADER_BYTES_MAX];
+                bytes[..6].copy_from_slice(&state.to_le_bytes()[2..]);
+                bytes[6..].copy_from_slice(&tail.to_le_bytes());
+                let have = usize::from(small);
+                if have < HEADER_BYTES_MAX && (have == 0 || have < wanted(&bytes[..have])) {
+                    Step::Header { have: small, bytes }
+                } else {
+                    Step::Done
+                }
+            }
+            PAYLOAD if tail > 0 => Step::Payload { left: tail },
+            CODE => Step::Code {
+                mask: [a, b],
+                first: (is_some != 0).then_some(first),
+                left: small,
+            },
+            REASON if small > 0 => Step::Reason { left: small },
+            _ => Step::Done,
+        };
+        Self { step, frames }
+    }
+
+    /// [`Observer::is_done`] of packed words.
+    pub(crate) fn is_done_in(packed: [u64; 2]) -> bool {
+        packed[0].to_le_bytes()[0] == DONE
+    }
+
     /// Whole frame headers seen.
     pub fn frames(&self) -> u64 {
         self.frames
@@ -144,8 +221,30 @@ impl Observer {
     }
 }
 
+/// How many frames these bytes are, if they are whole ones, and nothing but audio, text, ping and
+/// pong of an everyday length. What the observer would see of them is then only their number: the
+/// short way for nearly all reads of a call.
+#[inline]
+pub(crate) fn whole_frames(bytes: &[u8]) -> Option<u32> {
+    let (mut rest, mut frames) = (bytes, 0);
+    while let [first, second, ..] = *rest {
+        if !matches!(first & 0x0f, 0x0..=0x2 | 0x9 | 0xa) {
+            return None;
+        }
+        let mask = usize::from(second & 0x80 != 0) * 4;
+        let length = match second & 0x7f {
+            126 => 4 + usize::from(u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?])),
+            127 => return None,
+            short => 2 + usize::from(short),
+        };
+        rest = rest.get(length + mask..)?;
+        frames += 1;
+    }
+    rest.is_empty().then_some(frames)
+}
+
 /// How long the header that begins so is.
-fn wanted(header: &[u8]) -> usize {
+pub(crate) fn wanted(header: &[u8]) -> usize {
     let Some(second) = header.get(1) else {
         return 2;
     };
@@ -246,6 +345,16 @@ mod tests {
                         .collect();
                     assert_eq!(codes, [code], "chunks of {chunk}");
                     assert_eq!(observer.frames(), 7);
+                    let mut packed = Observer::default();
+                    let codes: Vec<u16> = stream
+                        .chunks(chunk)
+                        .filter_map(|c| {
+                            packed = Observer::from_words(packed.to_words(), packed.frames());
+                            packed.see(c)
+                        })
+                        .collect();
+                    assert_eq!((codes, &packed), (vec![code], &observer), "in words");
+                    assert!(Observer::is_done_in(packed.to_words()));
                 }
             }
         }
@@ -277,6 +386,34 @@ mod tests {
             let mut cut = Observer::default();
             assert_eq!(cut.see(&stream[..stream.len() - 1]), Some(1001));
             assert!(!cut.is_done(), "the reason is not whole");
+        }
+    }
+
+    #[test]
+    fn the_short_way_sees_what_the_observer_sees() {
+        let mask = Some([1, 2, 3, 4]);
+        let audio = frame(2, mask, &[7; 160]);
+        let short = [frame(9, None, b"?"), audio.clone(), frame(1, mask, b"")].concat();
+        let long = frame(2, None, &[7; 70_000]);
+        let close = frame(8, None, b"\x03\xe8");
+        for (bytes, frames) in [
+            (&short[..], Some(3)),
+            (&audio[..], Some(1)),
+            (&audio[..audio.len() - 1], None),
+            (&audio[1..], None),
+            (&audio[..1], None),
+            (&long[..], None),
+            (&close[..], None),
+            (&[0x83, 0][..], None),
+        ] {
+            assert_eq!(whole_frames(bytes), frames);
+            if let Some(frames) = frames {
+                let mut observer = Observer::default();
+                assert_eq!(observer.see(bytes), None);
+                assert!(observer.is_between_frames());
+                assert_eq!(observer.to_words(), [0, 0]);
+                assert_eq!(observer.frames(), u64::from(frames));
+            }
         }
     }
 

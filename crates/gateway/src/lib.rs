@@ -9,6 +9,7 @@
 pub mod ledger;
 
 pub mod frames;
+mod slots;
 pub mod relay;
 
 pub mod health;

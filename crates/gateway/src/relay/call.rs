@@ -56,7 +56,15 @@ impl Side {
         }
     }
 
-    pub(super) fn by(self) -> By {
+    /// Its place among [`Side::BOTH`].
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Caller => 0,
+            Self::Worker => 1,
+        }
+    }
+
+    pub(crate) fn by(self) -> By {
         match self {
             Self::Caller => By::Caller,
             Self::Worker => By::Worker,
@@ -99,6 +107,9 @@ pub(crate) struct MovedCall {
     pub(crate) up: Flow,
     pub(crate) down: Flow,
     pub(crate) closed: Option<Closed>,
+    /// Crashes in a row in which a relay had it in its hands.
+    #[serde(default)]
+    pub(crate) strikes: u8,
 }
 
 /// See the module.
@@ -159,6 +170,7 @@ impl LiveCall {
             up: self.up.clone(),
             down: self.down.clone(),
             closed: self.closed,
+            strikes: 0,
         }
     }
 

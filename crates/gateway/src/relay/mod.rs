@@ -10,7 +10,7 @@ mod shard;
 pub(crate) mod tls;
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -19,11 +19,38 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use self::call::{Flow, LiveCall, Sink};
-pub(crate) use self::call::{MovedCall, keep_alive};
+pub(crate) use self::call::{MovedCall, Side, farewell, keep_alive};
 use self::shard::{Command, Shard};
 
 /// Most shards: more threads than this never helped a relay that is bound by system calls.
 pub const SHARDS_MAX: usize = 64;
+
+/// Who holds duplicates of the sockets of live calls, so that they outlive this process.
+pub(crate) trait Keep: Send + Sync {
+    /// Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock`: asked again later; the calls go on unheld meanwhile. Others: these calls stay
+    /// unheld until [`Relay::hold_all`].
+    fn hold(&self, calls: &[Held<'_>]) -> io::Result<()>;
+
+    /// These calls (slot and generation) have ended: both of their sockets are shut down. Never
+    /// blocks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Keep::hold`].
+    fn release(&self, calls: &[(u32, u32)]) -> io::Result<()>;
+}
+
+/// A call that is to be held.
+pub(crate) struct Held<'a> {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) caller: BorrowedFd<'a>,
+    pub(crate) worker: BorrowedFd<'a>,
+}
 
 struct Handle {
     commands: Sender<Command>,
