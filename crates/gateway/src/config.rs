@@ -91,4 +91,9 @@ impl Config {
     pub fn addr_file(&self) -> PathBuf {
         self.state_dir.join("run").join("gateway.addr")
     }
+
+    /// Says which process took over last: see [`Up`](crate::Up).
+    pub fn up_file(&self) -> PathBuf {
+        self.state_dir.join("run").join("gateway.up")
+    }
 }

@@ -23,6 +23,16 @@ pub(crate) struct Life {
     pub(crate) sequence: u64,
 }
 
+/// Who a process is that gave its calls away and stays for those it could not give: the gateway of
+/// the same name with its process id behind it.
+pub fn id_after_handoff(gateway: &GatewayId, pid: u32) -> GatewayId {
+    let suffix = format!(".{pid}");
+    let room = segue_core::names::NAME_BYTES_MAX - suffix.len();
+    let name: String = gateway.as_str().chars().take(room).collect();
+    let name = format!("{name}{suffix}");
+    name.parse().expect("a shortened name with digits")
+}
+
 impl Life {
     pub(crate) fn new(gateway: GatewayId) -> Self {
         Self {
@@ -34,11 +44,7 @@ impl Life {
 
     /// The life of a process that gave its calls away and stays for those it could not give.
     pub(crate) fn after_handoff(&self) -> Self {
-        let suffix = format!(".{}", std::process::id());
-        let room = segue_core::names::NAME_BYTES_MAX - suffix.len();
-        let name: String = self.gateway.as_str().chars().take(room).collect();
-        let name = format!("{name}{suffix}");
-        Self::new(name.parse().expect("a shortened name with digits"))
+        Self::new(id_after_handoff(&self.gateway, std::process::id()))
     }
 }
 

@@ -197,7 +197,8 @@ impl Gateway {
             let asked = gateway.config.listen;
             tracing::warn!(%addr, %asked, "the listener that was taken over listens elsewhere");
         }
-        let serving = gateway.accept().and_then(|()| doorplate.put_up(addr));
+        let calls = *gateway.ledger.open().borrow();
+        let serving = gateway.accept().and_then(|()| doorplate.put_up(addr, calls));
         match serving {
             Err(error) if gateway.config.takeover.is_none() => return Err(error.into()),
             Err(error) => tracing::error!(%error, "took calls over, but cannot be fully reached"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use segue_core::names::GatewayId;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::clock;
@@ -29,6 +30,16 @@ pub(crate) struct Doorplate {
     draft: PathBuf,
     path: PathBuf,
     addr_file: PathBuf,
+    up_file: PathBuf,
+}
+
+/// Which process serves, as `run/gateway.up` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Up {
+    /// The process.
+    pub pid: u32,
+    /// Calls that it had when it began to take new ones: those that it took over.
+    pub calls: usize,
 }
 
 impl Doorplate {
@@ -44,13 +55,22 @@ impl Doorplate {
             draft,
             path,
             addr_file: config.addr_file(),
+            up_file: config.up_file(),
         })
     }
 
     /// Puts both in their places; those of the process before us are replaced.
-    pub(crate) fn put_up(&self, addr: SocketAddr) -> io::Result<()> {
+    ///
+    /// Last of all the file says who serves here now, and how many calls it began with.
+    pub(crate) fn put_up(&self, addr: SocketAddr, calls: usize) -> io::Result<()> {
         std::fs::rename(&self.draft, &self.path)?;
-        files::replace(&self.addr_file, addr.to_string().as_bytes())
+        files::replace(&self.addr_file, addr.to_string().as_bytes())?;
+        let up = Up {
+            pid: std::process::id(),
+            calls,
+        };
+        let up = serde_json::to_vec(&up).map_err(io::Error::other)?;
+        files::replace(&self.up_file, &up)
     }
 }
 
