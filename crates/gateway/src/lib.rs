@@ -23,6 +23,7 @@ mod link;
 mod report;
 
 pub mod handoff;
+pub mod keeper;
 
 pub mod call_log;
 pub mod clock;

@@ -1,0 +1,353 @@
+//! A gateway's side: gives what it has into keeping, for as long as it lives.
+//!
+//! The relay tells it of calls and never waits. A thread keeps the connection: when the keeper goes
+//! away it looks for the next one and gives everything to that again; and when a gateway dies that
+//! nobody starts again, because it took no new calls, it takes what that one left.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::relay::{Held, Keep};
+
+use super::session::{KeeperError, Orphan, Session};
+use super::wire::{self, CALLS_PER_RECORD, CallKey, ToGateway, ToKeeper, WardId};
+
+/// First wait before the keeper is looked for again, and the longest: calls are kept again within
+/// this time after a keeper is back.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// Wards that were ours and are said to be so again to each keeper. Each reconnection and each
+/// orphan is one; a keeper holds sixteen.
+const OWNED_MAX: usize = CALLS_PER_RECORD;
+
+/// See the module.
+pub(crate) struct Keeping {
+    path: PathBuf,
+    state: Mutex<State>,
+    wake: OwnedFd,
+    ends: AtomicBool,
+}
+
+struct State {
+    link: Option<Arc<Session>>,
+    memory: Option<OwnedFd>,
+    /// While we listen.
+    listener: Option<OwnedFd>,
+    /// Whether we take what others leave.
+    watches: bool,
+    /// Wards whose calls are in our hands, in the order in which they came.
+    owned: Vec<WardId>,
+    /// Whether we relay: before, our ward does not count.
+    relays: bool,
+}
+
+impl Keeping {
+    /// Nothing is kept until [`Keeping::begin`].
+    pub(crate) fn new(path: PathBuf) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            path,
+            state: Mutex::new(State {
+                link: None,
+                memory: None,
+                listener: None,
+                watches: false,
+                owned: Vec::new(),
+                relays: false,
+            }),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            ends: AtomicBool::new(false),
+        }))
+    }
+
+    /// Greets the keeper. Says once why there is none.
+    pub(crate) fn connect(&self) -> Option<Session> {
+        match Session::connect(&self.path) {
+            Ok(session) => Some(session),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "calls are not kept: they would end with this process, should it die"
+                );
+                None
+            }
+        }
+    }
+
+    /// Gives our memory and our listener into keeping, on this connection if there is one and on
+    /// every later one.
+    pub(crate) fn begin(
+        &self,
+        session: Option<Session>,
+        memory: Option<OwnedFd>,
+        listener: Option<OwnedFd>,
+    ) {
+        {
+            let mut state = self.state();
+            (state.memory, state.listener) = (memory, listener);
+        }
+        if let Some(session) = session {
+            self.open(session);
+        }
+    }
+
+    /// Gives memory and listener to a keeper that has greeted us. False: it does not take them.
+    fn open(&self, session: Session) -> bool {
+        // Not under the lock, which the relay takes.
+        let (memory, listener, owned, relays, watches) = {
+            let mut state = self.state();
+            state.owned.push(session.ward());
+            let again = |fd: &Option<OwnedFd>| fd.as_ref().and_then(|fd| fd.try_clone().ok());
+            let (memory, listener) = (again(&state.memory), again(&state.listener));
+            (memory, listener, state.owned(), state.relays, state.watches)
+        };
+        let memory = memory.as_ref().map(|fd| fd.as_fd());
+        let listener = listener.as_ref().map(|fd| fd.as_fd());
+        let opened = session.open(memory, listener).and_then(|()| {
+            if relays {
+                session.say(&ToKeeper::Own(owned))?;
+            }
+            session.say(&ToKeeper::Watch(watches))
+        });
+        match opened {
+            Ok(()) => self.state().link = Some(Arc::new(session)),
+            Err(error) => tracing::warn!(%error, "the keeper does not take us"),
+        }
+        self.state().link.is_some()
+    }
+
+    fn tell(&self, link: Option<&Arc<Session>>, messages: &[ToKeeper]) {
+        let Some(link) = link else { return };
+        for message in messages {
+            if let Err(error) = link.say(message) {
+                self.lose(link, &error);
+                return;
+            }
+        }
+    }
+
+    /// Waits until the keeper has room for these calls. Only before they are relayed.
+    pub(crate) fn hold_first(&self, calls: &[Held<'_>]) {
+        let link = self.state().link.clone();
+        let Some(link) = link else { return };
+        let held = calls
+            .iter()
+            .map(|call| (key(call), [call.caller, call.worker]));
+        if let Err(error) = link.hold_all(held) {
+            self.lose(&link, &error);
+        }
+    }
+
+    /// The calls of these wards are in our hands, and may be relayed once this returns.
+    pub(crate) fn own(&self, wards: &[WardId]) {
+        let mut state = self.state();
+        state.owned.extend(wards);
+        state.relays = true;
+        let (link, owned) = (state.link.clone(), state.owned());
+        drop(state);
+        self.tell(link.as_ref(), &[ToKeeper::Own(owned)]);
+    }
+
+    /// What the giver of a handoff is told to its taker as.
+    pub(crate) fn ward(&self) -> Option<WardId> {
+        self.state().link.as_ref().map(|link| link.ward())
+    }
+
+    /// We listen no more, and take no more of what others leave.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        (state.listener, state.watches) = (None, false);
+        let link = state.link.clone();
+        drop(state);
+        self.tell(link.as_ref(), &[ToKeeper::Watch(false), ToKeeper::Unlisten]);
+    }
+
+    /// Our calls are another gateway's now.
+    pub(crate) fn give(&self) {
+        // What stays with us cannot be kept.
+        let link = self.state().link.take();
+        self.tell(link.as_ref(), &[ToKeeper::Give]);
+        self.end();
+    }
+
+    /// We end in order.
+    pub(crate) fn bye(&self) {
+        let link = self.state().link.take();
+        self.tell(link.as_ref(), &[ToKeeper::Bye]);
+        self.end();
+    }
+
+    fn end(&self) {
+        self.ends.store(true, Ordering::Release);
+        // The counter cannot overflow by one.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Keeps the connection on a thread of its own, until we end. `refill` has the relay hold all
+    /// its calls again; `adopt` takes calls that others left, and answers whether it could.
+    pub(crate) fn run(
+        self: &Arc<Self>,
+        refill: impl Fn() + Send + 'static,
+        adopt: impl Fn(Vec<Orphan>) + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let link = {
+            let mut state = self.state();
+            state.watches = true;
+            state.link.clone()
+        };
+        self.tell(link.as_ref(), &[ToKeeper::Watch(true)]);
+        let keeping = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("keeping".to_owned())
+            .spawn(move || keeping.keep(&refill, &adopt))
+    }
+
+    fn keep(&self, refill: &dyn Fn(), adopt: &dyn Fn(Vec<Orphan>)) {
+        let mut backoff = BACKOFF.0;
+        while !self.ends.load(Ordering::Acquire) {
+            let link = self.state().link.clone();
+            if let Some(link) = link {
+                let ended = self.listen(&link, adopt);
+                if let Err(error) = ended {
+                    self.lose(&link, &error);
+                }
+                backoff = BACKOFF.0;
+                continue;
+            }
+            if Session::connect(&self.path).is_ok_and(|session| self.open(session)) {
+                tracing::info!("a keeper is there; calls are kept again");
+                refill();
+            } else {
+                self.rest(None, Some(backoff));
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
+    }
+
+    /// Hears the keeper until it or we end.
+    fn listen(&self, link: &Session, adopt: &dyn Fn(Vec<Orphan>)) -> Result<(), KeeperError> {
+        while !self.ends.load(Ordering::Acquire) {
+            match wire::receive(&link.socket) {
+                Ok(Some(received)) => match received.message {
+                    ToGateway::Orphaned => {
+                        let mut orphans = link.claim()?;
+                        let owned = self.state().owned.clone();
+                        // Ours already: the keeper was not told in time.
+                        let known: Vec<WardId> = orphans
+                            .extract_if(.., |orphan| owned.contains(&orphan.ward))
+                            .map(|orphan| orphan.ward)
+                            .collect();
+                        if !known.is_empty() {
+                            link.say(&ToKeeper::Own(known))?;
+                        }
+                        if !orphans.is_empty() {
+                            adopt(orphans);
+                        }
+                    }
+                    ToGateway::Unheld { calls } => tracing::warn!(
+                        calls,
+                        "the keeper has no descriptors left: these calls go on, but would end \
+                         with this process"
+                    ),
+                    _ => return Err(KeeperError::Protocol),
+                },
+                Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.rest(Some(link), None);
+                    if self.state().link.is_none() {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a word of the keeper, for the end, or for so long.
+    fn rest(&self, link: Option<&Session>, patience: Option<Duration>) {
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        fds.extend(link.map(|link| PollFd::new(&link.socket, PollFlags::IN)));
+        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        // A signal, or no memory, which passes.
+        let _ = poll(&mut fds, patience.as_ref());
+    }
+
+    /// The connection is of no use any more.
+    fn lose(&self, link: &Arc<Session>, error: &KeeperError) {
+        let mut state = self.state();
+        if let Some(current) = &state.link
+            && Arc::ptr_eq(current, link)
+        {
+            state.link = None;
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "the keeper is gone; calls go on, unkept until there is another"
+            );
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole after every change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends without waiting. With no keeper there is nothing to do: the next one is given
+    /// everything.
+    fn send(&self, record: &wire::Record, fds: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<()> {
+        let state = self.state();
+        let Some(link) = &state.link else {
+            return Ok(());
+        };
+        match wire::send(&link.socket, record, fds) {
+            // The thread hears the end of the connection, too, and gives everything to the next.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(()),
+            sent => sent,
+        }
+    }
+}
+
+impl State {
+    fn owned(&self) -> Vec<WardId> {
+        let from = self.owned.len().saturating_sub(OWNED_MAX);
+        self.owned[from..].to_vec()
+    }
+}
+
+fn key(call: &Held<'_>) -> CallKey {
+    CallKey {
+        slot: call.slot,
+        generation: call.generation,
+    }
+}
+
+impl Keep for Keeping {
+    fn hold(&self, calls: &[Held<'_>]) -> io::Result<()> {
+        for calls in calls.chunks(CALLS_PER_RECORD) {
+            let fds: Vec<_> = calls
+                .iter()
+                .flat_map(|call| [call.caller, call.worker])
+                .collect();
+            self.send(&wire::hold(calls.iter().map(key)), &fds)?;
+        }
+        Ok(())
+    }
+
+    fn release(&self, slots: &[(u32, u32)]) -> io::Result<()> {
+        for slots in slots.chunks(CALLS_PER_RECORD) {
+            let keys = slots.iter().map(|(slot, generation)| CallKey {
+                slot: *slot,
+                generation: *generation,
+            });
+            self.send(&wire::release(keys), &[])?;
+        }
+        Ok(())
+    }
+}
