@@ -129,6 +129,19 @@ pub struct CallRecord {
     pub bytes_out: u64,
     /// Trace context of the caller (`traceparent`), if one came along.
     pub traceparent: Option<String>,
+    /// Whether it outlived a worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescued: Option<Rescued>,
+}
+
+/// How a call went on whose worker had died under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rescued {
+    /// How often.
+    pub times: u32,
+    /// The longest time from the loss of a worker to the first byte from the next one, in
+    /// milliseconds.
+    pub gap_ms: u64,
 }
 
 /// How a call ended, as the gateway saw it.
@@ -162,7 +175,8 @@ pub struct CallInfo {
     pub epoch: Epoch,
     /// When it was pinned.
     pub since: Timestamp,
-    /// `pinned`, `dialling`, or `live`.
+    /// `pinned`, `dialling`, `live`, `rescuing` (its worker died and another one is dialled), or
+    /// `rescued`: live, at another worker than before.
     pub state: String,
     /// Why it went there: `split`, `rule`, `override` or `pin`.
     pub reason: String,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
+use segue_core::link::Rescued;
 use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use segue_core::route::Reason;
 use segue_core::table::Epoch;
@@ -44,6 +45,8 @@ pub struct Line {
     ended_ms: Timestamp,
     bytes_in: u64,
     bytes_out: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rescued: Option<Rescued>,
     end: Ending,
 }
 
@@ -80,8 +83,14 @@ impl Line {
             ended_ms: now,
             bytes_in: bytes.0,
             bytes_out: bytes.1,
+            rescued: None,
             end: Ending::of(end),
         }
+    }
+
+    /// The same, of a call that perhaps outlived a worker.
+    pub(crate) fn with_rescued(self, rescued: Option<Rescued>) -> Self {
+        Self { rescued, ..self }
     }
 }
 

@@ -296,7 +296,11 @@ fn left(state: &State, release: &ReleaseView) -> Option<String> {
     let oldest = state
         .calls
         .iter()
-        .find(|call| call.release == release.id && call.state == "live")
+        .find(|call| {
+            // One that is being rescued waits for a worker, and its caller waits for it.
+            let lives = matches!(call.state.as_str(), "live" | "rescuing" | "rescued");
+            call.release == release.id && lives
+        })
         .map(|call| output::age(now(state).since(call.since).0))
         .map_or_else(String::new, |age| format!(", the oldest {age}"));
     Some(format!(

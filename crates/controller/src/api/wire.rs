@@ -202,6 +202,9 @@ pub struct ReleaseView {
     /// Calls ended by the straggler policy.
     #[serde(default)]
     pub policy: u64,
+    /// Times that a call went on at another worker because its own had died.
+    #[serde(default)]
+    pub rescued: u64,
     /// Ends by side and close code, as `worker:1000`.
     pub closes: BTreeMap<String, u64>,
     /// Its workers.

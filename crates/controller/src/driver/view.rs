@@ -238,6 +238,7 @@ impl Look<'_> {
             errors: totals.errors,
             lost: totals.lost,
             policy: totals.policy,
+            rescued: totals.rescued,
             closes: totals.closes,
             workers: ours.map(|status| self.worker(status)).collect(),
             components: self.components(id, is),

@@ -81,6 +81,10 @@ fn span(call: &CallRecord, names: &Names) -> Option<Span> {
     ];
     attributes.extend(call.worker.iter().map(|is| ("segue.worker", json!(is))));
     attributes.extend(call.setup_ms.map(|is| ("segue.setup_ms", json!(is))));
+    if let Some(is) = call.rescued {
+        attributes.push(("segue.rescues", json!(is.times)));
+        attributes.push(("segue.rescue_gap_ms", json!(is.gap_ms)));
+    }
     Some(Span {
         trace,
         id: span_id(&[&parts[..], &[&ended, &call.cause]].concat()),

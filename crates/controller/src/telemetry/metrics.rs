@@ -343,6 +343,12 @@ fn calls_counted(page: &mut Page, releases: &[(&AgentView, &ReleaseView)]) {
         "Calls that were cut off, by the side and close code, or by a gateway that died",
         dropped,
     );
+    let all = releases.iter();
+    page.counters(
+        "calls_rescued",
+        "Times that a call went on at another worker because its own had died",
+        all.map(|(agent, is)| (version(agent, is), is.rescued)),
+    );
 }
 
 fn releases_are(
@@ -545,6 +551,7 @@ mod tests {
                 bytes_in: 0,
                 bytes_out: 0,
                 traceparent: None,
+                rescued: None,
             });
         }
         let page = metrics.page(&status(1, 2, 0, 1), &[]);

@@ -79,6 +79,7 @@ async fn counts_are_the_gateways_and_no_call_is_named() {
             bytes_in: 0,
             bytes_out: 0,
             traceparent: None,
+            rescued: None,
         };
         mind.records = vec![
             record(Some(7), CallOutcome::Completed, "caller:1000", "split"),
@@ -114,6 +115,7 @@ async fn counts_are_the_gateways_and_no_call_is_named() {
         format!("segue_calls_dropped_total{{{of},cause=\"worker:1011\"}} 1"),
         format!("segue_calls_dropped_total{{{of},cause=\"worker:none\"}} 1"),
         format!("segue_calls_dropped_total{{{of},cause=\"gateway\"}} 1"),
+        format!("segue_calls_rescued_total{{{of}}} 2"),
         format!("segue_calls_active{{{of},track=\"draining\"}} 2.0"),
         format!("segue_call_setup_seconds_count{{{of}}} 2"),
         format!("segue_call_setup_seconds_bucket{{le=\"0.01\",{of}}} 1"),

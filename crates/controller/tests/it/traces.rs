@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use segue_controller::ControllerConfig;
-use segue_core::link::{CallOutcome, CallRecord};
+use segue_core::link::{CallOutcome, CallRecord, Rescued};
 use segue_core::names::ReleaseId;
 use segue_core::spec::TelemetrySpec;
 use segue_core::time::{Millis, Timestamp};
@@ -195,6 +195,10 @@ fn record(call: &str, release: ReleaseId, traceparent: Option<&str>) -> CallReco
         bytes_in: 1_000,
         bytes_out: 2_000,
         traceparent: traceparent.map(str::to_owned),
+        rescued: Some(Rescued {
+            times: 1,
+            gap_ms: 34,
+        }),
     }
 }
 
@@ -241,6 +245,7 @@ async fn a_call_is_a_span_below_its_callers() {
     assert_eq!(traced.text("parentSpanId"), "b7ad6b7169203331");
     assert_eq!(traced.attribute("segue.release"), "v1");
     assert_eq!(traced.attribute("segue.setup_ms"), "12");
+    assert_eq!(traced.attribute("segue.rescue_gap_ms"), "34");
     let started = u128::from(records[1].started.0) * 1_000_000;
     assert_eq!(traced.nanos("startTimeUnixNano"), started);
     assert_eq!(traced.0["status"], json!({}));

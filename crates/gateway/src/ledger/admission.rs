@@ -247,10 +247,12 @@ fn unnamed(release: ReleaseId) -> Label {
 impl Connection {
     pub(super) fn info(&self) -> CallInfo {
         let (bytes_in, bytes_out) = self.counters.read();
-        let state = if self.connected.is_some() {
-            "live"
-        } else {
-            "dialling"
+        let counters = &self.counters;
+        let state = match self.connected {
+            None => "dialling",
+            Some(_) if counters.is_rescuing() => "rescuing",
+            Some(_) if counters.rescued().is_some() => "rescued",
+            Some(_) => "live",
         };
         CallInfo {
             call: self.identity.call.clone(),

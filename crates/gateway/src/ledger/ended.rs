@@ -153,6 +153,7 @@ fn bare(
         bytes_in: 0,
         bytes_out: 0,
         traceparent: identity.traceparent.clone(),
+        rescued: None,
     }
 }
 

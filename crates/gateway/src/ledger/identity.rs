@@ -8,6 +8,8 @@ use segue_core::table::Epoch;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::rescued::RescueCounters;
+
 /// Why a request is turned away before a worker is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -122,6 +124,7 @@ pub struct Counters {
     /// To the caller.
     pub bytes_out: AtomicU64,
     ends: AtomicBool,
+    pub(super) rescues: RescueCounters,
 }
 
 impl Counters {

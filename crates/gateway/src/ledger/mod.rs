@@ -35,6 +35,7 @@ mod journaled;
 mod moved;
 mod sealed;
 mod policy;
+mod rescued;
 mod ticket;
 
 use std::collections::BTreeMap;

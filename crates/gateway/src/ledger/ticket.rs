@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use segue_core::link::CallRecord;
 use segue_core::names::WorkerId;
 use segue_core::route::{Pin, Refusal};
 use segue_core::time::Timestamp;
@@ -61,8 +62,8 @@ impl Ticket {
         self.addr
     }
 
-    /// Moves the count to another worker of the same release, one that was not tried. Only before
-    /// the connection stands.
+    /// Moves the count to another worker of the same release, one that was not tried: before the
+    /// connection stands, or because its worker died.
     ///
     /// # Errors
     ///
@@ -231,23 +232,19 @@ impl Ticket {
         drop(admission);
         let bytes = connection.counters.read();
         let (worker, connected) = (&connection.worker, connection.connected);
+        let rescued = connection.counters.rescued();
         if is_told {
             let identity = &self.identity;
-            ledger.tell(ended::of_connection(
-                identity, worker, connected, bytes, end, now,
-            ));
+            ledger.tell(CallRecord {
+                rescued,
+                ..ended::of_connection(identity, worker, connected, bytes, end, now)
+            });
         }
         if self.identity.purpose == Purpose::Call
             && let Some(log) = &ledger.log
         {
-            log.write(call_log::Line::new(
-                &self.identity,
-                worker,
-                connected,
-                bytes,
-                end,
-                now,
-            ));
+            let line = call_log::Line::new(&self.identity, worker, connected, bytes, end, now);
+            log.write(line.with_rescued(rescued));
         }
     }
 }
