@@ -1,6 +1,7 @@
 //! The command line.
 
 mod access;
+mod bench;
 mod change;
 mod examples;
 mod look;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::access::{ApiDo, RemoteArgs, TokenCreateArgs, TokenDo};
+pub(crate) use self::bench::{BenchArgs, BenchDamage, BenchMode, BenchPartArgs, BenchPeer};
 pub(crate) use self::change::{
     ApproveArgs, DeployArgs, ForgetArgs, MadeOf, OnlyPart, PlanArgs, PromoteArgs, ReleaseArgs,
     RollbackArgs, VerbArgs, Wait,
@@ -179,6 +181,13 @@ pub(crate) enum Command {
     /// shortened. The counts come from a judge that reads only the logs of callers and workers.
     #[command(after_help = examples::DEMO)]
     Demo(DemoArgs),
+    /// Measure what a call costs here, beside other proxies in the same run
+    ///
+    /// Starts each proxy that is installed with a configuration made for the run, all on the same
+    /// processor, and a generator and agents on another one. Every byte is checked. Exit code 1 if
+    /// one was wrong or lost, or a call was.
+    #[command(after_help = examples::BENCH)]
+    Bench(BenchArgs),
     /// Run the built-in sample agent: Twilio Media Streams, voice detection, recorded speech
     #[command(after_help = examples::SAMPLE_AGENT)]
     SampleAgent(SampleArgs),
@@ -205,6 +214,9 @@ pub(crate) enum Command {
         /// The folder
         dir: PathBuf,
     },
+    /// Run one process of `segue bench`
+    #[command(hide = true)]
+    BenchPart(BenchPartArgs),
     /// Run the gateway process alone
     #[command(hide = true)]
     Gateway(GatewayArgs),

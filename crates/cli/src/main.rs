@@ -84,6 +84,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Doctor(args) => verb::doctor::run(&home, format, &args).await,
         Command::Config(args) => verb::config::run(format, &args),
         Command::Demo(args) => demo::run(format, &args).await,
+        Command::Bench(args) => verb::bench::run(format, &args).await,
+        Command::BenchPart(args) => verb::bench::part(&args),
         Command::SampleAgent(args) => verb::sample_agent::run(args).await,
         Command::Completions { shell } => verb::completions::run(shell),
         Command::Man(args) => verb::man::run(&args),

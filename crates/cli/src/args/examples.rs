@@ -89,6 +89,12 @@ Examples:\n\
 \x20 segue demo\n\
 \x20 segue demo --callers 80 --seed 7\n\
 \x20 segue demo --sabotage kill-worker    exit code 1: the judge notices";
+pub(super) const BENCH: &str = "\
+Examples:\n\
+\x20 segue bench                    everything, beside every proxy that is installed\n\
+\x20 segue bench load --against haproxy,relay --calls 300 --rounds 3\n\
+\x20 segue bench idle rate --tls --envoy /opt/envoy/bin/envoy\n\
+\x20 segue bench --output json | tail -1 | jq .rate_calls_per_s";
 pub(super) const SAMPLE_AGENT: &str = "\
 Examples:\n\
 \x20 segue sample-agent --port 9000\n\

@@ -3,6 +3,7 @@
 pub(crate) mod act;
 pub(crate) mod api;
 pub(crate) mod audit;
+pub(crate) mod bench;
 pub(crate) mod calls;
 pub(crate) mod completions;
 pub(crate) mod config;

@@ -39,6 +39,7 @@ const VERBS: &[(&[&str], &[&str])] = &[
     (&["config", "reference"], &["workers"]),
     (&["config", "check"], &["/nonexistent.toml"]),
     (&["demo"], &["--callers", "1"]),
+    (&["bench"], &["--rounds", "0"]),
     (&["sample-agent"], &["--port", "high"]),
     (&["completions"], &["tcsh"]),
     (&["token"], &["lend"]),

@@ -1,0 +1,88 @@
+//! What can be measured, one file each.
+
+mod idle;
+mod load;
+mod rate;
+
+use serde::{Deserialize, Serialize};
+
+use crate::BenchError;
+use crate::drive::Reply;
+use crate::peers::Target;
+use crate::results::Results;
+use crate::run::Bench;
+
+/// One kind of measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Memory of calls in which nobody speaks.
+    Idle,
+    /// Processor time and delay of calls in which everybody speaks.
+    Load,
+    /// How many calls can begin in a second.
+    Rate,
+}
+
+impl Mode {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Load => "load",
+            Self::Rate => "rate",
+        }
+    }
+
+    /// Whether there is anything to measure of a target.
+    pub(crate) fn measures(self, target: Target) -> bool {
+        match self {
+            Self::Idle => target != Target::Direct,
+            Self::Load | Self::Rate => true,
+        }
+    }
+
+    pub(crate) fn measure(
+        self,
+        bench: &Bench<'_>,
+        target: Target,
+        results: &mut Results,
+    ) -> Result<(), BenchError> {
+        match self {
+            Self::Idle => idle::measure(bench, target, results),
+            Self::Load => load::measure(bench, target, results),
+            Self::Rate => rate::measure(bench, target, results),
+        }
+    }
+}
+
+/// Notes everything that must not happen to a call. Frames that never came are told by the last
+/// reply of a set, after the generator has gone quiet.
+fn judge(results: &mut Results, mode: &str, target: Target, reply: &Reply) {
+    let counts = [
+        (reply.wrong, "payloads were wrong"),
+        (reply.missing, "frames were lost"),
+        (reply.owed, "frames did not come back"),
+        (reply.repeated, "frames came twice or out of order"),
+        (reply.lost, "calls were cut"),
+        (reply.failed, "calls were not taken"),
+    ];
+    for (count, what) in counts {
+        if count > 0 {
+            let fault = format!("{mode} {}: {count} {what}", target.name());
+            results.faults.push(fault);
+        }
+    }
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "counts and nanoseconds of a run are far below 2^52"
+)]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+fn micros(nanoseconds: u64) -> f64 {
+    float(nanoseconds) / 1e3
+}
