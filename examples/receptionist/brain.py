@@ -26,6 +26,8 @@ class Memory:
     slots: dict[str, str] = field(default_factory=dict)
     # The slot the caller was last asked for.
     wants: str | None = None
+    # What is being said: a worker that dies has not said it.
+    saying: str | None = None
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -40,8 +42,9 @@ class Memory:
         ]
         slots = data.get("slots")
         slots = slots if isinstance(slots, dict) else {}
-        wants = data.get("wants")
-        return cls(turns, {str(k): str(v) for k, v in slots.items()}, wants and str(wants))
+        slots = {str(k): str(v) for k, v in slots.items()}
+        wants, saying = data.get("wants"), data.get("saying")
+        return cls(turns, slots, wants and str(wants), saying and str(saying))
 
 
 SORRY = "sorry"
@@ -92,3 +95,9 @@ class Brain:
         said = self.prompt.welcome_back.format_map({"asked": known[-1].asked})
         slot = self.prompt.slots.get(memory.wants or "")
         return f"{said}. {slot.again}" if slot else said
+
+    def go_on(self, memory: Memory) -> str | None:
+        """Said to a caller who was not cut off and hears nothing: what another worker was saying when
+        it died, or what is still to be answered. None: it is the caller's turn."""
+        slot = self.prompt.slots.get(memory.wants or "")
+        return memory.saying or (slot.again if slot else None)

@@ -133,7 +133,9 @@ class Server:
             return web.Response(status=503, text="no new calls\n")
         socket = web.WebSocketResponse(heartbeat=PING_SECONDS, max_msg_size=MESSAGE_BYTES_MAX)
         resumes = request.headers.get("X-Segue-Resume") == "true"
-        talk = Call(self._desk, socket, call, resumes)
+        # Its caller is still on the line and does not know that another worker was there before us.
+        rescued = "X-Segue-Rescue" in request.headers
+        talk = Call(self._desk, socket, call, resumes, rescued)
         # Counted before it is answered, so that a stop cannot miss it.
         self._calls.add(talk)
         self._empty.clear()

@@ -64,7 +64,7 @@ class Line:
 class Call:
     """A conversation over one connection."""
 
-    def __init__(self, desk, socket, call: str, resumes: bool):
+    def __init__(self, desk, socket, call: str, resumes: bool, rescued: bool = False):
         self.id = call
         self._desk = desk
         self._socket = socket
@@ -72,7 +72,9 @@ class Call:
         self._ear = Ear(desk.settings.endpoint_ms)
         self._memory = Memory()
         self._notebook = Notebook(desk.store, call)
+        # Whether the caller was connected before, and whether it noticed that it is not any more.
         self._resumes = resumes
+        self._rescued = rescued
         self._todo: asyncio.Queue = asyncio.Queue(WAITING_MAX)
         self._speech: asyncio.Task | None = None
         self._turn = 0
@@ -162,8 +164,10 @@ class Call:
     async def _greet(self, _):
         text = self._desk.brain.greeting()
         if self._resumes and await self._recall():
-            text = self._desk.brain.welcome_back(self._memory)
-        await self._say(text, "greeting")
+            brain, memory = self._desk.brain, self._memory
+            text = brain.go_on(memory) if self._rescued else brain.welcome_back(memory)
+        if text is not None:
+            await self._say(text, "greeting")
 
     async def _recall(self) -> bool:
         try:
@@ -192,11 +196,14 @@ class Call:
             return
         stages["llm_ms"] = _since(began)
         # Stored while it is spoken: a connection that breaks in mid-sentence has had this turn.
+        self._memory.saying = turn.said
         writing = asyncio.create_task(self._remember())
         try:
             await self._say(turn.said, turn.topic, stages, heard)
         finally:
             await asyncio.wait([writing], timeout=LAST_WRITE_SECONDS)
+        self._memory.saying = None
+        await self._remember()
 
     async def _remember(self):
         try:

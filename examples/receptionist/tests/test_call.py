@@ -58,6 +58,7 @@ class Calls(unittest.IsolatedAsyncioTestCase):
         known += [answer.say for answer in prompt.answers]
         known += ["your table for four is booked for tonight"]
         known += ["welcome back. you asked for a table. how many people will you be"]
+        known += ["how many people will you be"]
         self.ear = Recogniser(known)
 
     async def end(self):
@@ -105,6 +106,34 @@ class Calls(unittest.IsolatedAsyncioTestCase):
         await phone.hang_up()
         ends = [line["by"] for line in self.lines("call.ended")]
         self.assertEqual(ends, ["error", "caller"])
+
+    async def test_a_call_whose_worker_died_goes_on_without_a_word_about_it(self):
+        phone = await self.dial("CA7")
+        await self.heard(phone)
+        await self.ask(phone, "can I book a table for tonight")
+        while self.segue.states["CA7"][0]["saying"] is not None:
+            await asyncio.sleep(0.01)
+        await phone.break_off()
+        rescue = {"X_Segue_Resume": "true", "X_Segue_Rescue": "1"}
+        phone = await self.dial("CA7", **rescue)
+        self.assertEqual(await self.heard(phone), "how many people will you be")
+        answer = await self.ask(phone, "for four people")
+        self.assertEqual(answer, "your table for four is booked for tonight")
+        await phone.break_off()
+        # Cut off in mid-sentence: said again.
+        state, version = self.segue.states["CA7"]
+        self.segue.states["CA7"] = ({**state, "saying": "we are open from nine to five"}, version)
+        phone = await self.dial("CA7", **rescue)
+        self.assertEqual(await self.heard(phone), "we are open from nine to five")
+        await phone.hang_up()
+
+    async def test_a_rescued_call_with_nothing_left_to_say_listens(self):
+        state = {"turns": [{"topic": "hours", "heard": "when are you open", "said": "from nine"}]}
+        self.segue.states["CA8"] = (state, 1)
+        phone = await self.dial("CA8", X_Segue_Resume="true", X_Segue_Rescue="1")
+        answer = await self.ask(phone, "where can I find you")
+        self.assertEqual(answer, "you will find us at twelve harbour street")
+        await phone.hang_up()
 
     async def test_it_announces_hands_off_and_ends_only_after_its_calls(self):
         phone = await self.dial("CA2")
