@@ -34,6 +34,10 @@ mod quiet;
 mod stop;
 
 mod offer;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
+
 mod run;
 mod setup;
 

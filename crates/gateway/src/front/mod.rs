@@ -7,7 +7,7 @@ mod call;
 mod dial;
 mod facts;
 mod plain;
-mod trace;
+pub(crate) mod trace;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -10,7 +10,7 @@ use crate::http::head::Headers;
 const BYTES_MAX: usize = 256;
 
 /// The request's trace context, if there is exactly one and it is good.
-pub(super) fn context(headers: &Headers) -> Option<String> {
+pub(crate) fn context(headers: &Headers) -> Option<String> {
     let value = headers.only("traceparent").ok().flatten()?;
     is_good(value).then(|| value.to_owned())
 }

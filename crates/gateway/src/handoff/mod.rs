@@ -89,6 +89,20 @@ enum ToTaker {
     Yours,
 }
 
+/// What either side makes of bytes that are no message of ours; see [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    use std::io::Write as _;
+    // More than a socket holds would wait for a reader.
+    const BYTES_MAX: usize = 64 * 1024;
+    let _ = serde_json::from_slice::<ToGiver>(bytes);
+    let _ = serde_json::from_slice::<ToTaker>(bytes);
+    let (mut sender, receiver) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let _ = sender.write_all(&bytes[..bytes.len().min(BYTES_MAX)]);
+    drop(sender);
+    while wire::receive::<ToTaker>(&receiver).is_ok() {}
+}
+
 /// What the taker goes on with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Header {

@@ -97,8 +97,10 @@ impl Decoder {
             }
             if line.is_empty() {
                 Step::Done
-            } else {
+            } else if is_field(line) {
                 Step::Trailer
+            } else {
+                return Err(Malformed("a trailer is no header line"));
             }
         } else {
             match size(line)? {
@@ -111,7 +113,22 @@ impl Decoder {
     }
 }
 
+/// Whether a line is a header line as far as that it cannot be taken for anything else.
+fn is_field(line: &[u8]) -> bool {
+    let name = line.split(|byte| *byte == b':').next().unwrap_or(line);
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let (named, value) = line.split_at(name.len());
+    !named.is_empty() && named.iter().all(token) && !value.is_empty() && !has_control(value)
+}
+
+fn has_control(bytes: &[u8]) -> bool {
+    bytes.iter().any(|b| b.is_ascii_control() && *b != b'\t')
+}
+
 fn size(line: &[u8]) -> Result<u64, Malformed> {
+    if has_control(line) {
+        return Err(Malformed("a control character behind a chunk size"));
+    }
     let digits = line.split(|byte| *byte == b';').next().unwrap_or(line);
     let good =
         (1..=SIZE_DIGITS_MAX).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit);
@@ -157,6 +174,11 @@ mod tests {
             b"5\r\nhello\n",
             b"0\r\n\n",
             b"0\r\na: b\n\r\n",
+            b"5;a\x0bb\r\nhello\r\n",
+            b"0\r\nGET / HTTP/1.1\r\n\r\n",
+            b"0\r\na : b\r\n\r\n",
+            b"0\r\n a: b\r\n\r\n",
+            b"0\r\na: \x01\r\n\r\n",
         ] {
             for cut in 1..=bad.len() {
                 assert!(

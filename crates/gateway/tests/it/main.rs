@@ -12,6 +12,7 @@ mod gateway_killed;
 mod handoff;
 mod limits;
 mod link;
+mod malformed;
 mod plain;
 mod policy;
 mod races;

@@ -1,9 +1,14 @@
 //! What the tests are made of.
 
+pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod controller;
 pub(crate) mod gateway;
 pub(crate) mod rig;
+#[allow(unreachable_pub, dead_code, reason = "a part of the crate itself, read here a second time")]
+#[path = "../../../src/fuzz/strict.rs"]
+pub(crate) mod strict;
+pub(crate) mod strict_worker;
 pub(crate) mod table;
 pub(crate) mod ws;
 
