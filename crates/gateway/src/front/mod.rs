@@ -228,7 +228,7 @@ impl Guest {
             },
         };
         match self.request(&mut caller, deadline).await {
-            Ok(Some(upgraded)) => self.into_call(caller, upgraded).await,
+            Ok(Some(upgraded)) => self.into_call(caller, upgraded),
             Ok(None) | Err(None) => close(caller).await,
             Err(Some(answer)) => {
                 if let Some(unsaid) = REFUSED.may_say(clock::now()) {
@@ -259,7 +259,7 @@ impl Guest {
     }
 
     /// The connection is a call now: it leaves the front's books and this task.
-    async fn into_call(self, caller: Caller, upgraded: Upgraded) {
+    fn into_call(self, caller: Caller, upgraded: Upgraded) {
         let relay = Arc::clone(&self.front.relay);
         drop(self);
         let Upgraded {
@@ -268,20 +268,22 @@ impl Guest {
             early_up,
             early_down,
         } = upgraded;
-        match caller {
-            Caller::Plain(caller) => {
-                let call = (|| {
-                    let (caller, worker) = (caller.into_std()?, worker.into_std()?);
-                    LiveCall::new(ticket, caller, worker, early_up, early_down)
-                })();
-                match call {
-                    Ok(call) => relay.adopt(call),
-                    Err(error) => tracing::error!(%error, "a call could not be relayed"),
+        let call = (|| {
+            let worker = worker.into_std()?;
+            match caller {
+                Caller::Plain(caller) => {
+                    LiveCall::new(ticket, caller.into_std()?, worker, early_up, early_down)
+                }
+                Caller::Tls(caller) => {
+                    let (socket, tls) = caller.into_inner();
+                    let caller = (socket.into_std()?, tls);
+                    LiveCall::new_tls(ticket, caller, worker, early_up, early_down)
                 }
             }
-            Caller::Tls(caller) => {
-                relay::tls::relay(ticket, caller, worker, early_up, early_down).await;
-            }
+        })();
+        match call {
+            Ok(call) => relay.adopt(call),
+            Err(error) => tracing::error!(%error, "a call could not be relayed"),
         }
     }
 }

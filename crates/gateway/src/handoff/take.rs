@@ -41,16 +41,7 @@ pub(crate) struct TakenCall {
 impl TakenCall {
     /// Counts it here. `None`: its agent is unknown here, which the giver's ledger rules out.
     pub(crate) fn adopt(self, ledger: &Arc<Ledger>, now: Timestamp) -> Option<LiveCall> {
-        Some(LiveCall {
-            ticket: ledger.adopt(self.moved.connection, now)?,
-            caller: self.caller,
-            worker: self.worker,
-            up: self.moved.up,
-            down: self.moved.down,
-            closed: self.moved.closed,
-            // Its mark came along, and its relay looks for that.
-            leaving: false,
-        })
+        LiveCall::moved(ledger, self.moved, (self.caller, self.worker), now)
     }
 }
 

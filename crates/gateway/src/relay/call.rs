@@ -1,20 +1,27 @@
-//! A live plain call: two sockets and the little that is known about them.
+//! A live call that stands still: two sockets and the little that is known about them.
 //!
-//! A value without a task: whoever owns it moves its bytes, and handing it to another shard or
-//! another process is handing over the value.
+//! A value without a task: whoever owns it may relay it, and handing it to a shard or to another
+//! process is handing over the value. While it is relayed, a shard has it as `Running`.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::io;
+use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use rustls::ServerConnection;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::frames::{Observer, close_frame};
-use crate::ledger::{By, Closed, Counters, End, Moved, Ticket};
+use crate::ledger::{Closed, Counters, Ledger, Moved, Ticket};
+use crate::slots::{EXTENT_BYTES, Entered, FlowState, Slot, Slots};
+
+use super::side::Side;
+use super::{Held, tls};
 
 /// A silent peer is asked for a sign of life after this long, then eight times every
 /// [`KEEPALIVE_EVERY`]: a peer that vanished without a word is noticed after five minutes, and
@@ -37,39 +44,6 @@ pub(crate) fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY)?;
     sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
     Ok(())
-}
-
-/// One of the two ends of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Caller,
-    Worker,
-}
-
-impl Side {
-    pub(crate) const BOTH: [Self; 2] = [Self::Caller, Self::Worker];
-
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Self::Caller => Self::Worker,
-            Self::Worker => Self::Caller,
-        }
-    }
-
-    /// Its place among [`Side::BOTH`].
-    pub(crate) fn index(self) -> usize {
-        match self {
-            Self::Caller => 0,
-            Self::Worker => 1,
-        }
-    }
-
-    pub(crate) fn by(self) -> By {
-        match self {
-            Self::Caller => By::Caller,
-            Self::Worker => By::Worker,
-        }
-    }
 }
 
 /// What is known of one direction. It travels in a handoff.
@@ -125,7 +99,17 @@ pub struct LiveCall {
     /// The first sign of the end.
     pub(crate) closed: Option<Closed>,
     /// Ended by policy: each side gets a close frame of ours, as soon as a frame ends.
-    pub(crate) leaving: bool,
+    pub(super) leaving: bool,
+    /// When it stood.
+    pub(super) connected: Option<Timestamp>,
+    /// Crashes in a row in which a relay had it in its hands.
+    pub(super) strikes: u8,
+    /// Its place in this process's memory, once it has one. What is there is what is here.
+    pub(super) slot: Option<Slot>,
+    /// Whether the keeper was given duplicates of its sockets.
+    pub(super) held: bool,
+    /// The keys of the caller's side, if it speaks TLS. They cannot leave this process.
+    pub(super) tls: Option<Box<ServerConnection>>,
 }
 
 impl LiveCall {
@@ -154,13 +138,83 @@ impl LiveCall {
             down: Flow::default(),
             closed: None,
             leaving: false,
+            connected: Some(clock::now()),
+            strikes: 0,
+            slot: None,
+            held: false,
+            tls: None,
         };
+        call.hear_urgent_bytes()?;
         for (side, early) in [(Side::Caller, early_up), (Side::Worker, early_down)] {
             call.count(side, &early);
-            call.see(side, &early);
+            if let Some(code) = call.flow_from(side).observer.see(&early) {
+                let by = side.by();
+                call.closed.get_or_insert(Closed {
+                    by,
+                    code: Some(code),
+                });
+            }
             call.flow_from(side).leftover = early;
         }
         Ok(call)
+    }
+
+    /// As [`LiveCall::new`], for a caller who speaks TLS, behind its handshake.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LiveCall::new`], and when what is left in `tls` cannot be read.
+    pub(crate) fn new_tls(
+        ticket: Ticket,
+        (caller, mut tls): (TcpStream, ServerConnection),
+        worker: TcpStream,
+        mut early_up: Vec<u8>,
+        early_down: Vec<u8>,
+    ) -> io::Result<Self> {
+        tls::prepare(&mut tls, &mut early_up)?;
+        let call = Self::new(ticket, caller, worker, early_up, early_down)?;
+        Ok(Self {
+            tls: Some(Box::new(tls)),
+            ..call
+        })
+    }
+
+    /// A call of another process.
+    pub(crate) fn moved(
+        ledger: &Arc<Ledger>,
+        moved: MovedCall,
+        (caller, worker): (TcpStream, TcpStream),
+        now: Timestamp,
+    ) -> Option<Self> {
+        let connected = moved.connection.connected;
+        let call = Self {
+            ticket: ledger.adopt(moved.connection, now)?,
+            caller,
+            worker,
+            up: moved.up,
+            down: moved.down,
+            closed: moved.closed,
+            // Its mark came along, and its relay looks for that.
+            leaving: false,
+            connected,
+            strikes: moved.strikes,
+            slot: None,
+            held: false,
+            tls: None,
+        };
+        if let Err(error) = call.hear_urgent_bytes() {
+            tracing::debug!(%error, "a socket of a call that moved is gone already");
+        }
+        Some(call)
+    }
+
+    /// A byte that is sent as urgent is relayed in its turn, like any other: out of turn the kernel
+    /// would keep one such byte, throw others away, and count what nobody read.
+    fn hear_urgent_bytes(&self) -> io::Result<()> {
+        for socket in [&self.caller, &self.worker] {
+            sockopt::set_socket_oobinline(socket, true)?;
+        }
+        Ok(())
     }
 
     /// What another process needs to go on with this call, beside its two sockets.
@@ -180,11 +234,63 @@ impl LiveCall {
         self.ticket.given();
     }
 
-    pub(crate) fn socket(&self, side: Side) -> &TcpStream {
-        match side {
-            Side::Caller => &self.caller,
-            Side::Worker => &self.worker,
+    /// Gives it a slot, so that it can be held before it is relayed. Nobody may read or write its
+    /// sockets until it is relayed.
+    ///
+    /// # Errors
+    ///
+    /// When all slots are in use, or more waits than there is room for.
+    pub(crate) fn enroll(&mut self, slots: &Arc<Slots>) -> io::Result<()> {
+        let waits = self.up.leftover.len().max(self.down.leftover.len());
+        if waits > EXTENT_BYTES {
+            return Err(io::Error::other("more waits in a call than ever can"));
         }
+        let slot = slots.take(&Entered {
+            identity: self.ticket.identity(),
+            worker: self.ticket.worker(),
+            addr: self.ticket.addr(),
+            connected: self.connected,
+            closed: self.closed,
+            ends: self.leaving,
+            strikes: self.strikes,
+            keepable: self.tls.is_none(),
+        });
+        let slot = slot.ok_or_else(|| io::Error::other("no slot is free for a call"))?;
+        let (bytes_in, bytes_out) = self.ticket.counters().read();
+        for (side, read, flow) in [
+            (Side::Caller, bytes_in, &self.up),
+            (Side::Worker, bytes_out, &self.down),
+        ] {
+            let mut state = FlowState::new(read, &flow.observer, flow.sink, flow.ended);
+            slot.append(side, &mut state, &flow.leftover);
+            slot.set_flow(side, &state);
+        }
+        if self.tls.is_none()
+            && let Err(error) = slot.note_counts(&self.caller, &self.worker)
+        {
+            // It is relayed all the same; only a crash would end it.
+            tracing::debug!(%error, "a call cannot be kept");
+            slot.set_unkeepable();
+        }
+        self.slot = Some(slot);
+        self.held = false;
+        Ok(())
+    }
+
+    /// What the keeper needs. `None`: it has no slot, or cannot be kept.
+    pub(crate) fn to_hold(&self) -> Option<Held<'_>> {
+        let slot = self.slot.as_ref().filter(|slot| slot.is_keepable())?;
+        Some(Held {
+            slot: slot.number(),
+            generation: slot.generation(),
+            caller: self.caller.as_fd(),
+            worker: self.worker.as_fd(),
+        })
+    }
+
+    /// The keeper has it.
+    pub(crate) fn set_held(&mut self) {
+        self.held = true;
     }
 
     fn flow_from(&mut self, side: Side) -> &mut Flow {
@@ -192,184 +298,6 @@ impl LiveCall {
             Side::Caller => &mut self.up,
             Side::Worker => &mut self.down,
         }
-    }
-
-    fn from(&self, side: Side) -> &Flow {
-        match side {
-            Side::Caller => &self.up,
-            Side::Worker => &self.down,
-        }
-    }
-
-    /// Whether bytes from this side are wanted now: also if they are only thrown away.
-    pub(crate) fn wants_read(&self, side: Side) -> bool {
-        let flow = self.from(side);
-        !flow.ended && (flow.leftover.is_empty() || flow.sink == Sink::Farewell)
-    }
-
-    /// Whether bytes wait for this side.
-    pub(crate) fn wants_write(&self, side: Side) -> bool {
-        !self.from(side.other()).leftover.is_empty()
-    }
-
-    /// Both directions are through. Of a call that we end, they are when both sides have said
-    /// their own goodbye.
-    pub(crate) fn is_over(&self) -> bool {
-        let ended = |flow: &Flow| flow.ended || self.leaving && flow.observer.is_done();
-        [&self.up, &self.down]
-            .into_iter()
-            .all(|flow| ended(flow) && flow.leftover.is_empty())
-    }
-
-    /// Ends the call by policy. Again for one that was ended is no change.
-    pub(crate) fn leave(&mut self) {
-        self.leaving = true;
-        self.closed.get_or_insert(Closed::BY_POLICY);
-        for side in Side::BOTH {
-            self.say_farewell(side);
-            self.settle(side);
-        }
-    }
-
-    /// Whether some side was told nothing yet, because a frame to it is not whole.
-    pub(crate) fn owes_farewell(&self) -> bool {
-        let owed = |flow: &Flow| flow.sink == Sink::Open && !flow.observer.is_done();
-        self.leaving && [&self.up, &self.down].into_iter().any(owed)
-    }
-
-    /// Writes our close frame to the other side of `side`, if the frames from `side` are whole.
-    fn say_farewell(&mut self, side: Side) {
-        let flow = self.flow_from(side);
-        if flow.sink == Sink::Open && flow.observer.is_between_frames() {
-            flow.sink = Sink::Farewell;
-            let frame = farewell(side.other());
-            // What was read and not yet written goes first.
-            let mut bytes = std::mem::take(&mut flow.leftover);
-            bytes.extend(frame);
-            self.write_out(side, &bytes);
-        }
-    }
-
-    /// Relays the rest of a frame of a call that we end, and nothing behind it.
-    fn relay_last(&mut self, side: Side, bytes: &[u8]) {
-        let mut rest = bytes;
-        if self.from(side).sink == Sink::Open && !self.from(side).observer.is_between_frames() {
-            let (taken, code) = self.flow_from(side).observer.see_frame(bytes);
-            if let Some(code) = code {
-                self.note(side, Some(code));
-            }
-            self.forward(side, &bytes[..taken]);
-            rest = &bytes[taken..];
-        }
-        self.say_farewell(side);
-        // Only for the sight of a close frame.
-        self.flow_from(side).observer.see(rest);
-        self.settle(side);
-        self.settle(side.other());
-    }
-
-    /// The call is over and only the last bytes are left: one side is gone for good, or one side
-    /// ended its stream after a close frame. From here on the rest has a deadline; before, no
-    /// call has any.
-    pub(crate) fn is_ending(&self) -> bool {
-        let said_goodbye = self.closed.is_some_and(|closed| closed.code.is_some());
-        Side::BOTH.into_iter().any(|side| {
-            let gone = self.from(side.other()).sink == Sink::Dead;
-            self.from(side).ended && (said_goodbye || gone)
-        })
-    }
-
-    /// Reads once from a side and writes to the other one.
-    pub(crate) fn pump(&mut self, side: Side, buffer: &mut [u8]) {
-        let read = self.socket(side).read(buffer);
-        match read {
-            Ok(0) => {
-                self.note(side, None);
-                self.flow_from(side).ended = true;
-                self.settle(side);
-            }
-            Ok(length) => {
-                let bytes = &buffer[..length];
-                self.count(side, bytes);
-                if self.leaving {
-                    self.relay_last(side, bytes);
-                } else {
-                    self.see(side, bytes);
-                    self.forward(side, bytes);
-                }
-            }
-            Err(error) if is_passing(&error) => {}
-            Err(_) => {
-                self.note(side, None);
-                self.flow_from(side).ended = true;
-                self.kill(side);
-                self.settle(side);
-            }
-        }
-    }
-
-    /// Writes what waits for a side.
-    pub(crate) fn flush(&mut self, side: Side) {
-        let source = side.other();
-        let leftover = std::mem::take(&mut self.flow_from(source).leftover);
-        self.write_out(source, &leftover);
-        self.settle(source);
-    }
-
-    /// Writes bytes from `side` to the other one, and keeps what it does not take.
-    fn forward(&mut self, side: Side, bytes: &[u8]) {
-        if self.from(side).sink == Sink::Open {
-            self.write_out(side, bytes);
-        }
-    }
-
-    /// As [`LiveCall::forward`], also to a side that has had our close frame.
-    fn write_out(&mut self, side: Side, bytes: &[u8]) {
-        if matches!(self.from(side).sink, Sink::Shut | Sink::Dead) {
-            return;
-        }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match self.socket(side.other()).write(rest) {
-                Ok(written) => {
-                    rest = &rest[written..];
-                    if written < 1 {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    self.note(side.other(), None);
-                    self.kill(side.other());
-                    return;
-                }
-            }
-        }
-        self.flow_from(side).leftover.extend_from_slice(rest);
-    }
-
-    /// Tells the other side that no more will come, once that is so: `side` has ended; or the other
-    /// side has had our close frame and answered it.
-    fn settle(&mut self, side: Side) {
-        let (flow, back) = (self.from(side), self.from(side.other()));
-        let through = match flow.sink {
-            Sink::Open => flow.ended,
-            Sink::Farewell => back.ended || back.observer.is_done(),
-            Sink::Shut | Sink::Dead => false,
-        };
-        if through && flow.leftover.is_empty() {
-            // An error means that the socket is gone already, which reading it will show.
-            let _ = self.socket(side.other()).shutdown(Shutdown::Write);
-            self.flow_from(side).sink = Sink::Shut;
-        }
-    }
-
-    /// Nothing can be written to this side any more. What it said before can still be read.
-    fn kill(&mut self, side: Side) {
-        let flow = self.flow_from(side.other());
-        flow.sink = Sink::Dead;
-        flow.leftover = Vec::new();
     }
 
     fn count(&self, side: Side, bytes: &[u8]) {
@@ -380,35 +308,6 @@ impl LiveCall {
         };
         counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
-
-    fn see(&mut self, side: Side, bytes: &[u8]) {
-        if let Some(code) = self.flow_from(side).observer.see(bytes) {
-            self.note(side, Some(code));
-        }
-    }
-
-    fn note(&mut self, side: Side, code: Option<u16>) {
-        let by = side.by();
-        self.closed.get_or_insert(Closed { by, code });
-    }
-
-    /// Closes both sockets and uncounts the call.
-    pub(crate) fn finish(self, now: Timestamp) {
-        let fault = Closed {
-            by: By::Gateway,
-            code: None,
-        };
-        if self.leaving {
-            for side in Side::BOTH {
-                // Whoever reads what came before finds an end and no reset.
-                let _ = self.socket(side).shutdown(Shutdown::Write);
-            }
-        }
-        // The sockets close before the count goes, so that "uncounted" means "gone".
-        drop((self.caller, self.worker));
-        self.ticket
-            .finish(End::Closed(self.closed.unwrap_or(fault)), now);
-    }
 }
 
 /// What a side is told when its call is ended by policy.
@@ -418,8 +317,4 @@ pub(crate) fn farewell(to: Side) -> Vec<u8> {
         *random.as_bytes().last_chunk().expect("of sixteen bytes")
     });
     close_frame(1001, FAREWELL_REASON, mask)
-}
-
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -1,13 +1,19 @@
-//! The relay: moves the bytes of live plain calls, on a few threads and not in a task per call.
+//! The relay: moves the bytes of live calls, on a few threads and not in a task per call.
 //!
 //! Each shard is one thread with one epoll and one read buffer. An idle call costs its two sockets
 //! and a few hundred bytes; a flowing one costs one read and one write for each frame and no
 //! allocation. Only under backpressure a call has a buffer of its own, at most one read long, and
-//! its source is not read until that is written.
+//! its source is not read until that is written. What is known of a call lies in a [slot](
+//! crate::slots), where it outlives this process. TLS calls are relayed by the same loop, but
+//! their keys, and so they, end with the process.
 
 mod call;
+mod keeping;
+mod running;
 mod shard;
-pub(crate) mod tls;
+mod side;
+mod tls;
+pub(crate) mod whole;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -19,8 +25,11 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use self::call::{Flow, LiveCall, Sink};
-pub(crate) use self::call::{MovedCall, Side, farewell, keep_alive};
+pub(crate) use self::call::{MovedCall, farewell, keep_alive};
 use self::shard::{Command, Shard};
+pub(crate) use self::side::Side;
+use crate::ledger::CALLS_MAX;
+use crate::slots::Slots;
 
 /// Most shards: more threads than this never helped a relay that is bound by system calls.
 pub const SHARDS_MAX: usize = 64;
@@ -69,6 +78,7 @@ impl Handle {
 
 /// The shards. Dropping it ends every call it holds: give them away first.
 pub struct Relay {
+    slots: Arc<Slots>,
     shards: Vec<Handle>,
     next: AtomicUsize,
 }
@@ -80,11 +90,13 @@ impl Relay {
     ///
     /// When a descriptor or a thread cannot be had.
     pub fn start(shards: usize) -> io::Result<Self> {
+        let slots = Slots::create(CALLS_MAX)?;
         let start = |index: usize| {
+            let lane = slots.lane(index).expect("they are new, and have SHARDS_MAX lanes");
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             let wake = Arc::new(wake);
             let (commands, receiver) = channel();
-            let shard = Shard::new(Arc::clone(&wake), receiver)?;
+            let shard = Shard::new(Arc::clone(&wake), receiver, lane)?;
             let thread = std::thread::Builder::new()
                 .name(format!("relay-{index}"))
                 .spawn(move || shard.run())?;
@@ -97,8 +109,31 @@ impl Relay {
         let shards: io::Result<Vec<Handle>> = (0..shards.clamp(1, SHARDS_MAX)).map(start).collect();
         Ok(Self {
             shards: shards?,
+            slots,
             next: AtomicUsize::new(0),
         })
+    }
+
+    /// The memory of its calls. What a call is given here before it is relayed is kept from then
+    /// on: see [`LiveCall::enroll`].
+    pub(crate) fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// Has this keeper hold all calls, those of now and those to come. Calls that it was told of
+    /// already, by [`LiveCall::set_held`], are told again.
+    pub(crate) fn keep_with(&self, keep: &Arc<dyn Keep>) {
+        for shard in &self.shards {
+            // A shard that is gone holds no calls.
+            let _ = shard.send(Command::KeepWith(Arc::clone(keep)));
+        }
+    }
+
+    /// Tells the keeper of all calls again: it lost what it held.
+    pub(crate) fn hold_all(&self) {
+        for shard in &self.shards {
+            let _ = shard.send(Command::HoldAll);
+        }
     }
 
     /// Relays a call until it ends or is given away.
@@ -120,7 +155,8 @@ impl Relay {
         }
     }
 
-    /// Takes every call out of the relay. Not a byte of them is read after this returns.
+    /// Takes every call that can move out of the relay: all but those with TLS. Not a byte of them
+    /// is read after this returns.
     pub fn give_all(&self) -> Vec<LiveCall> {
         let (reply, calls) = channel();
         for shard in &self.shards {

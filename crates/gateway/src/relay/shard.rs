@@ -3,6 +3,10 @@
 //! Level-triggered: one read and one write for each frame, and no state beyond the interest set.
 //! A socket nobody wants anything from is taken out of the epoll set, because a hung-up socket is
 //! reported whatever the interest, and would spin while a slow peer is waited for.
+//!
+//! While nothing but frames comes, an event is a look at its call, a read and a write: what the
+//! call waits for is looked at only after something else happened, and the clock only while
+//! something is due.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -15,11 +19,13 @@ use rustix::event::{Timespec, epoll};
 use rustix::io;
 
 use crate::clock;
+use crate::slots::Lane;
 
-use super::call::{LiveCall, Side};
-
-/// Shared read buffer of a shard: larger than any audio frame, and one read drains a burst.
-const READ_BYTES: usize = 64 * 1024;
+use super::Keep;
+use super::call::LiveCall;
+use super::keeping::Keeping;
+use super::running::{After, Running};
+use super::side::Side;
 
 /// Events taken from the kernel at once: bounds how long one batch keeps commands waiting.
 const EVENTS_MAX: usize = 256;
@@ -40,20 +46,24 @@ pub(super) enum Command {
     Adopt(Box<LiveCall>),
     /// Ends the calls that the ledger has marked.
     EndMarked,
-    /// Lets go of every call, by value.
+    /// Lets go of every call that can move, by value.
     GiveAll(Sender<Vec<LiveCall>>),
+    /// Has all calls held by this keeper from now on.
+    KeepWith(Arc<dyn Keep>),
+    /// Has all calls held again.
+    HoldAll,
     /// Stops the thread; its calls end.
     Stop,
 }
 
-struct Slot {
-    /// Tells a late event of the previous call in this slot from one of this call.
+struct Place {
+    /// Tells a late event of the previous call in this place from one of this call.
     generation: u32,
     entry: Option<Entry>,
 }
 
 struct Entry {
-    call: LiveCall,
+    call: Running,
     interest: [epoll::EventFlags; 2],
     ending: bool,
 }
@@ -62,17 +72,34 @@ pub(super) struct Shard {
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     commands: Receiver<Command>,
-    slots: Vec<Slot>,
+    places: Vec<Place>,
     free: Vec<u32>,
     /// When calls that are over are cut; the wait is the same for all, so a queue is in order.
     deadlines: VecDeque<(Instant, u64)>,
     /// When calls that are ended by policy are cut if a frame to them is still not whole.
     farewells: VecDeque<(Instant, u64)>,
-    buffer: Box<[u8]>,
+    lane: Lane,
+    keeping: Keeping,
+}
+
+/// A panic leaves a call half relayed. The keeper saves the calls of a process that ends at once;
+/// of one that goes on without this thread they would be silent for ever.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 impl Shard {
-    pub(super) fn new(wake: Arc<OwnedFd>, commands: Receiver<Command>) -> io::Result<Self> {
+    pub(super) fn new(
+        wake: Arc<OwnedFd>,
+        commands: Receiver<Command>,
+        lane: Lane,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(WAKE);
         epoll::add(&epoll, &*wake, data, epoll::EventFlags::IN)?;
@@ -80,15 +107,28 @@ impl Shard {
             epoll,
             wake,
             commands,
-            slots: Vec::new(),
+            places: Vec::new(),
             free: Vec::new(),
             deadlines: VecDeque::new(),
             farewells: VecDeque::new(),
-            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            lane,
+            keeping: Keeping::default(),
         })
     }
 
     pub(super) fn run(mut self) {
+        let abort = AbortOnPanic;
+        self.relay();
+        for place in &mut self.places {
+            if let Some(entry) = place.entry.take() {
+                // Others may hold the sockets; the count goes with the call.
+                entry.call.shut();
+            }
+        }
+        drop(abort);
+    }
+
+    fn relay(&mut self) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         loop {
             events.clear();
@@ -111,12 +151,14 @@ impl Shard {
                 return;
             }
             self.cut_overdue();
+            self.tell_keeper();
         }
     }
 
     fn timeout(&self) -> Option<Timespec> {
         let fronts = [self.deadlines.front(), self.farewells.front()];
-        let (deadline, _) = fronts.into_iter().flatten().min()?;
+        let fronts = fronts.into_iter().flatten().map(|(deadline, _)| *deadline);
+        let deadline = fronts.chain(self.keeping.due()).min()?;
         let left = deadline.saturating_duration_since(Instant::now());
         Timespec::try_from(left).ok()
     }
@@ -136,6 +178,11 @@ impl Shard {
                         unclaimed.0.into_iter().for_each(|call| self.adopt(call));
                     }
                 }
+                Command::KeepWith(keep) => {
+                    self.keeping.keep_with(keep);
+                    self.hold_all();
+                }
+                Command::HoldAll => self.hold_all(),
                 Command::Stop => return false,
             }
         }
@@ -143,30 +190,66 @@ impl Shard {
     }
 
     fn adopt(&mut self, call: LiveCall) {
+        let call = match Running::new(call, &self.lane) {
+            Ok(call) => call,
+            Err((error, call)) => {
+                tracing::error!(%error, call = %call.ticket.identity().call, "a call is lost");
+                return;
+            }
+        };
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
+            self.places.push(Place {
                 generation: 0,
                 entry: None,
             });
-            u32::try_from(self.slots.len() - 1).expect("far fewer calls than 2^32")
+            u32::try_from(self.places.len() - 1).expect("far fewer calls than 2^32")
         });
-        let slot = &mut self.slots[index as usize];
-        slot.entry = Some(Entry {
+        let place = &mut self.places[index as usize];
+        let entry = place.entry.insert(Entry {
             call,
             interest: [epoll::EventFlags::empty(); 2],
             ending: false,
         });
-        if let Some(entry) = &mut slot.entry {
-            for side in Side::BOTH {
-                entry.call.flush(side);
-            }
+        for side in Side::BOTH {
+            entry.call.flush(side, &mut self.lane);
+        }
+        if !entry.call.held.get() && entry.call.to_hold().is_some() {
+            let key = pack(index, place.generation, Side::Caller);
+            self.keeping.hold(key);
         }
         self.end_if_marked(index);
         self.settle(index);
     }
 
+    fn hold_all(&mut self) {
+        self.keeping.forget();
+        for (index, place) in self.places.iter_mut().enumerate() {
+            if let Some(entry) = &mut place.entry {
+                entry.call.held.set(false);
+                if entry.call.to_hold().is_some() {
+                    let index = u32::try_from(index).expect("made by adopt");
+                    let key = pack(index, place.generation, Side::Caller);
+                    self.keeping.hold(key);
+                }
+            }
+        }
+    }
+
+    fn tell_keeper(&mut self) {
+        if self.keeping.due().is_none() {
+            return;
+        }
+        let places = &self.places;
+        self.keeping.tell(&|key| {
+            let (index, generation, _) = unpack(key);
+            let place = places.get(index as usize)?;
+            let entry = place.entry.as_ref();
+            Some(&entry.filter(|_| place.generation == generation)?.call)
+        });
+    }
+
     fn end_marked(&mut self) {
-        for index in 0..self.slots.len() {
+        for index in 0..self.places.len() {
             let index = u32::try_from(index).expect("made by adopt");
             if self.end_if_marked(index) {
                 self.settle(index);
@@ -176,58 +259,67 @@ impl Shard {
 
     /// True: it begins to end now.
     fn end_if_marked(&mut self, index: u32) -> bool {
-        let slot = &mut self.slots[index as usize];
-        let Some(entry) = &mut slot.entry else {
+        let place = &mut self.places[index as usize];
+        let Some(entry) = &mut place.entry else {
             return false;
         };
         if entry.call.leaving || !entry.call.ticket.counters().is_to_end() {
             return false;
         }
-        entry.call.leave();
-        let key = pack(index, slot.generation, Side::Caller);
+        entry.call.leave(&mut self.lane);
+        let key = pack(index, place.generation, Side::Caller);
         self.farewells.push_back((Instant::now() + FAREWELL, key));
         true
     }
 
     fn give_all(&mut self) -> Vec<LiveCall> {
-        let mut calls = Vec::with_capacity(self.slots.len() - self.free.len());
-        for index in 0..self.slots.len() {
+        let mut calls = Vec::with_capacity(self.places.len() - self.free.len());
+        for index in 0..self.places.len() {
+            let movable = |entry: &Entry| entry.call.is_movable();
+            if !self.places[index].entry.as_ref().is_some_and(movable) {
+                continue;
+            }
             let index = u32::try_from(index).expect("made by adopt");
             if let Some(call) = self.remove(index) {
-                calls.push(call);
+                calls.push(call.into_call());
             }
         }
-        self.deadlines.clear();
-        self.farewells.clear();
         calls
     }
 
     fn on_event(&mut self, key: u64, flags: epoll::EventFlags) {
         let (index, generation, side) = unpack(key);
-        let Some(slot) = self.slots.get_mut(index as usize) else {
+        let Some(place) = self.places.get_mut(index as usize) else {
             return;
         };
-        let Some(entry) = slot
-            .entry
-            .as_mut()
-            .filter(|_| slot.generation == generation)
-        else {
+        if place.generation != generation {
+            return;
+        }
+        let Some(entry) = &mut place.entry else {
             return;
         };
+        // What the call wants of this socket is what it is watched for.
+        let wanted = entry.interest[side.index()];
+        if flags == epoll::EventFlags::IN && wanted == epoll::EventFlags::IN {
+            if entry.call.pump(side, &mut self.lane) == After::Changed {
+                self.settle(index);
+            }
+            return;
+        }
         let failed = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         if (failed || flags.contains(epoll::EventFlags::OUT)) && entry.call.wants_write(side) {
-            entry.call.flush(side);
+            entry.call.flush(side, &mut self.lane);
         }
         if (failed || flags.contains(epoll::EventFlags::IN)) && entry.call.wants_read(side) {
-            entry.call.pump(side, &mut self.buffer);
+            entry.call.pump(side, &mut self.lane);
         }
         self.settle(index);
     }
 
     /// Brings the epoll set in line with what the call wants now, and ends the call if it is over.
     fn settle(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        let Some(entry) = &mut slot.entry else {
+        let place = &mut self.places[index as usize];
+        let Some(entry) = &mut place.entry else {
             return;
         };
         if entry.call.is_over() {
@@ -243,7 +335,7 @@ impl Shard {
                 continue;
             }
             let socket = entry.call.socket(side);
-            let data = epoll::EventData::new_u64(pack(index, slot.generation, side));
+            let data = epoll::EventData::new_u64(pack(index, place.generation, side));
             let done = if want.is_empty() {
                 epoll::delete(&self.epoll, socket)
             } else if have.is_empty() {
@@ -256,7 +348,7 @@ impl Shard {
         }
         if !entry.ending && entry.call.is_ending() {
             entry.ending = true;
-            let key = pack(index, slot.generation, Side::Caller);
+            let key = pack(index, place.generation, Side::Caller);
             self.deadlines.push_back((Instant::now() + ENDING, key));
         }
         if let Some(error) = failed {
@@ -271,9 +363,9 @@ impl Shard {
         {
             self.farewells.pop_front();
             let (index, generation, _) = unpack(key);
-            let slot = &mut self.slots[index as usize];
-            let entry = slot.entry.as_mut();
-            match entry.filter(|_| slot.generation == generation) {
+            let place = &mut self.places[index as usize];
+            let entry = place.entry.as_mut();
+            match entry.filter(|_| place.generation == generation) {
                 Some(entry) if entry.call.owes_farewell() => self.end(index),
                 // Both sides were told. Whether they answer or not, it is over soon.
                 Some(entry) if !entry.ending => {
@@ -288,7 +380,7 @@ impl Shard {
         {
             self.deadlines.pop_front();
             let (index, generation, _) = unpack(key);
-            if self.slots[index as usize].generation == generation {
+            if self.places[index as usize].generation == generation {
                 self.end(index);
             }
         }
@@ -296,16 +388,19 @@ impl Shard {
 
     fn end(&mut self, index: u32) {
         if let Some(call) = self.remove(index) {
+            if call.held.get() {
+                self.keeping.release(call.number());
+            }
             call.finish(clock::now());
         }
     }
 
-    /// Takes a call out of its slot and its sockets out of the epoll set. The latter is not left to
-    /// closing them: another process may hold them, and then they would go on being reported.
-    fn remove(&mut self, index: u32) -> Option<LiveCall> {
-        let slot = &mut self.slots[index as usize];
-        let entry = slot.entry.take()?;
-        slot.generation = (slot.generation + 1) & GENERATION_MASK;
+    /// Takes a call out of its place and its sockets out of the epoll set. The latter is not left
+    /// to closing them: another process may hold them, and then they would go on being reported.
+    fn remove(&mut self, index: u32) -> Option<Running> {
+        let place = &mut self.places[index as usize];
+        let entry = place.entry.take()?;
+        place.generation = (place.generation + 1) & GENERATION_MASK;
         self.free.push(index);
         for (side, interest) in Side::BOTH.into_iter().zip(entry.interest) {
             if !interest.is_empty()
@@ -343,6 +438,14 @@ fn unpack(key: u64) -> (u32, u32, Side) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_idle_call_is_small_here() {
+        let entry = size_of::<Place>();
+        let own = entry - size_of::<crate::ledger::Ticket>();
+        println!("entry: {entry} bytes, without its ticket {own}");
+        assert!(own <= 64, "{own} bytes");
+    }
 
     #[test]
     fn keys_survive_packing() {

@@ -148,6 +148,14 @@ impl FlowState {
         self.written = self.written.wrapping_add(small(bytes));
     }
 
+    /// Takes bytes that went to the sink off what waits.
+    pub(crate) fn wrote_leftover(&mut self, bytes: usize) {
+        self.start += small(bytes);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
     /// Accounts for bytes that were read. `leaving`: the call is ended by policy.
     #[inline]
     pub(crate) fn take_in(&mut self, bytes: &[u8], leaving: bool) -> Intake {

@@ -33,6 +33,8 @@ pub(crate) struct Lane {
     index: usize,
     /// What was read last.
     pub(crate) buffer: Lent,
+    /// Bytes on their way between memory and a socket.
+    pub(crate) scratch: Vec<u8>,
 }
 
 /// The read buffer of a lane.
@@ -61,7 +63,13 @@ impl Lane {
             slots: Arc::clone(slots),
             index,
             buffer: Lent(buffer),
+            scratch: Vec::new(),
         })
+    }
+
+    /// All slots.
+    pub(crate) fn slots(&self) -> &Arc<Slots> {
+        &self.slots
     }
 
     fn marker(&self) -> &[AtomicU64] {

@@ -32,10 +32,10 @@ use crate::relay::{SHARDS_MAX, Side};
 
 use self::facts::{DOWN, FACTS, STATUS, State, Status, UP};
 use self::flow::FLOW_WORDS;
-pub(crate) use self::flow::FlowState;
+pub(crate) use self::flow::{FlowState, Intake};
 use self::kernel::Counts;
 pub(crate) use self::lane::{Deed, Lane};
-pub(crate) use self::layout::{BUFFER_BYTES, EXTENT_BYTES};
+pub(crate) use self::layout::EXTENT_BYTES;
 use self::layout::{CAPACITY_MAX, COLD_BYTES, LAYOUT_VERSION, Layout, MAGIC, SLOT_WORDS};
 use self::memory::Memory;
 use self::places::Places;
@@ -273,6 +273,18 @@ impl Slot {
         let mut status = Status::load(self.words());
         status.closed.get_or_insert(closed);
         status.store(self.words());
+    }
+
+    /// The call ends with this process.
+    pub(crate) fn set_unkeepable(&self) {
+        let mut status = Status::load(self.words());
+        status.state = State::Unkeepable;
+        status.store(self.words());
+    }
+
+    /// When the call stood.
+    pub(crate) fn connected(&self) -> Option<Timestamp> {
+        facts::connected(self.words())
     }
 
     /// The call is being ended by policy.

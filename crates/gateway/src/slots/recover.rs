@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::journal::Lost;
 use crate::ledger::{Identity, Moved};
 use crate::relay::{Flow, MovedCall, SHARDS_MAX, Side, Sink, farewell};
 
@@ -157,6 +158,28 @@ impl Found {
             retiring: facts.retiring(),
             traceparent,
         })
+    }
+
+    /// As whom it is named if it cannot go on. `None`: even that cannot be read.
+    pub(crate) fn lost(&self) -> Option<Lost> {
+        Some(Lost {
+            identity: self.identity()?,
+            worker: self.place.clone()?.worker,
+            connected: facts::connected(self.slot()),
+        })
+    }
+
+    /// Whether exactly whole frames went to a side, so that it can be told that the call ends.
+    pub(crate) fn is_whole(&self, to: Side, caller: &impl AsFd, worker: &impl AsFd) -> bool {
+        let (at, counts) = match to {
+            Side::Caller => (DOWN, Counts::of(caller)),
+            Side::Worker => (UP, Counts::of(worker)),
+        };
+        let flow = FlowState::load(&self.slot()[at..at + FLOW_WORDS]);
+        let in_hand = self.in_hand.is_some_and(|hand| hand.side != to);
+        let told = counts.is_ok_and(|counts| !counts.gone && counts.written == flow.written);
+        let waits = flow.start != flow.end || flow.sink != Sink::Open;
+        told && !in_hand && !waits && flow.observer().is_between_frames()
     }
 
     /// The call as it must go on, with every byte that was read and not written. Its sockets must
