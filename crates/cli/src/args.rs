@@ -22,7 +22,7 @@ pub(crate) use self::look::{
     PermitsArgs, StatusArgs, TopArgs,
 };
 pub(crate) use self::setup::{
-    ConfigArgs, ConfigDo, DemoArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs,
+    ConfigArgs, ConfigDo, DemoArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs, UpgradeArgs,
 };
 use crate::exit::EXIT_CODES;
 
@@ -83,6 +83,14 @@ pub(crate) enum Command {
     /// settings; listeners are read at a start only, and named if they differ.
     #[command(after_help = examples::RELOAD)]
     Reload,
+    /// Replace the running Segue by another binary, under live calls
+    ///
+    /// Gateway, controller and supervisor, in this order. The new gateway takes the listener and
+    /// both sockets of every live call; the old one ends. TLS calls stay with the old gateway until
+    /// they end. If anything fails before the calls have moved, the old one serves on. SIGUSR2 to
+    /// `segue serve` does the same with the file that is now in its place.
+    #[command(after_help = examples::UPGRADE)]
+    Upgrade(UpgradeArgs),
     /// Say what a deploy would do, step by step, and what is missing; nothing happens
     ///
     /// From the configuration, and from the running Segue if there is one: its current release,
@@ -217,6 +225,9 @@ pub(crate) enum Command {
     /// Run one process of `segue bench`
     #[command(hide = true)]
     BenchPart(BenchPartArgs),
+    /// Print what this binary speaks, for one that is to hand over to it
+    #[command(hide = true)]
+    Versions,
     /// Run the gateway process alone
     #[command(hide = true)]
     Gateway(GatewayArgs),

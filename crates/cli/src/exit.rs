@@ -45,20 +45,46 @@ Environment:
   SEGUE_HOME  where Segue keeps its state (default: ./.segue)
   NO_COLOR    plain output";
 
+impl Exit {
+    const ALL: [Self; 10] = [
+        Self::Ok,
+        Self::Failed,
+        Self::Usage,
+        Self::Unreachable,
+        Self::Conflict,
+        Self::Unacked,
+        Self::RolledBack,
+        Self::Refused,
+        Self::Waiting,
+        Self::Interrupted,
+    ];
+
+    /// Its number.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Conflict => 4,
+            Self::Unacked => 5,
+            Self::RolledBack => 6,
+            Self::Refused => 7,
+            Self::Waiting => 8,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// The one of a number; of one that is none, that something failed.
+    pub(crate) fn of(code: u8) -> Self {
+        let mut all = Self::ALL.into_iter();
+        all.find(|exit| exit.code() == code).unwrap_or(Self::Failed)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Ok => 0,
-            Exit::Failed => 1,
-            Exit::Usage => 2,
-            Exit::Unreachable => 3,
-            Exit::Conflict => 4,
-            Exit::Unacked => 5,
-            Exit::RolledBack => 6,
-            Exit::Refused => 7,
-            Exit::Waiting => 8,
-            Exit::Interrupted => 130,
-        })
+        Self::from(exit.code())
     }
 }
 

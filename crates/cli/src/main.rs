@@ -60,6 +60,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve(args) => supervise::serve(&home, &args).await,
         Command::Stop => supervise::stop(&home).await,
         Command::Reload => verb::reload::run(&home, format),
+        Command::Upgrade(args) => verb::upgrade::run(&home, format, &args).await,
         Command::Plan(args) => verb::plan::run(&home, format, &args),
         Command::Deploy(args) => verb::deploy::run(&home, format, &args).await,
         Command::Status(args) => verb::status::run(&home, format, &args).await,
@@ -92,6 +93,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Token(what) => verb::token::run(&home, format, &what),
         Command::Api(what) => verb::api::run(what),
         Command::Judge { dir } => verb::judge::run(format, &dir),
+        Command::Versions => verb::process::versions(),
         Command::Gateway(args) => verb::process::gateway(&home, &args).await,
         Command::Controller(args) => verb::process::controller(&home, &args).await,
     }

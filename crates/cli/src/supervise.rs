@@ -6,6 +6,11 @@
 mod child;
 mod draining;
 mod ending;
+mod hand_over;
+mod journey;
+pub(crate) mod keeper;
+mod try_out;
+mod upgrade;
 mod wishes;
 
 use std::fs;
@@ -20,6 +25,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use self::child::{Child, Program, Turn};
 use self::draining::Draining;
 use self::ending::wind_down;
+pub(crate) use self::journey::{Outcome, Progress};
+use self::upgrade::Parts;
+pub(crate) use self::wishes::Request;
 use self::wishes::{Wish, Wishes};
 use crate::args::ConfigArgs;
 use crate::exit::{Exit, Trouble};
@@ -31,6 +39,9 @@ use crate::verb::process::configuration;
 /// How long the processes may take to listen before that is worth a word.
 const LISTEN_MAX: Duration = Duration::from_secs(15);
 
+/// How often the lock is tried by a supervisor that has just become another binary.
+const LOCK_TRIES: usize = 10;
+
 /// How often things are looked at that do not announce themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -38,20 +49,38 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
     configuration(&args.config)?;
     home.create()
         .with_context(|| format!("the state folder {} cannot be made", home.path().display()))?;
-    let _lock = lock(home)?.ok_or_else(|| taken(home))?;
+    let _lock = lock_soon(home).await?.ok_or_else(|| taken(home))?;
     // Before anything is started: from here on no signal ends this without its children.
     let mut wishes = Wishes::listen(home)?;
     wishes.clear()?;
     raise_descriptor_limit();
+    // Before the gateway: it looks for it when it starts.
+    let _keeper = keeper::start(home);
     let config = std::path::absolute(&args.config)?;
     let mut draining = Draining::find(home)?;
+    hand_over::see_through(home, &mut draining).await?;
     // The controller first, so that the gateway finds it at once.
     let mut controller = Child::find_or_start(home, &config, Program::controller())?;
     let id = draining.free_id(home)?;
     let mut gateway = Child::find_or_start(home, &config, Program::gateway(id))?;
     let mut announced = pin!(announce(home));
     let mut is_announced = false;
+    let resumed = upgrade::resume(Parts {
+        home,
+        config: &config,
+        controller: &mut controller,
+        gateway: &mut gateway,
+        draining: &mut draining,
+    });
+    let mut becomes = resumed.await;
     loop {
+        if let Some(binary) = becomes.take() {
+            match wishes.now().await {
+                // Whoever wants it to end does not want it to begin again.
+                Some(wish) => wishes.put_back(wish),
+                None => output::trouble(&upgrade::become_it(home, &binary)),
+            }
+        }
         tokio::select! {
             () = &mut announced, if !is_announced => is_announced = true,
             _ = controller.keep(home, &config) => {}
@@ -71,6 +100,16 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
                 Wish::Leave => {
                     output::say("leaving: gateway, controller and workers go on; `segue serve` finds them again");
                     return Ok(Exit::Ok);
+                }
+                Wish::Upgrade(request) => {
+                    let parts = Parts {
+                        home,
+                        config: &config,
+                        controller: &mut controller,
+                        gateway: &mut gateway,
+                        draining: &mut draining,
+                    };
+                    becomes = upgrade::upgrade(parts, request).await;
                 }
                 Wish::Reload => {
                     controller.hang_up();
@@ -120,13 +159,26 @@ pub(crate) async fn stop(home: &Home) -> anyhow::Result<Exit> {
 }
 
 /// One supervisor per state folder. `None`: there is another.
-fn lock(home: &Home) -> io::Result<Option<fs::File>> {
+pub(crate) fn lock(home: &Home) -> io::Result<Option<fs::File>> {
     let file = fs::File::create(home.path().join("serve.lock"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The same for a supervisor that has just become another binary: who looked whether one runs held
+/// the lock for a moment.
+async fn lock_soon(home: &Home) -> io::Result<Option<fs::File>> {
+    let became = Progress::read(home).is_some_and(|progress| progress.end.is_none());
+    for _ in 0..if became { LOCK_TRIES } else { 0 } {
+        if let Some(lock) = lock(home)? {
+            return Ok(Some(lock));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    lock(home)
 }
 
 fn taken(home: &Home) -> Trouble {

@@ -15,6 +15,11 @@ pub(super) const RELOAD: &str = "\
 Examples:\n\
 \x20 segue config check && segue reload\n\
 \x20 segue reload --output json";
+pub(super) const UPGRADE: &str = "\
+Examples:\n\
+\x20 segue upgrade                  to this very binary\n\
+\x20 segue upgrade --binary /opt/segue/0.2/segue\n\
+\x20 segue upgrade --output json | jq .outcome";
 pub(super) const PLAN: &str = "\
 Examples:\n\
 \x20 segue plan                     what the next deploy would do\n\

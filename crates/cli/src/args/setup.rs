@@ -26,6 +26,16 @@ pub(crate) struct ConfigArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct UpgradeArgs {
+    /// The binary that everything is to become [default: this one]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) binary: Option<PathBuf>,
+    /// How many seconds to watch; the upgrade itself goes on
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct GatewayArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use segue_controller::platform::process::{Exit, Handle, Signal, Spawn};
+use segue_controller::platform::process::{Exit, Handle, Record, Signal, Spawn};
 use segue_core::names::{GatewayId, ReleaseId};
 use serde_json::{Value, json};
 
@@ -16,12 +16,13 @@ use super::draining::first_id;
 use crate::home::Home;
 use crate::output;
 
-/// First wait before a process is started again, and the longest: a crash loop must not eat the
-/// machine, and a single crash must not be felt.
+/// Wait before a process is started a second time in a row, and the longest. The first time there
+/// is none: the calls of a gateway stand still meanwhile. A crash loop must not eat the machine.
 const RESTART_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// A process that ran this long was well; the next wait is the first one again.
-const WELL_AFTER: Duration = Duration::from_secs(10);
+/// A process that ran this long was well, and is started again at once. As long as the longest
+/// wait: so one that always ends at once is not started more often than one that ends after this.
+const WELL_AFTER: Duration = RESTART_AFTER.1;
 
 /// How long a gateway may be without an address before it is taken for one that has closed its
 /// listener: a starting one binds within milliseconds, or ends.
@@ -71,7 +72,47 @@ impl Program {
     }
 
     fn start(&self, home: &Home, config: &Path) -> anyhow::Result<Handle> {
+        self.start_from(&ourselves()?, home, config)
+    }
+
+    /// Starts it from another binary.
+    pub(super) fn start_from(
+        &self,
+        binary: &str,
+        home: &Home,
+        config: &Path,
+    ) -> anyhow::Result<Handle> {
         let _ = fs::remove_file(self.addr(home));
+        self.spawn(binary, home, config, &[], self.record(home))
+    }
+
+    /// Starts one that takes over from the gateway at `socket`, with a record beside that one's.
+    pub(super) fn take_over(
+        &self,
+        binary: &str,
+        home: &Home,
+        config: &Path,
+        socket: &Path,
+        record: PathBuf,
+    ) -> anyhow::Result<Handle> {
+        let takeover = ["--takeover".to_owned(), socket.display().to_string()];
+        self.spawn(binary, home, config, &takeover, record)
+    }
+
+    /// How long its log is: what a process that is started now writes comes behind.
+    pub(super) fn log_length(&self, home: &Home) -> u64 {
+        let log = fs::metadata(home.log().join(format!("{}.log", self.name)));
+        log.map_or(0, |log| log.len())
+    }
+
+    fn spawn(
+        &self,
+        binary: &str,
+        home: &Home,
+        config: &Path,
+        more: &[String],
+        record_path: PathBuf,
+    ) -> anyhow::Result<Handle> {
         let mut args = vec![
             self.name.to_owned(),
             "--config".to_owned(),
@@ -85,13 +126,14 @@ impl Program {
             note["id"] = json!(id);
             fs::write(home.last_gateway(), id.as_str())?;
         }
+        args.extend_from_slice(more);
         let spawn = Spawn {
-            program: ourselves()?,
+            program: binary.to_owned(),
             args,
             env: BTreeMap::new(),
             dir: None,
             log: home.log().join(format!("{}.log", self.name)),
-            record_path: self.record(home),
+            record_path,
             note,
         };
         spawn
@@ -102,7 +144,7 @@ impl Program {
 
 /// The program to start. After an upgrade the kernel says that the file of this process is deleted;
 /// the one in its place is meant.
-fn ourselves() -> std::io::Result<String> {
+pub(super) fn ourselves() -> std::io::Result<String> {
     let path = std::env::current_exe()?.display().to_string();
     Ok(path
         .strip_suffix(" (deleted)")
@@ -137,6 +179,8 @@ pub(super) struct Child {
     wait: Duration,
     /// It has ended, and is started again at this moment.
     due: Option<Instant>,
+    /// How, until that is told.
+    ended: Option<Exit>,
     /// Where in its log it began.
     log_from: u64,
     /// What was last said about its end.
@@ -164,8 +208,9 @@ impl Child {
         Self {
             program,
             started: Instant::now(),
-            wait: RESTART_AFTER.0,
+            wait: Duration::ZERO,
             due: None,
+            ended: None,
             log_from: log.map_or(0, |log| log.len()),
             told: String::new(),
             listened: false,
@@ -209,6 +254,40 @@ impl Child {
         self.handle.pid()
     }
 
+    /// Who it is to the controller, if it is a gateway.
+    pub(super) fn id(&self) -> GatewayId {
+        self.program.id.clone().unwrap_or_else(first_id)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.handle.is_running()
+    }
+
+    /// Waits for its end. May be dropped while it waits.
+    pub(super) async fn exited(&self) -> Exit {
+        self.handle.exited().await
+    }
+
+    pub(super) async fn stop(&self, grace: Duration) -> Exit {
+        self.handle.stop(grace).await
+    }
+
+    /// What it said last.
+    pub(super) fn last_words(&self) -> Vec<String> {
+        last_words(&self.handle.record().log, self.log_from)
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        self.handle.record()
+    }
+
+    /// Another process is this one now.
+    pub(super) fn becomes(&mut self, handle: Handle, log_from: u64) {
+        let program = self.program.clone();
+        *self = Self::of(program, handle);
+        self.log_from = log_from;
+    }
+
     pub(super) fn into_handle(self) -> Handle {
         self.handle
     }
@@ -226,11 +305,16 @@ impl Child {
                     return Turn::Closed;
                 }
             };
-            self.tell(exit);
             let due = Instant::now() + self.next_wait();
+            self.ended = Some(exit);
             *self.due.insert(due)
         };
-        tokio::time::sleep_until(due.into()).await;
+        // Even a timer that is due takes a millisecond.
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        // Its last words, before others are added; they are said once it runs again.
+        let last = self.ended.take().map(|exit| self.epitaph(exit));
         let log = fs::metadata(&self.handle.record().log);
         match self.program.start(home, config) {
             Ok(handle) => {
@@ -245,25 +329,33 @@ impl Child {
                 self.due = Some(Instant::now() + self.next_wait());
             }
         }
+        if let Some(last) = last {
+            self.tell(last);
+        }
         Turn::Restarted
     }
 
     fn next_wait(&mut self) -> Duration {
         if self.due.is_none() && self.started.elapsed() >= WELL_AFTER {
-            self.wait = RESTART_AFTER.0;
+            self.wait = Duration::ZERO;
             self.told.clear();
         }
         let wait = self.wait;
-        self.wait = (wait * 2).min(RESTART_AFTER.1);
+        self.wait = (wait * 2).clamp(RESTART_AFTER.0, RESTART_AFTER.1);
         wait
     }
 
-    /// Says how it ended and its last words, unless it did the same the last time.
-    fn tell(&mut self, exit: Exit) {
+    /// How it ended, and its last words.
+    fn epitaph(&self, exit: Exit) -> String {
         let mut text = format!("{}: {exit}; it is started again", self.program.name);
         for line in last_words(&self.handle.record().log, self.log_from) {
             text.extend(["\n  ", &line]);
         }
+        text
+    }
+
+    /// Says how it ended, unless it did the same the last time.
+    fn tell(&mut self, text: String) {
         if text != self.told {
             output::say(&text);
             self.told = text;
@@ -285,7 +377,7 @@ async fn closes(addr: &Path, started: Instant, listened: &mut bool) {
 }
 
 /// What a process said last: its error, or its last line.
-fn last_words(log: &Path, from: u64) -> Vec<String> {
+pub(super) fn last_words(log: &Path, from: u64) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = fs::File::open(log)?;
         let length = file.metadata()?.len();

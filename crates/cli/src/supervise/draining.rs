@@ -12,7 +12,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use segue_controller::api::wire::Ask;
 use segue_controller::platform::process::{Exit, Handle, Record, Signal};
+use segue_controller::secret::write_private;
 use segue_core::names::GatewayId;
+use segue_gateway::id_after_handoff;
+use serde_json::json;
 
 use super::child::{Child, id_of};
 use crate::client::Client;
@@ -75,6 +78,19 @@ impl Draining {
             "the gateway (pid {pid}) takes no new calls and ends with its last one"
         ));
         self.0.push(Leaving::adopt(record)?);
+        Ok(())
+    }
+
+    /// Moves a gateway in here that has given its calls to another process, and stays for those that
+    /// cannot move. Its record is written anew, and the place of its old one is the other's.
+    pub(super) fn stays_behind(&mut self, home: &Home, gateway: &Child) -> anyhow::Result<()> {
+        let pid = gateway.pid();
+        let mut record = gateway.record().clone();
+        record.note["id"] = json!(id_after_handoff(&gateway.id(), pid));
+        let path = home.run().join(format!("{PREFIX}{pid}.json"));
+        write_private(&path, &serde_json::to_vec(&record)?)?;
+        self.0.retain(|leaving| leaving.record != path);
+        self.0.push(Leaving::adopt(path)?);
         Ok(())
     }
 

@@ -25,3 +25,4 @@ pub(crate) mod sample_agent;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod top;
+pub(crate) mod upgrade;

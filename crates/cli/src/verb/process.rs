@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::args::{ConfigArgs, GatewayArgs};
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
+use crate::output;
 
 /// Reads and checks the configuration; every fault is told at once.
 pub(crate) fn configuration(file: &Path) -> Result<Spec, Trouble> {
@@ -80,7 +81,21 @@ pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<E
         shards: 1,
         limits: limits(&spec.gateway.limits),
     };
-    segue_gateway::run(config, terminated()?).await?;
+    match segue_gateway::run(config, terminated()?).await {
+        Err(segue_gateway::RunError::Takeover { path, source }) => Err(Trouble {
+            exit: Exit::Failed,
+            message: format!("cannot take over from {}: {source}", path.display()),
+            hint: source.hint(),
+        }
+        .into()),
+        ended => Ok(ended.map(|()| Exit::Ok)?),
+    }
+}
+
+/// What this binary speaks, as JSON.
+pub(crate) fn versions() -> anyhow::Result<Exit> {
+    let ours = segue_gateway::handoff::Versions::ours();
+    output::line(&serde_json::to_string(&ours)?);
     Ok(Exit::Ok)
 }
 

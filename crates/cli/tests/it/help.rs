@@ -11,6 +11,7 @@ const VERBS: &[(&[&str], &[&str])] = &[
     (&["serve"], &["--config", "/nonexistent.toml"]),
     (&["stop"], &["--hard"]),
     (&["reload"], &["--force"]),
+    (&["upgrade"], &["--timeout", "0"]),
     (&["plan"], &["--workers", "0"]),
     (&["deploy"], &["v1", "--prompt", "/nonexistent.txt"]),
     (&["status"], &["--every", "day"]),

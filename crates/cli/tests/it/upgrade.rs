@@ -1,8 +1,11 @@
 //! A new binary in the place of the one that runs.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::site::{SEGUE, SETTINGS, Site, reports};
 
@@ -56,4 +59,236 @@ async fn a_controller_that_ends_after_an_upgrade_is_started_from_the_new_file() 
     assert_eq!(runs, binary.canonicalize().unwrap());
     reports(crowd).await;
     site.spotless(3);
+}
+
+/// How many people talk while everything is replaced. `SEGUE_TEST_CALLS=1000` for the full count.
+fn people() -> u32 {
+    let asked = std::env::var("SEGUE_TEST_CALLS").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(30)
+}
+
+/// A place where the binary that runs is a copy, which may be replaced.
+struct Place {
+    site: Site,
+    binary: PathBuf,
+    serve: Serve,
+}
+
+impl Place {
+    async fn open() -> Self {
+        Self::open_with(SETTINGS, &[]).await
+    }
+
+    async fn open_with(settings: &str, env: &[(&str, &str)]) -> Self {
+        let site = Site::prepare(settings, "");
+        let binary = site.dir.join("segue");
+        install(&binary);
+        let log = fs::File::create(site.dir.join("serve.log")).unwrap();
+        let mut command = Command::new(&binary);
+        command
+            .arg("serve")
+            .current_dir(&site.dir)
+            .env("SEGUE_HOME", site.home())
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        let serve = Serve(command.spawn().unwrap());
+        let answers = || site.agent().is_some() && site.state("run/gateway.addr").is_some();
+        site.until("it answers", answers).await;
+        Self {
+            site,
+            binary,
+            serve,
+        }
+    }
+
+    fn pids(&self) -> [Option<Pid>; 2] {
+        ["run/gateway.json", "run/controller.json"].map(|record| self.site.pid(record))
+    }
+
+    fn runs(&self, pid: Pid) -> PathBuf {
+        fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).unwrap()
+    }
+
+    /// Everything runs the file in place.
+    fn is_new(&self) {
+        let binary = self.binary.canonicalize().unwrap();
+        let mut pids = self.pids().map(Option::unwrap).to_vec();
+        pids.push(Pid::from_child(&self.serve.0));
+        for pid in pids {
+            assert_eq!(self.runs(pid), binary, "{}", self.site.said());
+        }
+    }
+
+    fn upgrade(&self) -> Output {
+        let binary = self.binary.display().to_string();
+        self.site.run(&["upgrade", "--binary", &binary])
+    }
+
+    /// A file that is run instead of a new binary.
+    fn script(&self, name: &str, text: &str) -> String {
+        let path = self.site.dir.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    }
+
+    /// What `segue upgrade` says of a binary that must be refused, and what keeps running.
+    fn refused(&self, binary: &str, code: i32, words: &str) {
+        let before = self.pids();
+        let output = self.site.run(&["upgrade", "--binary", binary]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert!(said.contains("hint: "), "{said}");
+        assert_eq!(self.pids(), before, "{said}");
+    }
+}
+
+fn went_well(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for words in ["took over with", "controller: pid", "supervisor: runs"] {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_replaced_twice_under_live_calls_and_nobody_notices() {
+    let place = Place::open().await;
+    let people = people();
+    place.site.deploy("v1");
+    let crowd = place.site.crowd("a", people, 25_000);
+    place.site.live(u64::from(people)).await;
+    for _ in 0..2 {
+        let before = place.pids();
+        install(&place.binary);
+        went_well(&place.upgrade());
+        let after = place.pids();
+        assert!(before[0] != after[0] && before[1] != after[1], "{after:?}");
+        place.is_new();
+        place.site.live(u64::from(people)).await;
+    }
+    let late = place.site.crowd("b", 2, 1_000);
+    reports(late).await;
+    place.site.deploy("v2");
+    reports(crowd).await;
+    place.site.spotless(u64::from(people) + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let place = Place::open().await;
+    place.site.deploy("v1");
+    let crowd = place.site.crowd("a", 3, 8_000);
+    place.site.live(3).await;
+    place.refused("/nonexistent/segue", 2, "there is no file");
+    let no_segue = place.script("no-segue", "echo hello");
+    place.refused(&no_segue, 2, "is no segue");
+    let ends = place.script("ends", "echo 'what a pity' >&2; exit 3");
+    place.refused(&ends, 2, "what a pity");
+    let text = place.site.dir.join("segue.toml").display().to_string();
+    place.refused(&text, 2, "cannot be run");
+    let later = r#"{"version":9,"oldest":8,"link":1,"binary":"9.0.0"}"#;
+    let later = place.script("later", &format!("echo '{later}'"));
+    place.refused(
+        &later,
+        7,
+        "handoff version 2, and the new one, 9.0.0, speaks 8 to 9",
+    );
+    let ours = String::from_utf8(place.site.run(&["versions"]).stdout).unwrap();
+    let ours = ours.trim();
+    let link = ours.replace(r#""link":1"#, r#""link":99"#);
+    let link = place.script("link", &format!("echo '{link}'"));
+    place.refused(&link, 7, "controller link version 1");
+    // It answers well, and its gateway ends at once.
+    let breaks = format!("if [ $1 = versions ]; then echo '{ours}'; exit; fi; [ $1 = config ]");
+    let breaks = place.script("breaks", &breaks);
+    place.refused(&breaks, 1, "the new gateway did not take over");
+    // An upgrade that is well is not hindered by any of those.
+    went_well(&place.upgrade());
+    reports(crowd).await;
+    place.site.spotless(3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_upgrades_to_the_file_in_place_with_the_controller_dead() {
+    let place = Place::open().await;
+    place.site.deploy("v1");
+    let crowd = place.site.crowd("a", 3, 9_000);
+    place.site.live(3).await;
+    install(&place.binary);
+    let before = place.pids();
+    assert!(place.site.kill("run/controller.json"));
+    kill_process(Pid::from_child(&place.serve.0), Signal::USR2).unwrap();
+    place
+        .site
+        .until("it is done", || {
+            place.site.said().contains("the upgrade is done")
+        })
+        .await;
+    let after = place.pids();
+    assert!(before[0] != after[0] && before[1] != after[1], "{after:?}");
+    place.is_new();
+    reports(crowd).await;
+    place.site.spotless(3);
+}
+
+/// A gateway that breaks wherever it may: the one before serves on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_gateway_that_crashes_at_any_step_leaves_the_old_one_serving() {
+    let place = Place::open().await;
+    place.site.deploy("v1");
+    let crowd = place.site.crowd("a", 5, 20_000);
+    place.site.live(5).await;
+    for step in ["connected", "restored", "calls", "ready", "yours"] {
+        let real = place.binary.display();
+        let breaks = format!("export SEGUE_FAIL_AT=handoff.{step}=crash; exec {real} \"$@\"");
+        let breaks = place.script(step, &breaks);
+        place.refused(&breaks, 1, "the new gateway did not take over");
+        place.site.live(5).await;
+    }
+    went_well(&place.upgrade());
+    reports(crowd).await;
+    place.site.spotless(5);
+}
+
+/// The supervisor is killed on the way, and the next one goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_is_killed_on_the_way_is_continued_by_the_next() {
+    let mut place = Place::open().await;
+    place.site.deploy("v1");
+    let crowd = place.site.crowd("a", 3, 25_000);
+    place.site.live(3).await;
+    let before = place.pids();
+    // The taker is stuck just before everything is its own, and then nobody looks.
+    let real = place.binary.display();
+    let stalls = format!(
+        "[ $1 = gateway ] && [ ! -e stalled ] && touch stalled && export SEGUE_FAIL_AT=handoff.restored=stall; exec {real} \"$@\""
+    );
+    let stalls = place.script("stalls", &stalls);
+    let binary = ["upgrade", "--binary", &stalls];
+    let mut upgrade = place.site.command(&binary).spawn().unwrap();
+    place
+        .site
+        .until("the taker is there", || {
+            place.site.pid("run/gateway-next.json").is_some()
+        })
+        .await;
+    place.serve.0.kill().unwrap();
+    place.serve.0.wait().unwrap();
+    upgrade.kill().unwrap();
+    upgrade.wait().unwrap();
+    place.site.serve().await;
+    place
+        .site
+        .until("it is done", || {
+            place.site.said().contains("the upgrade is done")
+        })
+        .await;
+    let after = place.pids();
+    assert!(before[0] != after[0] && before[1] != after[1], "{after:?}");
+    reports(crowd).await;
+    place.site.spotless(3);
 }
