@@ -42,4 +42,6 @@ mod run;
 mod setup;
 
 pub use self::config::{Config, Limits, TlsFiles};
+pub use self::report::id_after_handoff;
 pub use self::run::{RunError, run};
+pub use self::setup::Up;
