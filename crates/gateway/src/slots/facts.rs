@@ -19,7 +19,9 @@ pub(super) const UP: usize = 2;
 pub(super) const DOWN: usize = UP + FLOW_WORDS;
 const SINCE: usize = DOWN + FLOW_WORDS;
 const CONNECTED: usize = SINCE + 1;
-const ID: usize = CONNECTED + 1;
+/// Bytes that were read, in both directions, when the slot was taken.
+const PROGRESS: usize = CONNECTED + 1;
+const ID: usize = PROGRESS + 1;
 
 /// Longest call id in the slot itself; UUIDs have 36 bytes and Twilio's ids 34.
 const INLINE_BYTES: usize = (SLOT_WORDS - ID) * 8 - 1;
@@ -157,6 +159,16 @@ impl Facts {
     pub(super) fn is_cold(self) -> bool {
         self.flags & COLD != 0
     }
+}
+
+/// Notes how far the call had come when its slot was taken.
+pub(super) fn set_progress(slot: &[AtomicU64], read: u64) {
+    slot[PROGRESS].store(read, Ordering::Relaxed);
+}
+
+/// See [`set_progress`].
+pub(super) fn progress(slot: &[AtomicU64]) -> u64 {
+    slot[PROGRESS].load(Ordering::Relaxed)
 }
 
 /// Notes that the call is being ended by policy.

@@ -250,6 +250,8 @@ impl Slot {
     /// call that has this can be repaired.
     pub(crate) fn note_counts(&self, caller: &impl AsFd, worker: &impl AsFd) -> io::Result<()> {
         let [caller, worker] = [Counts::of(caller)?, Counts::of(worker)?];
+        let read = Side::BOTH.map(|side| self.flow(side).read);
+        facts::set_progress(self.words(), read[0].wrapping_add(read[1]));
         for (side, source, sink) in [
             (Side::Caller, caller, worker),
             (Side::Worker, worker, caller),
@@ -346,5 +348,7 @@ impl Drop for Slot {
     }
 }
 
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod tests;

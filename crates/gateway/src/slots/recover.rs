@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::journal::Lost;
 use crate::ledger::{Identity, Moved};
@@ -20,8 +21,9 @@ use super::layout::{
 use super::memory::Memory;
 use super::places::{self, Place};
 
-/// Crashes in a row in which the same call was in a shard's hand, at which it is closed rather than
-/// have it crash the next gateway too.
+/// Crashes in a row in which the same call was in a shard's hand before a byte of it was relayed, at
+/// which it is closed rather than have it crash the next gateway too. The first of them may have
+/// come at any time.
 const STRIKES_MAX: u8 = 2;
 
 /// Why memory is of no use.
@@ -123,7 +125,7 @@ pub(crate) fn recover(memory: OwnedFd) -> Result<Vec<Found>, SlotsError> {
 }
 
 impl Found {
-    fn slot(&self) -> &[std::sync::atomic::AtomicU64] {
+    fn slot(&self) -> &[AtomicU64] {
         self.memory
             .words(Layout::slot(self.number as usize), SLOT_WORDS)
     }
@@ -198,6 +200,7 @@ impl Found {
         let place = self.place.clone().ok_or(Damaged::Unreadable)?;
         let facts = Facts::load(slot).ok_or(Damaged::Unreadable)?;
         let strikes = match self.in_hand {
+            Some(_) if self.went_on() => 1,
             Some(_) => facts.strikes.saturating_add(1),
             None => 0,
         };
@@ -234,6 +237,13 @@ impl Found {
             closed,
             strikes,
         })
+    }
+
+    /// Whether bytes were read since it got its slot: then it was not this call that crashed us at
+    /// once, and not a crash in a row.
+    fn went_on(&self) -> bool {
+        let read = [UP, DOWN].map(|at| self.slot()[at].load(Ordering::Relaxed));
+        read[0].wrapping_add(read[1]) != facts::progress(self.slot())
     }
 
     fn leftover(&self, side: Side, flow: &FlowState) -> Result<Vec<u8>, Damaged> {
