@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -49,6 +50,11 @@ pub enum Part {
         /// What it is to do wrong.
         damage: Damage,
     },
+    /// What holds the calls of a gateway that is killed.
+    Keeper {
+        /// Where gateways find it.
+        socket: PathBuf,
+    },
     /// Another program in our place.
     Exec {
         /// Its name and arguments.
@@ -56,12 +62,13 @@ pub enum Part {
     },
 }
 
-/// Runs until the director ends, or there is an error.
+/// Runs until the director ends, or there is an error. `keep` is the keeper, which is part of what
+/// is measured and not of this crate.
 ///
 /// # Errors
 ///
 /// What the operating system refuses.
-pub fn run(spec: PartSpec) -> io::Result<()> {
+pub fn run(spec: PartSpec, keep: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     // The thread that started us is the one that waits for us.
     let signal = match spec.part {
         // One with workers of its own has to end them.
@@ -91,6 +98,7 @@ pub fn run(spec: PartSpec) -> io::Result<()> {
             backends,
             damage,
         } => relay::run(listen, backends, damage),
+        Part::Keeper { socket } => keep(&socket),
         Part::Exec { command } => {
             let (program, args) = command
                 .split_first()

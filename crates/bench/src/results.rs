@@ -259,7 +259,12 @@ mod tests {
         let results = results();
         let figure = &results.figures[0];
         let spread = figure.spread(Target::Segue).unwrap();
-        assert_eq!([spread.median, spread.min, spread.max], [3.0, 1.0, 8.0]);
+        let told = Spread {
+            median: 3.0,
+            min: 1.0,
+            max: 8.0,
+        };
+        assert_eq!(spread, told);
         assert_eq!(figure.ratio(Target::Haproxy), Some(0.6));
         assert_eq!(figure.ratio(Target::Relay), None);
         let table = results.table();

@@ -37,7 +37,6 @@ pub struct Options {
 pub(crate) struct Bench<'a> {
     pub(crate) options: &'a Options,
     pub(crate) crew: &'a Crew,
-    pub(crate) say: &'a dyn Fn(&str),
     dir: Folder,
     tls: Option<TlsFiles>,
     /// Of the proxy, and of generator and agents.
@@ -76,7 +75,6 @@ pub fn run(options: &Options, crew: &Crew, say: &dyn Fn(&str)) -> Result<Results
     let bench = Bench {
         options,
         crew,
-        say,
         dir,
         tls,
         cpus: cpus(),
@@ -143,6 +141,7 @@ pub(crate) struct Set {
     pub(crate) driver: Driver,
     pub(crate) proxy: Proxy,
     pub(crate) target: Target,
+    backends: [std::net::SocketAddr; 2],
     // Ended before its folder goes.
     _echo: crate::crew::Started,
     dir: Folder,
@@ -168,6 +167,7 @@ impl Bench<'_> {
             driver,
             proxy,
             target,
+            backends,
             _echo: echo,
             dir,
         })
@@ -218,8 +218,14 @@ impl Bench<'_> {
 }
 
 impl Set {
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir.0
+    /// What the proxy was started with.
+    pub(crate) fn setting<'a>(&'a self, bench: &'a Bench<'_>) -> Setting<'a> {
+        bench.setting(&self.dir.0, self.backends)
+    }
+
+    /// A second generator, with calls of its own.
+    pub(crate) fn helper(&self, bench: &Bench<'_>) -> Result<Driver, BenchError> {
+        bench.driver(&self.dir.0, "second", self.proxy.addr, 1)
     }
 
     /// What the proxy has used so far.

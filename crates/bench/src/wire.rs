@@ -7,12 +7,6 @@
 /// One frame of audio: 20 ms of linear 16-bit sound at 16 kHz.
 pub(crate) const PAYLOAD_BYTES: usize = 640;
 
-/// Header of such a frame with its mask, as callers send it.
-pub(crate) const MASKED_HEADER_BYTES: usize = 8;
-
-/// A whole frame of a caller.
-pub(crate) const MASKED_FRAME_BYTES: usize = MASKED_HEADER_BYTES + PAYLOAD_BYTES;
-
 const FIN_BINARY: u8 = 0x82;
 const FIN_CLOSE: u8 = 0x88;
 const MASKED: u8 = 0x80;
@@ -58,7 +52,7 @@ pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
         .map(|at| at + 4)
 }
 
-/// SplitMix64: a handful of instructions for eight bytes that look random.
+/// `SplitMix64`: a handful of instructions for eight bytes that look random.
 fn scramble(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -212,10 +206,10 @@ mod tests {
     fn a_frame_comes_back_as_it_was_sent() {
         let mut sent = Vec::new();
         masked_frame(&mut sent, 7, 41);
-        assert_eq!(sent.len(), MASKED_FRAME_BYTES);
+        assert_eq!(sent.len(), 8 + PAYLOAD_BYTES);
         let head = header(&sent).unwrap();
         assert_eq!((head.opcode, head.payload), (BINARY, PAYLOAD_BYTES));
-        assert_eq!(head.bytes, MASKED_HEADER_BYTES);
+        assert_eq!(head.bytes, 8);
         let mut payload = sent[head.bytes..].to_vec();
         apply_mask(&mut payload, head.mask.unwrap());
         assert_eq!(check(&payload, 7, 41), Echo::Right);

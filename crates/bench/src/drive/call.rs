@@ -159,14 +159,14 @@ impl Call {
         now: u64,
     ) -> Option<End> {
         if flags.contains(EventFlags::OUT) && self.transport.flush().is_err() {
-            return Some(self.broken(stats));
+            return Some(self.broken());
         }
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return None;
         }
         for _ in 0..READS_MAX {
             match self.transport.read(buffer) {
-                Ok(0) => return Some(self.broken(stats)),
+                Ok(0) => return Some(self.broken()),
                 Ok(length) => {
                     if let Some(end) = self.take(&buffer[..length], stats, now) {
                         return Some(end);
@@ -177,21 +177,18 @@ impl Call {
                     }
                 }
                 Err(error) if is_passing(&error) => return None,
-                Err(_) => return Some(self.broken(stats)),
+                Err(_) => return Some(self.broken()),
             }
         }
         None
     }
 
     /// How it ended, if it ended now.
-    fn broken(&self, stats: &mut Stats) -> End {
+    fn broken(&self) -> End {
         match self.stage {
             Stage::Asking | Stage::Trying => End::Failed,
             Stage::Closing => End::Done,
-            Stage::Open => {
-                stats.missing += u64::from(self.owed());
-                End::Lost
-            }
+            Stage::Open => End::Lost,
         }
     }
 
@@ -244,7 +241,7 @@ impl Call {
                 }
                 // The other side closes, and that is the end.
                 wire::CLOSE if self.stage == Stage::Closing => {}
-                wire::CLOSE => return (at, Some(self.broken(stats))),
+                wire::CLOSE => return (at, Some(self.broken())),
                 _ => {
                     stats.wrong += 1;
                     return (at, Some(End::Lost));

@@ -1,7 +1,5 @@
 //! The open loop: when which call sends.
 
-use std::io;
-
 use super::Drive;
 use crate::wire::random;
 
@@ -60,10 +58,8 @@ impl Drive {
     }
 
     /// Sends what is due, and says when the next one is.
-    pub(super) fn send_due(&mut self) -> io::Result<Option<u64>> {
-        let Some(mut flow) = self.flow.take() else {
-            return Ok(None);
-        };
+    pub(super) fn send_due(&mut self) -> Option<u64> {
+        let mut flow = self.flow.take()?;
         let mut out = std::mem::take(&mut self.out);
         let mut now = self.clock.now();
         for _ in 0..SENDS_MAX {
@@ -86,6 +82,6 @@ impl Drive {
         let next = flow.due();
         self.out = out;
         self.flow = Some(flow);
-        Ok(next)
+        next
     }
 }

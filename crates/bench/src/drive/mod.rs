@@ -127,8 +127,8 @@ pub(crate) fn run(spec: &DriveSpec) -> io::Result<()> {
 impl Drive {
     /// Waits for whatever is next, at most until `until`, and does it.
     fn turn(&mut self, until: Option<u64>) -> io::Result<()> {
-        let due = self.send_due()?;
-        let rate = self.feed_rate()?;
+        let due = self.send_due();
+        let rate = self.feed_rate();
         let drip = self.drip()?;
         let next = [due, until, rate, drip].into_iter().flatten().min();
         let now = self.clock.now();
@@ -195,7 +195,7 @@ impl Drive {
             Order::Quiet => self.quiet()?,
             Order::Rate { concurrency } => self.rate = Some(Rate::new(concurrency)),
             Order::Slow { connections } => {
-                self.slow = Slow::open(self.target, connections, self.clock.now())?
+                self.slow = Slow::open(self.target, connections, self.clock.now())?;
             }
             Order::Probe { seconds_max } => return self.probe(seconds_max),
         }

@@ -40,7 +40,7 @@ pub(crate) struct Reply {
     pub(crate) late: u64,
     /// Damaged, or of no call.
     pub(crate) wrong: u64,
-    /// Skipped, or still under way when their call was lost.
+    /// Skipped, in calls that went on.
     pub(crate) missing: u64,
     /// Twice, or behind a later one.
     pub(crate) repeated: u64,

@@ -1,7 +1,5 @@
 //! The closed loop: so many brief calls at once, each followed by the next.
 
-use std::io;
-
 use super::Drive;
 use super::stats::End;
 
@@ -43,10 +41,8 @@ impl Rate {
 
 impl Drive {
     /// Begins the calls that are wanted, and says when to look again.
-    pub(super) fn feed_rate(&mut self) -> io::Result<Option<u64>> {
-        let Some(mut rate) = self.rate.take() else {
-            return Ok(None);
-        };
+    pub(super) fn feed_rate(&mut self) -> Option<u64> {
+        let mut rate = self.rate.take()?;
         let now = self.clock.now();
         while rate.running < rate.wanted && now >= rate.due {
             if self.open(true).is_ok() {
@@ -58,6 +54,6 @@ impl Drive {
         }
         let next = (rate.running < rate.wanted).then_some(rate.due);
         self.rate = Some(rate);
-        Ok(next)
+        next
     }
 }

@@ -1,8 +1,11 @@
 //! What can be measured, one file each.
 
+mod crash;
+mod handoff;
 mod idle;
 mod load;
 mod rate;
+mod slow;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,12 @@ pub enum Mode {
     Load,
     /// How many calls can begin in a second.
     Rate,
+    /// What calls notice of a gateway that gives them to the next one.
+    Handoff,
+    /// What calls notice of a gateway that is killed.
+    Crash,
+    /// What calls notice of connections that never say what they want.
+    Slow,
 }
 
 impl Mode {
@@ -31,13 +40,18 @@ impl Mode {
             Self::Idle => "idle",
             Self::Load => "load",
             Self::Rate => "rate",
+            Self::Handoff => "handoff",
+            Self::Crash => "crash",
+            Self::Slow => "slow",
         }
     }
 
     /// Whether there is anything to measure of a target.
     pub(crate) fn measures(self, target: Target) -> bool {
         match self {
-            Self::Idle => target != Target::Direct,
+            Self::Idle | Self::Slow => target != Target::Direct,
+            // Nobody else has it.
+            Self::Handoff | Self::Crash => target == Target::Segue,
             Self::Load | Self::Rate => true,
         }
     }
@@ -52,6 +66,9 @@ impl Mode {
             Self::Idle => idle::measure(bench, target, results),
             Self::Load => load::measure(bench, target, results),
             Self::Rate => rate::measure(bench, target, results),
+            Self::Handoff => handoff::measure(bench, target, results),
+            Self::Crash => crash::measure(bench, target, results),
+            Self::Slow => slow::measure(bench, target, results),
         }
     }
 }
@@ -81,6 +98,10 @@ fn judge(results: &mut Results, mode: &str, target: Target, reply: &Reply) {
 )]
 fn float(count: u64) -> f64 {
     count as f64
+}
+
+fn millis(nanoseconds: u64) -> f64 {
+    float(nanoseconds) / 1e6
 }
 
 fn micros(nanoseconds: u64) -> f64 {

@@ -29,7 +29,7 @@ const LISTEN_PATIENCE: Duration = Duration::from_secs(20);
 pub enum Target {
     /// Segue.
     Segue,
-    /// HAProxy.
+    /// `HAProxy`.
     Haproxy,
     /// nginx.
     Nginx,
@@ -134,7 +134,7 @@ impl Programs {
 pub(crate) struct TlsFiles {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
-    /// Both in one, as HAProxy wants it.
+    /// Both in one, as `HAProxy` wants it.
     pub(crate) both: PathBuf,
 }
 
@@ -175,8 +175,10 @@ pub(crate) struct Setting<'a> {
 /// A proxy that takes calls.
 pub(crate) struct Proxy {
     pub(crate) addr: SocketAddr,
-    /// All its processes that we started.
+    /// All its processes that we started; the first one takes the calls.
     pub(crate) started: Vec<Started>,
+    /// How the first one was started.
+    command: Vec<String>,
 }
 
 impl Proxy {
@@ -194,9 +196,10 @@ impl Proxy {
                 return Ok(Self {
                     addr: setting.backends[0],
                     started: Vec::new(),
+                    command: Vec::new(),
                 });
             }
-            Target::Segue => segue::command(setting, addr, &program)?,
+            Target::Segue => return segue::start(setting, addr, &program),
             Target::Relay => {
                 let part = Part::Relay {
                     listen: addr,
@@ -240,6 +243,7 @@ impl Proxy {
         Ok(Self {
             addr,
             started: vec![started],
+            command: Vec::new(),
         })
     }
 }

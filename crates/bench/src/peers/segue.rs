@@ -1,23 +1,79 @@
 //! Segue as it runs under `segue serve`, but for the controller: a gateway serves from the tables
 //! that it has on disk, and its workers are our two agents.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Setting, write};
+use super::{Proxy, Setting, wait_until_listening, write};
 use crate::BenchError;
+use crate::crew::Started;
+use crate::part::Part;
 
 /// Any digest will do.
 const RELEASE: &str = "5e90e5e90e5e90e5e90e5e90e5e90e5e90e5e90e5e90e5e90e5e90e5e90e5e90";
 
+/// Between two looks at something that is about to be there.
+const POLL: Duration = Duration::from_millis(2);
+
 /// More than there will be.
 const CAPACITY: u32 = 100_000;
 
+/// Starts a keeper, as the supervisor has one, and a gateway. What both use is what Segue uses.
+pub(super) fn start(
+    setting: &Setting<'_>,
+    addr: SocketAddr,
+    program: &Path,
+) -> Result<Proxy, BenchError> {
+    let command = prepare(setting, addr, program)?;
+    let run = setting.dir.join("home/run");
+    let mut private = DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    private.create(&run).map_err(BenchError::Prepare)?;
+    let socket = run.join("keeper.sock");
+    let keeper = setting.spawn(
+        "keeper",
+        Part::Keeper {
+            socket: socket.clone(),
+        },
+    )?;
+    while !socket.exists() {
+        setting.crew.wait(POLL)?;
+    }
+    let exec = Part::Exec {
+        command: command.clone(),
+    };
+    let mut gateway = setting.spawn("segue", exec)?;
+    wait_until_listening(addr, &mut gateway, setting.crew)?;
+    Ok(Proxy {
+        addr,
+        started: vec![gateway, keeper],
+        command,
+    })
+}
+
+impl Proxy {
+    /// Another gateway, in the place of one that is gone.
+    pub(crate) fn again(&self, setting: &Setting<'_>) -> Result<Started, BenchError> {
+        let command = self.command.clone();
+        setting.spawn("segue-again", Part::Exec { command })
+    }
+
+    /// Another gateway, which takes everything from the one that runs.
+    pub(crate) fn successor(&self, setting: &Setting<'_>) -> Result<Started, BenchError> {
+        let socket = setting.dir.join("home/run/handoff.sock");
+        let takeover = ["--takeover".to_owned(), socket.display().to_string()];
+        let command = [self.command.clone(), takeover.to_vec()].concat();
+        setting.spawn("segue-successor", Part::Exec { command })
+    }
+}
+
 /// Writes configuration and tables, and answers the command line.
-pub(super) fn command(
+fn prepare(
     setting: &Setting<'_>,
     addr: SocketAddr,
     program: &Path,

@@ -53,6 +53,12 @@ pub(crate) enum BenchMode {
     Rate,
     /// Memory of calls in which nobody speaks
     Idle,
+    /// Calls that are given to another gateway process, twice in a row, and under new calls
+    Handoff,
+    /// Calls whose gateway is killed with signal 9
+    Crash,
+    /// Calls beside five hundred connections that never end their request
+    Slow,
 }
 
 /// What it can be measured beside.

@@ -14,7 +14,12 @@ use crate::output;
 /// One process of a run.
 pub(crate) fn part(args: &BenchPartArgs) -> anyhow::Result<Exit> {
     let spec = serde_json::from_str(&args.spec).context("that is no part of a bench")?;
-    segue_bench::run_part(spec)?;
+    segue_bench::run_part(spec, |socket| {
+        let _keeper = segue_gateway::keeper::Keeper::start(socket)?;
+        loop {
+            std::thread::park();
+        }
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -98,7 +103,14 @@ fn options(args: &BenchArgs) -> anyhow::Result<Options> {
             return Err(Trouble::new(Exit::Usage, message, &hint).into());
         }
     }
-    let all = [BenchMode::Idle, BenchMode::Load, BenchMode::Rate];
+    let all = [
+        BenchMode::Idle,
+        BenchMode::Load,
+        BenchMode::Rate,
+        BenchMode::Handoff,
+        BenchMode::Crash,
+        BenchMode::Slow,
+    ];
     let modes = if args.modes.is_empty() {
         all.to_vec()
     } else {
@@ -149,5 +161,8 @@ fn mode(mode: BenchMode) -> Mode {
         BenchMode::Load => Mode::Load,
         BenchMode::Rate => Mode::Rate,
         BenchMode::Idle => Mode::Idle,
+        BenchMode::Handoff => Mode::Handoff,
+        BenchMode::Crash => Mode::Crash,
+        BenchMode::Slow => Mode::Slow,
     }
 }

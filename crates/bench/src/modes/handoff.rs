@@ -1,0 +1,108 @@
+//! What calls notice of a gateway that gives them to the next one: twice in a row, and once more
+//! while new calls come in all the time.
+
+use std::time::{Duration, Instant};
+
+use super::{judge, millis};
+use crate::BenchError;
+use crate::drive::{Order, Reply};
+use crate::peers::Target;
+use crate::results::Results;
+use crate::run::{Bench, Set};
+
+const CALLS: usize = 1_000;
+
+/// Of those that come in meanwhile: enough that every moment of it has some.
+const STORM: usize = 8;
+
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// How long the gateway before may take to be gone. It is told as a fault then.
+const GONE_PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn measure(
+    bench: &Bench<'_>,
+    target: Target,
+    results: &mut Results,
+) -> Result<(), BenchError> {
+    let calls = bench.options.calls.first().copied().unwrap_or(CALLS);
+    let time = Duration::from_secs(bench.options.seconds);
+    let mut set = bench.set(target)?;
+    set.open(calls)?;
+    set.driver.ask(Order::Flow)?;
+    bench.crew.wait(WARM_UP.min(time))?;
+    // The same window without a handoff: this machine's own gaps.
+    set.driver.ask(Order::Mark)?;
+    bench.crew.wait(time)?;
+    let control = set.driver.ask(Order::Take)?;
+    gaps(results, "handoff_control", &control);
+    for name in ["handoff_first", "handoff_second"] {
+        let reply = hand_over(bench, &mut set, name, results)?;
+        gaps(results, name, &reply);
+    }
+    let mut storm = set.helper(bench)?;
+    storm.ask(Order::Rate { concurrency: STORM })?;
+    let reply = hand_over(bench, &mut set, "handoff_storm", results)?;
+    gaps(results, "handoff_storm", &reply);
+    let newcomers = storm.ask(Order::Quiet)?;
+    results.add(
+        "handoff_storm_new_calls",
+        "calls",
+        target,
+        super::float(newcomers.done),
+    );
+    results.add(
+        "handoff_storm_refused",
+        "calls",
+        target,
+        super::float(newcomers.failed),
+    );
+    judge(results, "handoff, calls of the storm", target, &newcomers);
+    let end = set.driver.ask(Order::Quiet)?;
+    results.add("handoff_lost", "calls", target, super::float(end.lost));
+    judge(results, "handoff", target, &end);
+    Ok(())
+}
+
+/// One handoff, in the middle of a window.
+fn hand_over(
+    bench: &Bench<'_>,
+    set: &mut Set,
+    name: &str,
+    results: &mut Results,
+) -> Result<Reply, BenchError> {
+    set.driver.ask(Order::Mark)?;
+    let started = Instant::now();
+    let successor = set.proxy.successor(&set.setting(bench))?;
+    let mut before = std::mem::replace(&mut set.proxy.started[0], successor);
+    if before.ended_within(GONE_PATIENCE)?.is_none() {
+        return Err(set.proxy.started[0].failure("did not take over"));
+    }
+    let gone = u64::try_from(started.elapsed().as_nanos()).expect("seconds");
+    results.add(
+        &format!("{name}_old_gone_ms"),
+        "ms",
+        set.target,
+        millis(gone),
+    );
+    bench
+        .crew
+        .wait(Duration::from_secs(bench.options.seconds))?;
+    set.driver.ask(Order::Take)
+}
+
+fn gaps(results: &mut Results, name: &str, reply: &Reply) {
+    let target = Target::Segue;
+    for (what, gap) in [
+        ("p50", reply.gap_p50_ns),
+        ("p99", reply.gap_p99_ns),
+        ("max", reply.gap_max_ns),
+    ] {
+        results.add(
+            &format!("{name}_gap_{what}_ms"),
+            "ms beyond 20",
+            target,
+            millis(gap),
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! What calls notice of five hundred connections that never say what they want.
+
+use std::time::Duration;
+
+use super::{float, judge, micros};
+use crate::BenchError;
+use crate::drive::Order;
+use crate::peers::Target;
+use crate::results::Results;
+use crate::run::Bench;
+
+const CALLS: usize = 300;
+
+const CONNECTIONS: usize = 500;
+
+const WARM_UP: Duration = Duration::from_secs(2);
+
+pub(super) fn measure(
+    bench: &Bench<'_>,
+    target: Target,
+    results: &mut Results,
+) -> Result<(), BenchError> {
+    let calls = bench.options.calls.first().copied().unwrap_or(CALLS);
+    let time = Duration::from_secs(bench.options.seconds);
+    let mut set = bench.set(target)?;
+    let mut crowd = set.helper(bench)?;
+    set.open(calls)?;
+    set.driver.ask(Order::Flow)?;
+    bench.crew.wait(WARM_UP.min(time))?;
+    set.driver.ask(Order::Mark)?;
+    bench.crew.wait(time)?;
+    let without = set.driver.ask(Order::Take)?;
+    crowd.ask(Order::Slow {
+        connections: CONNECTIONS,
+    })?;
+    bench.crew.wait(WARM_UP.min(time))?;
+    set.driver.ask(Order::Mark)?;
+    bench.crew.wait(time)?;
+    let with = set.driver.ask(Order::Take)?;
+    let cut = crowd.ask(Order::Take)?.cut;
+    let end = set.driver.ask(Order::Quiet)?;
+    let (before, after) = (micros(without.latency_p99_ns), micros(with.latency_p99_ns));
+    results.add("slow_p99_without_us", "µs", target, before);
+    results.add("slow_p99_with_us", "µs", target, after);
+    results.add("slow_p99_ratio", "with / without", target, after / before);
+    results.add("slow_cut", "connections that were cut", target, float(cut));
+    judge(results, "slow", target, &end);
+    Ok(())
+}
