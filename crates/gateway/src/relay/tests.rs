@@ -11,6 +11,9 @@ use crate::ledger::{Ledger, Purpose};
 
 use super::*;
 
+mod edges;
+mod keeping;
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn pair() -> (TcpStream, TcpStream) {

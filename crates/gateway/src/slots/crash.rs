@@ -190,7 +190,7 @@ fn relays_until_it_is_killed() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
     let mut length = [0; 4];
     let (read, fds) = receive(&stream, &mut length);
     assert_eq!(read, 4);
