@@ -4,7 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -16,7 +17,11 @@ use crate::support::rig::Rig;
 use crate::support::table::{release, table};
 use crate::support::{Dir, soon, ws};
 
-const CALLS: usize = 100;
+/// How many calls talk while they move. `SEGUE_TEST_CALLS=1000` for the full count.
+fn calls() -> usize {
+    let asked = std::env::var("SEGUE_TEST_CALLS").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(100)
+}
 
 /// Frames that every call hears in each chapter of the story.
 const FRAMES: u64 = 15;
@@ -26,17 +31,21 @@ pub(crate) struct Callers {
     tasks: JoinSet<Result<(u64, u64), String>>,
     chapter: watch::Sender<u64>,
     through: Arc<Semaphore>,
-    calls: usize,
+    pub(crate) calls: usize,
+    /// The longest silence of each call in this chapter.
+    gaps: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Callers {
     pub(crate) async fn start(addr: SocketAddr, calls: usize) -> Self {
         let chapter = watch::Sender::new(1);
         let through = Arc::new(Semaphore::new(0));
+        let gaps = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         for number in 0..calls {
             let ws = ws::call(addr, &format!("/ws/call-{number}"), "").await;
             let (chapter, through) = (chapter.subscribe(), Arc::clone(&through));
+            let gaps = Arc::clone(&gaps);
             tasks.spawn(async move {
                 let mut stream = Stream::new(ws);
                 let (mut told, mut goal) = (0, FRAMES);
@@ -49,6 +58,7 @@ impl Callers {
                     }
                     if told + 1 == now && stream.received >= goal {
                         told = now;
+                        gaps.lock().unwrap().push(std::mem::take(&mut stream.gap));
                         through.add_permits(1);
                     }
                     now == 0
@@ -62,6 +72,7 @@ impl Callers {
             chapter,
             through,
             calls,
+            gaps,
         }
     }
 
@@ -74,6 +85,16 @@ impl Callers {
             Some(ended) = self.tasks.join_next() => panic!("a call ended: {ended:?}"),
         }
         self.chapter.send_modify(|chapter| *chapter += 1);
+    }
+
+    /// Says how long calls were silent since somebody last asked: the median, the 99th percentile
+    /// and the longest, of which 20 ms are the time between two frames.
+    fn print_gaps(&self, when: &str) {
+        let mut gaps = std::mem::take(&mut *self.gaps.lock().unwrap());
+        gaps.sort_unstable();
+        let at = |share: f64| gaps[((gaps.len() - 1) as f64 * share) as usize].as_millis();
+        let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
+        println!("{when}: longest silence per call p50 {p50} ms, p99 {p99} ms, max {max} ms");
     }
 
     /// Hangs up; answers frames sent and received in all calls, checked by number and content.
@@ -98,24 +119,33 @@ async fn a_hundred_talking_calls_move_twice_and_lose_nothing() {
     controller
         .report("the first table", |report| report.epoch.0 == 1)
         .await;
-    let mut callers = Callers::start(first.addr, CALLS).await;
+    let mut callers = Callers::start(first.addr, calls()).await;
     callers.turn_page().await;
+    callers.print_gaps("while calls begin");
+    callers.turn_page().await;
+    callers.print_gaps("undisturbed");
 
     let mut second = Process::start(dir.path(), true).await;
+    let serves = Instant::now();
     assert_eq!(second.addr, first.addr, "the listener moved too");
     assert!(
         first.ended().await.success(),
         "the old process ends by itself"
     );
+    println!("the old process ended {:?} later", serves.elapsed());
     callers.turn_page().await;
+    callers.print_gaps("first handoff");
 
     let mut third = Process::start(dir.path(), true).await;
+    let serves = Instant::now();
     assert!(second.ended().await.success());
+    println!("the old process ended {:?} later", serves.elapsed());
     // New calls come in at the third process while the old ones talk.
     let mut late = Callers::start(third.addr, 1).await;
     callers.turn_page().await;
+    callers.print_gaps("second handoff");
     late.turn_page().await;
-    let all = CALLS as u64;
+    let all = calls() as u64;
     let report = controller
         .report("all calls in the report", |report| {
             let counts = report.releases.get(&release("v1"));

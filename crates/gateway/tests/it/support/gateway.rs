@@ -74,12 +74,18 @@ pub(crate) struct Process {
 impl Process {
     /// Starts one; `takes` makes it take over from the one that runs in the same directory.
     pub(crate) async fn start(dir: &Path, takes: bool) -> Self {
+        Self::start_failing(dir, takes, "").await
+    }
+
+    /// One that breaks where `fail` says: see [`segue_gateway::handoff::fail`].
+    pub(crate) async fn start_failing(dir: &Path, takes: bool, fail: &str) -> Self {
         let config = config(dir);
         let file = config.addr_file();
         let before = std::fs::metadata(&file).ok().map(|data| data.ino());
         let child = child("gateway")
             .env("SEGUE_TEST_DIR", dir)
             .env("SEGUE_TEST_TAKES", if takes { "yes" } else { "no" })
+            .env("SEGUE_FAIL_AT", fail)
             .spawn()
             .unwrap();
         // The file is replaced, never written to, once the process takes calls.
