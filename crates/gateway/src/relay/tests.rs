@@ -13,6 +13,7 @@ use super::*;
 
 mod edges;
 mod keeping;
+mod tls;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
