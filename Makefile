@@ -9,10 +9,13 @@ RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run
 CALLS ?= 30
 TALK ?= 60
 
+# Seconds of each target of `make fuzz`.
+SECONDS ?= 60
+
 # How many people call at once in `make soak`.
 PEOPLE ?= 200
 
-.PHONY: help demo test check soak sim bench docs python talk reference dist man install-check
+.PHONY: fuzz help demo test check soak sim bench docs python talk reference dist man install-check
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 15
@@ -39,6 +42,9 @@ soak: ## five deploys of every kind under calls that never stop, none dropped (P
 
 sim: ## the simulator over many seeds (SEEDS=1000000)
 	SEGUE_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p segue-core --test it sim::seeds -- --nocapture
+
+fuzz: ## every parser of foreign bytes under libFuzzer (SECONDS=600, for each)
+	crates/gateway/fuzz/run $(SECONDS)
 
 bench: ## timings of the hot decisions
 	cargo bench --locked -p segue-core --bench route

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -97,6 +98,17 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
+    /// What it has not read is thrown away when it is closed: the kernel must not hold megabytes
+    /// for who does not read them.
+    pub(crate) fn forget(&self) {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        // At worst the kernel gives up by itself, later.
+        let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+    }
+
     pub(crate) fn scheme(&self) -> &'static str {
         match self {
             Self::Plain(_) => "http",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::http::Answer;
@@ -77,7 +78,9 @@ impl Guest {
                 copy_body(&mut worker, caller, response.body_end(false), behind, stall).await
             };
             // Both sides are closed now, whether all of it came through or not.
-            let _ = tokio::time::timeout(UPGRADE_TIMEOUT, relayed).await;
+            if timeout(UPGRADE_TIMEOUT, relayed).await.is_err() {
+                caller.forget();
+            }
             return Ok(None);
         }
         if ticket.counters().is_to_end() {

@@ -3,6 +3,7 @@
 //! One request for each connection, on both sides: a connection that is never reused cannot be
 //! smuggled into.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -105,6 +106,9 @@ impl Guest {
         ticket.finish(ended, clock::now());
         if let Err(error) = relayed {
             tracing::debug!(%error, "an answer broke off");
+            if error.kind() == ErrorKind::TimedOut {
+                caller.forget();
+            }
             return Err(None);
         }
         Ok(None)

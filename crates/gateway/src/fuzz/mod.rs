@@ -4,6 +4,8 @@
 //! bounded number of changes of it; `make fuzz` runs them under libFuzzer, which looks for new ways
 //! through the code (see `crates/gateway/fuzz`).
 
+use crate::keeper;
+
 #[cfg(test)]
 mod mutate;
 pub mod strict;
@@ -15,13 +17,14 @@ mod tests;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of their folder in `crates/gateway/fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("request", targets::request),
     ("response", targets::response),
     ("chunked", targets::chunked),
     ("frames", targets::frames),
     ("values", targets::values),
     ("handoff", targets::handoff),
+    ("keeper", keeper::fuzz),
     ("journal", targets::journal),
     ("link", targets::link),
     ("spec", targets::spec),

@@ -59,6 +59,7 @@ fn read(bytes: &[u8]) -> Option<(Request, Vec<u8>, usize)> {
 }
 
 /// What a worker is sent for what a caller sent; `None` for what is refused.
+#[cfg(test)]
 pub(super) fn relayed(bytes: &[u8]) -> Option<Vec<u8>> {
     let (request, body, _) = read(bytes)?;
     Some(to_worker(&request, &body))

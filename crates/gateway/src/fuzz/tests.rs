@@ -71,7 +71,7 @@ macro_rules! targets {
     };
 }
 
-targets!(request response chunked frames values handoff journal link spec);
+targets!(request response chunked frames values handoff keeper journal link spec);
 
 /// Valid heads with random changes: whatever is taken reads as the same single request to a reader
 /// that shares nothing with ours. Enough of them are taken, and enough refused, to mean something.
@@ -92,6 +92,35 @@ fn changed_heads_are_refused_or_read_alike() {
         taken > 1_000 && refused > 1_000,
         "{taken} taken, {refused} refused"
     );
+}
+
+/// Changes are made to something that is understood, and not to rubbish.
+#[test]
+fn the_corpus_is_understood() {
+    let one = |name: &str, file: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        fs::read(folder.join(name).join(file)).unwrap()
+    };
+    for input in corpus("request") {
+        assert!(
+            targets::relayed(&input).is_some(),
+            "{}",
+            input.escape_ascii()
+        );
+    }
+    let call = one("handoff", "call");
+    serde_json::from_slice::<crate::relay::MovedCall>(&call).unwrap();
+    for input in corpus("link") {
+        serde_json::from_slice::<segue_core::link::ToGateway>(&input).unwrap();
+    }
+    for (file, whole) in [("life", 4), ("left", 3), ("torn", 2)] {
+        let lines = one("journal", file);
+        let lines = lines.split_inclusive(|byte| *byte == b'\n');
+        let read =
+            lines.filter_map(|line| serde_json::from_slice::<crate::journal::Line>(line).ok());
+        assert_eq!(read.count(), whole, "{file}");
+    }
+    assert!(segue_core::spec::parse("x", str::from_utf8(&one("spec", "small")).unwrap()).is_ok());
 }
 
 /// The oracle bites: a reader that takes what ours refuses is found out.

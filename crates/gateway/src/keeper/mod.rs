@@ -19,6 +19,8 @@ pub(crate) use self::client::Keeping;
 pub use self::server::Keeper;
 pub(crate) use self::session::{Orphan, Session};
 pub use self::session::{KeeperError, census};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use self::wire::fuzz;
 pub use self::wire::{CallKey, Figures, KEEPER_VERSION, WardId};
 
 #[cfg(test)]

@@ -337,6 +337,26 @@ pub(super) fn receive<M: Message>(socket: &impl AsFd) -> io::Result<Option<Recei
     }
 }
 
+/// What either side makes of a record that is none of ours: what is understood is said the same
+/// again. See [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    fn again<M: Message + PartialEq + std::fmt::Debug>(kind: u32, words: &[u64]) {
+        let Some(message) = M::of(kind, words) else {
+            return;
+        };
+        let record = message.record();
+        let (kind, words) = Record::read(record.bytes()).expect("we wrote it");
+        assert_eq!(M::of(kind, &words), Some(message));
+    }
+    // No longer record is received.
+    let bytes = &bytes[..bytes.len().min(RECORD_BYTES_MAX)];
+    if let Some((kind, words)) = Record::read(bytes) {
+        again::<ToKeeper>(kind, &words);
+        again::<ToGateway>(kind, &words);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

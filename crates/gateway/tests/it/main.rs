@@ -21,4 +21,5 @@ mod records;
 mod refusals;
 mod retiring;
 mod routing;
+mod slow;
 mod tls;

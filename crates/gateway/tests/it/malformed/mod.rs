@@ -165,7 +165,7 @@ async fn what_is_logged_as_sent_is_what_the_worker_reads() {
     let heard = worker.heard();
     assert_eq!(disagreements(&logged, &heard), [""; 0]);
     assert_eq!((logged.len(), heard.requests.len()), (once, once));
-    println!("{} heads, {once} requests logged and read", rows.len());
+    eprintln!("{} heads, {once} requests logged and read", rows.len());
 }
 
 /// A proxy that passes on what it gets, and believes that to be one request.

@@ -12,6 +12,9 @@ use super::ws::{ACCEPT, BINARY, CLOSE, Ws, read_head};
 
 /// One frame of audio at 8 kHz µ-law.
 pub(crate) const FRAME_BYTES: usize = 160;
+/// What is answered with more than any buffer holds.
+pub(crate) const FLOOD: &str = "/flood";
+const FLOOD_BYTES: usize = 32 * 1024 * 1024;
 pub(crate) const FRAME_EVERY: Duration = Duration::from_millis(20);
 
 /// What a worker does with a connection.
@@ -101,6 +104,18 @@ async fn serve(mut stream: TcpStream, manner: Manner, seen: Arc<Mutex<Seen>>) {
         let _ = stream.shutdown().await;
         let mut ws = Ws::new(stream, behind, false);
         while let Ok(Some(_)) = ws.next().await {}
+        return;
+    }
+    if head.starts_with(&format!("GET {FLOOD} ")) {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {FLOOD_BYTES}\r\n\r\n");
+        let mut sent = stream.write_all(head.as_bytes()).await;
+        let part = vec![b'x'; 64 * 1024];
+        for _ in 0..FLOOD_BYTES / part.len() {
+            if sent.is_err() {
+                return;
+            }
+            sent = stream.write_all(&part).await;
+        }
         return;
     }
     if !wants_websocket {
