@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc;
 
 use segue_core::link::Rescued;
 use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
@@ -18,14 +18,18 @@ use segue_core::table::Epoch;
 use segue_core::time::Timestamp;
 use serde::Serialize;
 
+use crate::batches::{self, Receiver, Sender};
 use crate::journal::Lost;
 use crate::ledger::{By, Closed, End, Identity};
 
 /// Lines waiting for the disk: a burst of this many ends at once is a whole gateway's calls.
 const QUEUE_LINES_MAX: usize = 16_384;
 
-/// Written at once when lines come faster than the disk takes them.
+/// Written at once when lines come faster than the disk takes them, and kept for the next ones.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// Lines that usually come in one batch.
+const BATCH_LINES: usize = 64;
 
 /// One ended call.
 #[derive(Debug, Clone, Serialize)]
@@ -149,14 +153,14 @@ const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// The queue's entry. Lines are written until the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct CallLog {
-    queue: SyncSender<Item>,
+    queue: Sender<Item>,
     lost: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 enum Item {
     Line(Box<Line>),
-    Flush(Sender<()>),
+    Flush(mpsc::Sender<()>),
 }
 
 impl CallLog {
@@ -167,10 +171,10 @@ impl CallLog {
     /// When the file cannot be opened or the writer not started.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = LogFile::open(path)?;
-        let (queue, items) = sync_channel(QUEUE_LINES_MAX);
+        let (queue, items) = batches::queue(QUEUE_LINES_MAX);
         std::thread::Builder::new()
             .name("call-log".to_owned())
-            .spawn(move || write_all(file, &items))?;
+            .spawn(move || write_all(file, items))?;
         Ok(Self {
             queue,
             lost: Arc::default(),
@@ -187,7 +191,7 @@ impl CallLog {
 
     /// Waits until every line queued before is written.
     pub fn flush(&self) {
-        let (done, written) = channel();
+        let (done, written) = mpsc::channel();
         if self.queue.send(Item::Flush(done)).is_ok() {
             // An error means that the writer is gone, and then nothing is left to wait for.
             let _ = written.recv();
@@ -196,29 +200,28 @@ impl CallLog {
 }
 
 /// Writes whole lines with one call each batch: during a handoff two processes append to the file.
-fn write_all(mut file: LogFile, items: &Receiver<Item>) {
-    while let Ok(first) = items.recv() {
-        let (mut batch, mut waiting) = (Vec::new(), Vec::new());
-        let mut next = Some(first);
-        while let Some(item) = next {
+fn write_all(mut file: LogFile, mut items: Receiver<Item>) {
+    let (mut batch, mut bytes) = (Vec::new(), Vec::new());
+    while items.take(&mut batch) {
+        for item in batch.drain(..) {
             match item {
                 Item::Line(line) => {
-                    serde_json::to_writer(&mut batch, &line).expect("a line is plain data");
-                    batch.push(b'\n');
+                    serde_json::to_writer(&mut bytes, &line).expect("a line is plain data");
+                    bytes.push(b'\n');
                 }
-                Item::Flush(done) => waiting.push(done),
+                Item::Flush(done) => {
+                    file.write(&mut bytes);
+                    // Whoever asked may have given up.
+                    let _ = done.send(());
+                }
             }
-            next = (batch.len() < BATCH_BYTES)
-                .then(|| items.try_recv().ok())
-                .flatten();
+            if bytes.len() >= BATCH_BYTES {
+                file.write(&mut bytes);
+            }
         }
-        if let Err(error) = file.append(&batch) {
-            tracing::warn!(%error, "the call log cannot be written");
-        }
-        for done in waiting {
-            // Whoever asked may have given up.
-            let _ = done.send(());
-        }
+        file.write(&mut bytes);
+        // What a burst took is given back.
+        batch.shrink_to(BATCH_LINES);
     }
 }
 
@@ -233,6 +236,16 @@ impl LogFile {
         let file = options.append(true).create(true).mode(0o600).open(path)?;
         let path = path.to_owned();
         Ok(Self { path, file })
+    }
+
+    fn write(&mut self, lines: &mut Vec<u8>) {
+        if lines.is_empty() {
+            return;
+        }
+        if let Err(error) = self.append(lines) {
+            tracing::warn!(%error, "the call log cannot be written");
+        }
+        lines.clear();
     }
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {

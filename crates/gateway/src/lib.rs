@@ -25,6 +25,7 @@ mod report;
 pub mod handoff;
 pub mod keeper;
 
+mod batches;
 pub mod call_log;
 pub mod clock;
 pub mod config;

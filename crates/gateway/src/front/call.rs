@@ -52,7 +52,7 @@ impl Guest {
         let begun = front.ledger.begin(asking, &up, clock::now());
         let mut ticket = begun.map_err(answer_to)?;
 
-        let ours = headers_for_worker(ticket.identity(), request, self.peer, caller.scheme());
+        let ours = headers_for_worker(&ticket.identity(), request, self.peer, caller.scheme());
         let head = request.to_worker(&pairs(&ours), None);
         let answered = tokio::select! {
             answered = self.ask(&mut ticket, request, &head, key) => answered,
@@ -68,7 +68,7 @@ impl Guest {
                 return Err(Some(answer));
             }
         };
-        let mut extra = headers_for_caller(ticket.identity());
+        let mut extra = headers_for_caller(&ticket.identity());
         if response.status != 101 {
             let why = Unreached::Status(response.status);
             ticket.finish(End::Unreached(why), clock::now());
@@ -122,7 +122,7 @@ impl Guest {
             };
             // If this fails, so does reading the answer.
             let _ = worker.write_all(head).await;
-            sent(ticket.identity(), ticket.addr(), request);
+            sent(&ticket.identity(), ticket.addr(), request);
             let read = dial::read_response(&mut worker, UPGRADE_TIMEOUT).await;
             let answered = match read {
                 Ok((response, _)) if response.status == 101 && !response.accepts(key) => Err((

@@ -62,12 +62,12 @@ impl Guest {
             let answer = Answer::new(503, "no worker of the release could be reached");
             return Err(Some(answer.with("Retry-After", "1")));
         };
-        let ours = headers_for_worker(ticket.identity(), request, self.peer, caller.scheme());
+        let ours = headers_for_worker(&ticket.identity(), request, self.peer, caller.scheme());
         let length = (request.framing != Framing::None).then_some(body.bytes.len());
         let mut message = request.to_worker(&pairs(&ours), length);
         message.extend_from_slice(&body.bytes);
         body.bytes = Vec::new();
-        sent(ticket.identity(), ticket.addr(), request);
+        sent(&ticket.identity(), ticket.addr(), request);
         // If this fails, so does reading the answer.
         let _ = timeout(ANSWER_TIMEOUT, worker.write_all(&message)).await;
         drop((message, body));
@@ -90,7 +90,7 @@ impl Guest {
             }
         };
         let end = response.body_end(request.method == "HEAD");
-        let extra = headers_for_caller(ticket.identity());
+        let extra = headers_for_caller(&ticket.identity());
         let relayed = async {
             let stall = front.limits.stall_timeout;
             write(caller, &response.to_caller(&pairs(&extra)), stall).await?;

@@ -4,8 +4,8 @@
 //! One small line for each change of a call, written under no more than the kernel's promise: it
 //! keeps what a killed process wrote, and a machine that loses power has no calls left to count.
 //! Lines are queued under the ledger's lock, so they are in the order of what they tell, and
-//! written by a thread, so that no call waits for the disk. A call is journaled before its worker
-//! is dialled: a kill that finds its line still queued finds no 101 yet either.
+//! written by a thread, so that no call waits for the disk, and a few milliseconds of them at once
+//! (see [`batches`](crate::batches)): so much of what is told a kill may take along.
 //!
 //! When the file has grown too long, or a write failed, the ledger says everything again and the
 //! file is replaced. So a full disk costs what is told while it is full, and nothing after it.
@@ -21,13 +21,14 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use segue_core::names::{AgentName, CallId, WorkerId};
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::batches::{self, Receiver, Sender};
 use crate::ledger::{Identity, Record};
 
 pub use self::replay::{Left, Lost, read};
@@ -36,8 +37,11 @@ pub use self::replay::{Left, Lost, read};
 /// unknown to the next process.
 const QUEUE_LINES_MAX: usize = 16_384;
 
-/// Written at once when lines come faster than the disk takes them.
+/// Written at once when lines come faster than the disk takes them, and kept for the next ones.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// Lines that usually come in one batch.
+const BATCH_LINES: usize = 64;
 
 /// The file is replaced beyond this: some 100,000 calls. If what is still true takes more than
 /// half of it, beyond twice that.
@@ -96,13 +100,13 @@ enum Item {
     Line(Line),
     /// The file is to hold these and no others.
     Replace(Vec<Line>),
-    Flush(Sender<()>),
+    Flush(mpsc::Sender<()>),
 }
 
 /// The queue's entry. Lines are written until the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    queue: SyncSender<Item>,
+    queue: Sender<Item>,
     /// The writer asks to be told everything again.
     wanted: Arc<AtomicBool>,
 }
@@ -118,7 +122,7 @@ impl Journal {
     }
 
     pub(crate) fn bounded(path: &Path, lines: Vec<Line>, bytes_max: u64) -> io::Result<Self> {
-        let (queue, items) = sync_channel(QUEUE_LINES_MAX);
+        let (queue, items) = batches::queue(QUEUE_LINES_MAX);
         let wanted = Arc::new(AtomicBool::new(false));
         let mut writer = Writer {
             path: path.to_owned(),
@@ -134,7 +138,7 @@ impl Journal {
             .spawn(move || {
                 writer.replace(&lines);
                 drop(lines);
-                writer.write_all(&items);
+                writer.write_all(items);
             })?;
         Ok(Self { queue, wanted })
     }
@@ -155,15 +159,13 @@ impl Journal {
     }
 
     fn send(&self, item: Item) {
-        if let Err(TrySendError::Full(item)) = self.queue.try_send(item) {
-            // An error means that the writer is gone, and it has said why.
-            let _ = self.queue.send(item);
-        }
+        // An error means that the writer is gone, and it has said why.
+        let _ = self.queue.send(item);
     }
 
     /// Waits until every line queued before is written.
     pub fn flush(&self) {
-        let (done, written) = channel();
+        let (done, written) = mpsc::channel();
         if self.queue.send(Item::Flush(done)).is_ok() {
             // An error means that the writer is gone, and then nothing is left to wait for.
             let _ = written.recv();
@@ -184,33 +186,35 @@ struct Writer {
 }
 
 impl Writer {
-    fn write_all(&mut self, items: &Receiver<Item>) {
-        while let Ok(first) = items.recv() {
-            let (mut batch, mut waiting) = (Vec::new(), Vec::new());
-            let mut next = Some(first);
-            while let Some(item) = next {
+    fn write_all(&mut self, mut items: Receiver<Item>) {
+        let (mut batch, mut bytes) = (Vec::new(), Vec::new());
+        while items.take(&mut batch) {
+            for item in batch.drain(..) {
                 match item {
-                    Item::Line(line) => append(&mut batch, &line),
+                    Item::Line(line) => append(&mut bytes, &line),
                     Item::Replace(lines) => {
                         // What came before is said again.
-                        batch.clear();
+                        bytes.clear();
                         self.replace(&lines);
                     }
-                    Item::Flush(done) => waiting.push(done),
+                    Item::Flush(done) => {
+                        self.write(&mut bytes);
+                        // Whoever asked may have given up.
+                        let _ = done.send(());
+                    }
                 }
-                next = (batch.len() < BATCH_BYTES)
-                    .then(|| items.try_recv().ok())
-                    .flatten();
+                if bytes.len() >= BATCH_BYTES {
+                    self.write(&mut bytes);
+                }
             }
-            self.write(&batch);
-            for done in waiting {
-                // Whoever asked may have given up.
-                let _ = done.send(());
-            }
+            self.write(&mut bytes);
+            // What a burst took is given back.
+            batch.shrink_to(BATCH_LINES);
         }
     }
 
-    fn write(&mut self, batch: &[u8]) {
+    /// Also of nothing: so a write that failed is seen to.
+    fn write(&mut self, batch: &mut Vec<u8>) {
         if let Some((file, bytes)) = &mut self.file {
             match file.write_all(batch) {
                 Ok(()) => {
@@ -227,6 +231,7 @@ impl Writer {
             self.failed = None;
             self.wanted.store(true, Ordering::Relaxed);
         }
+        batch.clear();
     }
 
     fn fail(&mut self, error: &io::Error) {

@@ -12,22 +12,13 @@ use tokio::sync::watch;
 
 use crate::journal::{Journal, Line};
 
+use super::book::Kept;
+use super::counted::{Connection, Connections, Counted, Site};
 use super::sealed::Postponed;
-use super::{Asking, Book, Counters, Identity, Purpose, Record, Refused, ended};
+use super::{Asking, Book, Identity, Purpose, Record, Refused, ended};
 
 /// Says whether a worker may be dialled.
 pub(super) type Up<'a> = dyn Fn(&WorkerId, SocketAddr) -> bool + 'a;
-
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) identity: Arc<Identity>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) worker: WorkerId,
-    /// When it stood; `None`: it is being dialled.
-    pub(super) connected: Option<Timestamp>,
-    /// Tells its relay that it is to end, if that is a task.
-    pub(super) told: Option<watch::Sender<bool>>,
-}
 
 #[derive(Debug)]
 pub(super) struct Admission {
@@ -41,9 +32,9 @@ pub(super) struct Admission {
     /// Under the lock, so that its lines are in the order of what they tell.
     pub(super) journal: Option<Journal>,
     pub(super) books: BTreeMap<AgentName, Book>,
-    /// By number, so oldest first.
-    pub(super) connections: BTreeMap<u64, Connection>,
-    pub(super) next: u64,
+    pub(super) connections: Connections,
+    /// Tell their relays that they are to end, of those whose relay is a task.
+    pub(super) told: BTreeMap<u64, watch::Sender<bool>>,
     pub(super) refusals: BTreeMap<&'static str, u64>,
 }
 
@@ -63,15 +54,6 @@ impl<R: Into<Refused>> From<R> for Turned {
     }
 }
 
-/// What a ticket is made of.
-pub(super) struct Begun {
-    pub(super) number: u64,
-    pub(super) identity: Arc<Identity>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) worker: WorkerId,
-    pub(super) addr: SocketAddr,
-}
-
 impl Admission {
     pub(super) fn new(calls_max: usize, pins_max: usize) -> Self {
         Self {
@@ -82,14 +64,18 @@ impl Admission {
             postponed: None,
             journal: None,
             books: BTreeMap::new(),
-            connections: BTreeMap::new(),
-            next: 0,
+            connections: Connections::default(),
+            told: BTreeMap::new(),
             refusals: BTreeMap::new(),
         }
     }
 
     /// Decides and counts.
-    pub(super) fn begin(&mut self, asking: Asking<'_>, up: &Up<'_>) -> Result<Begun, Turned> {
+    pub(super) fn begin(
+        &mut self,
+        asking: Asking<'_>,
+        up: &Up<'_>,
+    ) -> Result<(Arc<Counted>, Arc<Site>), Turned> {
         let now = self.seen;
         if self.stopping {
             return Err(Refused::Stopping.into());
@@ -114,8 +100,8 @@ impl Admission {
             return Err(Refusal::NothingServes.into());
         }
         let pinned = known.filter(|record| !record.let_go);
-        facts.pin = pinned.map(|record| record.pin.clone());
-        facts.connected = known.is_some_and(Record::is_connected);
+        facts.pin = pinned.map(|record| record.pin.pin());
+        facts.connected = known.is_some_and(Kept::is_connected);
         let (was_override, is_resume, started) = known.map_or((false, false, false), |record| {
             (record.is_override, record.connected, record.started)
         });
@@ -160,12 +146,11 @@ impl Admission {
                 return Err(Turned { why, record });
             }
         };
-        let pin = Pin {
-            release: decision.release,
-            worker: worker.clone(),
-        };
-        book.enter(call, pin.clone(), || {
-            Record::new(pin, table.epoch, decision.reason, is_override, now)
+        let addr = table.workers[&worker].addr;
+        let site = book.shared.site(decision.release, &worker, addr);
+        book.enter(call, &site, || {
+            let (epoch, reason) = (table.epoch, decision.reason);
+            Record::new(site.pin(), epoch, reason, is_override, now)
         });
         if starts {
             book.counts_mut(decision.release).totals.started += 1;
@@ -174,45 +159,19 @@ impl Admission {
             record.started |= starts;
             record.let_go = false;
         }
-        let identity = Arc::new(identity);
-        let addr = table.workers[&worker].addr;
-        let begun = self.count(identity, Arc::default(), worker, addr, None);
-        if purpose != Purpose::Request {
+        let line =
+            (purpose != Purpose::Request && self.journal.is_some()).then(|| identity.clone());
+        let counted = self
+            .connections
+            .add(&mut book.shared, identity, Arc::clone(&site));
+        if let Some(identity) = line {
             self.write(Line::Begun {
-                connection: begun.number,
-                identity: Box::new(Identity::clone(&begun.identity)),
-                worker: begun.worker.clone(),
+                connection: counted.number,
+                identity: Box::new(identity),
+                worker,
             });
         }
-        Ok(begun)
-    }
-
-    /// Counts a connection that has its place in the book.
-    pub(super) fn count(
-        &mut self,
-        identity: Arc<Identity>,
-        counters: Arc<Counters>,
-        worker: WorkerId,
-        addr: SocketAddr,
-        connected: Option<Timestamp>,
-    ) -> Begun {
-        let number = self.next;
-        self.next += 1;
-        let connection = Connection {
-            identity: Arc::clone(&identity),
-            counters: Arc::clone(&counters),
-            worker: worker.clone(),
-            connected,
-            told: None,
-        };
-        self.connections.insert(number, connection);
-        Begun {
-            number,
-            identity,
-            counters,
-            worker,
-            addr,
-        }
+        Ok((counted, site))
     }
 }
 
@@ -246,23 +205,24 @@ fn unnamed(release: ReleaseId) -> Label {
 
 impl Connection {
     pub(super) fn info(&self) -> CallInfo {
-        let (bytes_in, bytes_out) = self.counters.read();
-        let counters = &self.counters;
-        let state = match self.connected {
+        let counters = &self.counted.counters;
+        let (bytes_in, bytes_out) = counters.read();
+        let state = match self.counted.connected() {
             None => "dialling",
             Some(_) if counters.is_rescuing() => "rescuing",
             Some(_) if counters.rescued().is_some() => "rescued",
             Some(_) => "live",
         };
+        let identity = self.counted.identity();
         CallInfo {
-            call: self.identity.call.clone(),
-            agent: self.identity.agent.clone(),
-            release: self.identity.release,
-            worker: self.worker.clone(),
-            epoch: self.identity.epoch,
-            since: self.identity.since,
+            call: identity.call,
+            agent: identity.agent,
+            release: identity.release,
+            worker: self.site.worker.clone(),
+            epoch: identity.epoch,
+            since: identity.since,
             state: state.to_owned(),
-            reason: self.identity.reason.word().to_owned(),
+            reason: identity.reason.word().to_owned(),
             bytes_in,
             bytes_out,
         }

@@ -1,14 +1,12 @@
 //! What the ledger is asked, what it answers, and what it knows of a connection.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use segue_core::names::{AgentName, CallId, Label, ReleaseId};
 use segue_core::route::{CallFacts, Reason, Refusal};
 use segue_core::table::Epoch;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use super::rescued::RescueCounters;
 
 /// Why a request is turned away before a worker is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +114,7 @@ pub struct Identity {
 
 /// What changes about one connection without the ledger's lock: its bytes, written by its relay
 /// and read by whoever lists calls; and whether it is to end, written by the ledger and read by
-/// its relay.
+/// its relay; and how it outlives its workers.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// From the caller.
@@ -124,7 +122,9 @@ pub struct Counters {
     /// To the caller.
     pub bytes_out: AtomicU64,
     ends: AtomicBool,
-    pub(super) rescues: RescueCounters,
+    pub(super) rescuing: AtomicBool,
+    pub(super) rescued_times: AtomicU8,
+    pub(super) rescue_gap_ms: AtomicU32,
 }
 
 impl Counters {

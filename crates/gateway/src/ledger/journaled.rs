@@ -9,6 +9,7 @@ use segue_core::time::Timestamp;
 use crate::call_log;
 use crate::journal::{Journal, Left, Line, Lost};
 
+use super::book::Kept;
 use super::{Admission, Ledger, Purpose, ended};
 
 impl Ledger {
@@ -60,7 +61,8 @@ impl Ledger {
     /// Takes over what a process left that was killed: its pins with the time they have left, its
     /// live calls as pins of a whole window, so that callers who come back reach their release;
     /// and names and counts the connections that were lost. Only calls of agents with a table are
-    /// taken.
+    /// taken. Of calls that are here already, because their connections were kept, it learns what
+    /// those do not say.
     pub fn recover(&self, left: Left, now: Timestamp) {
         let mut admission = self.lock(now);
         let mut orphans = 0;
@@ -69,6 +71,10 @@ impl Ledger {
                 orphans += 1;
                 continue;
             };
+            if let Some(ours) = book.record_mut(&call) {
+                ours.learn(&record);
+                continue;
+            }
             // A clock that was set back must not stretch a pin.
             let latest = now + book.table.stickiness;
             let expires = record.expires.map_or(latest, |expires| expires.min(latest));
@@ -86,7 +92,8 @@ impl Ledger {
 
     /// Names and counts connections that were lost with a process that was killed.
     ///
-    /// Several lost connections of a call are one lost call, as they are one ended call otherwise.
+    /// Several lost connections of a call are one lost call, as they are one ended call otherwise;
+    /// and a call that still has another one is none.
     pub(crate) fn count_lost(&self, lost: &[Lost], now: Timestamp) {
         let mut admission = self.lock(now);
         let mut counted = BTreeSet::new();
@@ -95,6 +102,7 @@ impl Ledger {
             let identity = &lost.identity;
             let call = (&identity.agent, &identity.call, identity.release);
             if let Some(book) = admission.books.get_mut(&identity.agent)
+                && !book.record(&identity.call).is_some_and(Kept::is_connected)
                 && counted.insert(call)
             {
                 records.push(ended::of_lost(lost, now));
@@ -133,18 +141,19 @@ impl Admission {
     /// All that is true now. Requests that name no call leave nothing, and are left out.
     fn lines(&self) -> Vec<Line> {
         let mut lines = Vec::new();
-        for (number, connection) in &self.connections {
-            if connection.identity.purpose == Purpose::Request {
+        for connection in self.connections.in_order() {
+            let counted = &connection.counted;
+            if counted.purpose == Purpose::Request {
                 continue;
             }
             lines.push(Line::Begun {
-                connection: *number,
-                identity: Box::new(super::Identity::clone(&connection.identity)),
-                worker: connection.worker.clone(),
+                connection: counted.number,
+                identity: Box::new(counted.identity()),
+                worker: connection.site.worker.clone(),
             });
-            if let Some(at) = connection.connected {
+            if let Some(at) = counted.connected() {
                 lines.push(Line::Connected {
-                    connection: *number,
+                    connection: counted.number,
                     at,
                 });
             }
@@ -155,7 +164,7 @@ impl Admission {
             lines.extend(kept.map(|(call, record)| Line::Call {
                 agent: agent.clone(),
                 call: call.clone(),
-                record: Box::new(record.clone()),
+                record: Box::new(record.record()),
             }));
         }
         lines

@@ -28,6 +28,7 @@
 
 mod admission;
 mod book;
+mod counted;
 mod end;
 mod ended;
 mod identity;
@@ -52,9 +53,10 @@ use tokio::sync::watch;
 
 use crate::call_log::CallLog;
 
-use self::admission::{Admission, Begun, Connection, Turned, choose};
+use self::admission::{Admission, Turned, choose};
 use self::book::Book;
 pub use self::book::Record;
+use self::counted::Connection;
 pub use self::end::{By, Closed, End, Unreached};
 pub use self::ended::{Ended, RECORDS_MAX};
 pub use self::identity::{Asking, Counters, Identity, Purpose, Refused, Stale};
@@ -123,9 +125,9 @@ impl Ledger {
         let mut admission = self.lock(now);
         let begun = admission.begin(asking, up);
         match begun {
-            Ok(begun) => {
+            Ok((counted, site)) => {
                 self.open.send_replace(admission.connections.len());
-                Ok(Ticket::new(Arc::clone(self), begun))
+                Ok(Ticket::new(Arc::clone(self), counted, site))
             }
             Err(Turned { why, record }) => {
                 *admission.refusals.entry(why.word()).or_default() += 1;
@@ -212,7 +214,7 @@ impl Ledger {
     /// How many connections are being dialled.
     pub fn dialling(&self) -> usize {
         let admission = self.locked();
-        let dialling = |c: &&Connection| c.connected.is_none();
+        let dialling = |c: &&Connection| c.counted.connected().is_none();
         admission.connections.values().filter(dialling).count()
     }
 
@@ -222,25 +224,29 @@ impl Ledger {
         let ours = |name: &AgentName| agent.is_none_or(|agent| agent == name);
         let mut calls: Vec<CallInfo> = admission
             .connections
-            .values()
-            .filter(|c| ours(&c.identity.agent))
+            .in_order()
+            .into_iter()
+            .filter(|c| ours(c.counted.agent()))
             .take(limit)
             .map(Connection::info)
             .collect();
         for (name, book) in admission.books.iter().filter(|(name, _)| ours(name)) {
-            let pinned = book.records().filter(|(_, r)| r.expires.is_some());
+            let pinned = book.records().filter(|(_, r)| r.expires().is_some());
             let room = limit - calls.len();
-            calls.extend(pinned.take(room).map(|(call, record)| CallInfo {
-                call: call.clone(),
-                agent: name.clone(),
-                release: record.pin.release,
-                worker: record.pin.worker.clone(),
-                epoch: record.epoch,
-                since: record.since,
-                state: "pinned".to_owned(),
-                reason: record.reason.word().to_owned(),
-                bytes_in: 0,
-                bytes_out: 0,
+            calls.extend(pinned.take(room).map(|(call, kept)| {
+                let record = kept.record();
+                CallInfo {
+                    call: call.clone(),
+                    agent: name.clone(),
+                    release: record.pin.release,
+                    worker: record.pin.worker,
+                    epoch: record.epoch,
+                    since: record.since,
+                    state: "pinned".to_owned(),
+                    reason: record.reason.word().to_owned(),
+                    bytes_in: 0,
+                    bytes_out: 0,
+                }
             }));
         }
         calls

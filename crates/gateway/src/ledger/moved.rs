@@ -1,16 +1,25 @@
 //! The ledger as it travels to the next process of the same gateway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use segue_core::names::{CallId, ReleaseId, WorkerId};
 use segue_core::presence::Totals;
-use segue_core::table::RoutingTable;
-use segue_core::time::Timestamp;
+use segue_core::spec::{Ingress, OnRollback};
+use segue_core::split::Split;
+use segue_core::table::{Epoch, ReleaseRoute, RoutingTable};
+use segue_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Book, Counters, Ended, Identity, Ledger, Record, Ticket};
+use super::{Admission, Book, Ended, Identity, Ledger, Record, Ticket};
+
+/// A host that no request names: RFC 2606 keeps it free.
+const NOBODYS_HOST: &str = "stand-in.invalid";
+
+/// How long a call of an agent without a table may be without a connection: the default.
+const STAND_IN_STICKINESS: Millis = Millis::from_secs(300);
 
 /// Everything but the connections, which travel with their descriptors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +75,7 @@ impl Ledger {
         let mut agents = Vec::with_capacity(admission.books.len());
         for book in admission.books.values_mut() {
             book.purge(now);
-            let records = book.records().map(|(call, r)| (call.clone(), r.clone()));
+            let records = book.records().map(|(call, r)| (call.clone(), r.record()));
             let counts = book.presence().releases;
             agents.push(AgentState {
                 table: RoutingTable::clone(&book.table),
@@ -123,28 +132,63 @@ impl Ledger {
         }
     }
 
+    /// Has a table for the agent of a connection, if there is none: its process is gone, and with
+    /// it the table of an agent that takes no new calls. This one takes none either, and goes with
+    /// its last call.
+    pub fn stand_in(&self, moved: &Moved, now: Timestamp) {
+        let mut admission = self.lock(now);
+        let Identity {
+            agent,
+            release,
+            label,
+            ..
+        } = &moved.identity;
+        if admission.books.contains_key(agent) {
+            return;
+        }
+        let route = ReleaseRoute {
+            label: label.clone(),
+            takes_new_calls: false,
+            retiring: false,
+        };
+        let table = RoutingTable {
+            agent: agent.clone(),
+            epoch: Epoch(0),
+            salt: String::new(),
+            split: Split::all(*release),
+            releases: [(*release, route)].into(),
+            workers: BTreeMap::new(),
+            ingress: Ingress {
+                hosts: vec![NOBODYS_HOST.to_owned()],
+                ..Ingress::default()
+            },
+            stickiness: STAND_IN_STICKINESS,
+            on_rollback: OnRollback::Stay,
+            rolled_back: BTreeSet::new(),
+            handed_off: BTreeSet::new(),
+            rescue: None,
+            override_digest: None,
+        };
+        let mut book = Book::new(Arc::new(table));
+        book.withdrawn = true;
+        admission.books.insert(agent.clone(), book);
+        self.publish(&admission);
+    }
+
     /// Counts a connection that another process gave us. `None`: its agent is unknown here.
     pub fn adopt(self: &Arc<Self>, moved: Moved, now: Timestamp) -> Option<Ticket> {
         let mut admission = self.lock(now);
-        let identity = Arc::new(moved.identity);
-        let counters = Arc::new(Counters::default());
-        counters
-            .bytes_in
-            .store(moved.bytes_in, std::sync::atomic::Ordering::Relaxed);
-        counters
-            .bytes_out
-            .store(moved.bytes_out, std::sync::atomic::Ordering::Relaxed);
-        if moved.ends {
-            counters.mark_to_end();
-        }
-        let book = admission.books.get_mut(&identity.agent)?;
-        let pin = segue_core::route::Pin {
-            release: identity.release,
-            worker: moved.worker.clone(),
-        };
-        book.enter(&identity.call, pin.clone(), || {
+        let Admission {
+            books, connections, ..
+        } = &mut *admission;
+        let identity = moved.identity;
+        let book = books.get_mut(&identity.agent)?;
+        let site = book
+            .shared
+            .site(identity.release, &moved.worker, moved.addr);
+        book.enter(&identity.call, &site, || {
             let mut record = Record::new(
-                pin,
+                site.pin(),
                 identity.epoch,
                 identity.reason,
                 identity.is_override,
@@ -155,14 +199,17 @@ impl Ledger {
             record.keeps_pin = record.connected;
             record
         });
-        let begun = admission.count(
-            identity,
-            counters,
-            moved.worker,
-            moved.addr,
-            moved.connected,
-        );
+        let counted = connections.add(&mut book.shared, identity, Arc::clone(&site));
+        let counters = &counted.counters;
+        counters.bytes_in.store(moved.bytes_in, Ordering::Relaxed);
+        counters.bytes_out.store(moved.bytes_out, Ordering::Relaxed);
+        if moved.ends {
+            counters.mark_to_end();
+        }
+        if let Some(at) = moved.connected {
+            counted.set_connected(at);
+        }
         self.open.send_replace(admission.connections.len());
-        Some(Ticket::new(Arc::clone(self), begun))
+        Some(Ticket::new(Arc::clone(self), counted, site))
     }
 }

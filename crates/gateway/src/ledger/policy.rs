@@ -30,7 +30,10 @@ impl Ledger {
         let calls: BTreeSet<&CallId> = calls.iter().collect();
         let mut admission = self.locked();
         let Admission {
-            books, connections, ..
+            books,
+            connections,
+            told,
+            ..
         } = &mut *admission;
         let Some(book) = books.get_mut(agent) else {
             return 0;
@@ -40,17 +43,17 @@ impl Ledger {
         }
         let mut marked = 0;
         for connection in connections.values() {
-            let identity = &connection.identity;
-            let meant = identity.release == release
-                && identity.purpose == Purpose::Call
-                && identity.agent == *agent
-                && calls.contains(&identity.call);
-            if meant && !connection.counters.is_to_end() {
-                connection.counters.mark_to_end();
-                if let Some(told) = &connection.told {
+            let counted = &connection.counted;
+            let meant = counted.release() == release
+                && counted.purpose == Purpose::Call
+                && counted.agent() == agent
+                && calls.contains(counted.call());
+            if meant && !counted.counters.is_to_end() {
+                counted.counters.mark_to_end();
+                if let Some(told) = told.get(&counted.number) {
                     told.send_replace(true);
                 }
-                if let Some(record) = book.record_mut(&identity.call)
+                if let Some(record) = book.record_mut(counted.call())
                     && record.pin.release == release
                 {
                     record.let_go = true;
@@ -67,10 +70,8 @@ impl Ticket {
     /// looked through by their relay instead.
     pub(crate) fn told_to_end(&self) -> watch::Receiver<bool> {
         let mut admission = self.ledger.locked();
-        let (told, hears) = watch::channel(self.counters.is_to_end());
-        if let Some(connection) = admission.connections.get_mut(&self.number) {
-            connection.told = Some(told);
-        }
+        let (told, hears) = watch::channel(self.counters().is_to_end());
+        admission.told.insert(self.counted.number, told);
         hears
     }
 }

@@ -4,7 +4,7 @@
 //! A rescue moves the count of a call to another worker of its release, as a retry does, though its
 //! connection stands. It is no end, so no total of ends knows of it; it has a total of its own.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use segue_core::link::Rescued;
@@ -12,24 +12,16 @@ use segue_core::time::Timestamp;
 
 use super::{Counters, Ticket};
 
-/// What a relay and a rescue tell those who list calls.
-#[derive(Debug, Default)]
-pub(super) struct RescueCounters {
-    under_way: AtomicBool,
-    times: AtomicU8,
-    gap_ms: AtomicU32,
-}
-
 impl Counters {
     /// Whether the call waits for another worker.
     pub fn is_rescuing(&self) -> bool {
-        self.rescues.under_way.load(Ordering::Relaxed)
+        self.rescuing.load(Ordering::Relaxed)
     }
 
     /// How it outlived its workers, if it did.
     pub fn rescued(&self) -> Option<Rescued> {
-        let times = self.rescues.times.load(Ordering::Relaxed);
-        let gap_ms = self.rescues.gap_ms.load(Ordering::Relaxed);
+        let times = self.rescued_times.load(Ordering::Relaxed);
+        let gap_ms = self.rescue_gap_ms.load(Ordering::Relaxed);
         (times > 0).then(|| Rescued {
             times: times.into(),
             gap_ms: gap_ms.into(),
@@ -40,42 +32,40 @@ impl Counters {
     pub(crate) fn set_rescued(&self, rescued: Rescued) {
         let times = u8::try_from(rescued.times).unwrap_or(u8::MAX);
         let gap_ms = u32::try_from(rescued.gap_ms).unwrap_or(u32::MAX);
-        self.rescues.times.store(times, Ordering::Relaxed);
-        self.rescues.gap_ms.store(gap_ms, Ordering::Relaxed);
+        self.rescued_times.store(times, Ordering::Relaxed);
+        self.rescue_gap_ms.store(gap_ms, Ordering::Relaxed);
     }
 
     /// The next worker was heard, so long after the one before was lost.
     pub(crate) fn heard_again(&self, gap: Duration) {
         let gap_ms = u32::try_from(gap.as_millis()).unwrap_or(u32::MAX);
-        self.rescues.gap_ms.fetch_max(gap_ms, Ordering::Relaxed);
+        self.rescue_gap_ms.fetch_max(gap_ms, Ordering::Relaxed);
     }
 }
 
 impl Ticket {
     /// Its worker died, and another one is looked for.
     pub(crate) fn rescuing(&self) {
-        let rescues = &self.counters().rescues;
-        rescues.under_way.store(true, Ordering::Relaxed);
+        self.counters().rescuing.store(true, Ordering::Relaxed);
     }
 
     /// The search for one, by [`Ticket::retry`], is over. `saved`: it goes on where it is counted now.
     pub(crate) fn rescue_ended(&self, saved: bool, now: Timestamp) {
-        let rescues = &self.counters().rescues;
-        rescues.under_way.store(false, Ordering::Relaxed);
+        let counters = self.counters();
+        counters.rescuing.store(false, Ordering::Relaxed);
         if !saved {
             return;
         }
         let more = |times: u8| Some(times.saturating_add(1));
-        let _ = rescues
-            .times
+        let _ = counters
+            .rescued_times
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        let identity = self.identity();
-        if identity.is_override {
+        if self.counted.is_override() {
             return;
         }
         let mut admission = self.ledger.lock(now);
-        if let Some(book) = admission.books.get_mut(&identity.agent) {
-            book.counts_mut(identity.release).totals.rescued += 1;
+        if let Some(book) = admission.books.get_mut(self.counted.agent()) {
+            book.counts_mut(self.counted.release()).totals.rescued += 1;
         }
     }
 }

@@ -5,61 +5,57 @@ use std::sync::Arc;
 
 use segue_core::link::CallRecord;
 use segue_core::names::WorkerId;
-use segue_core::route::{Pin, Refusal};
+use segue_core::route::Refusal;
 use segue_core::time::Timestamp;
 
 use crate::call_log;
 use crate::journal::Line;
 
+use super::book::Kept;
+use super::counted::{Connection, Counted, Site};
 use super::sealed::Postponed;
 use super::{
-    Admission, Begun, By, Closed, Connection, Counters, End, Identity, Ledger, Moved, Purpose,
-    Refused, Unreached, choose, ended,
+    Admission, By, Closed, Counters, End, Identity, Ledger, Moved, Purpose, Refused, Unreached,
+    choose, ended,
 };
 
 /// Counts one connection for as long as it exists. Not to be cloned.
 #[derive(Debug)]
 pub struct Ticket {
     pub(super) ledger: Arc<Ledger>,
-    pub(super) number: u64,
-    identity: Arc<Identity>,
-    pub(super) counters: Arc<Counters>,
-    worker: WorkerId,
-    addr: SocketAddr,
+    pub(super) counted: Arc<Counted>,
+    site: Arc<Site>,
     open: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(ledger: Arc<Ledger>, begun: Begun) -> Self {
+    pub(super) fn new(ledger: Arc<Ledger>, counted: Arc<Counted>, site: Arc<Site>) -> Self {
         Self {
             ledger,
-            number: begun.number,
-            identity: begun.identity,
-            counters: begun.counters,
-            worker: begun.worker,
-            addr: begun.addr,
+            counted,
+            site,
             open: true,
         }
     }
 
     /// What it is.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn identity(&self) -> Identity {
+        self.counted.identity()
     }
 
     /// Its bytes.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+    pub fn counters(&self) -> &Counters {
+        &self.counted.counters
     }
 
     /// The worker it is counted on.
     pub fn worker(&self) -> &WorkerId {
-        &self.worker
+        &self.site.worker
     }
 
     /// Where that worker listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.site.addr
     }
 
     /// Moves the count to another worker of the same release, one that was not tried: before the
@@ -79,9 +75,10 @@ impl Ticket {
         let Admission {
             books, connections, ..
         } = &mut *admission;
-        let connection = connections.get_mut(&self.number).ok_or(gone)?;
-        let book = books.get_mut(&self.identity.agent).ok_or(gone)?;
-        let (release, call) = (self.identity.release, &self.identity.call);
+        let number = self.counted.number;
+        let connection = connections.get_mut(number).ok_or(gone)?;
+        let book = books.get_mut(self.counted.agent()).ok_or(gone)?;
+        let (release, call) = (self.counted.release(), self.counted.call());
         let untried = |worker: &WorkerId| !tried.contains(worker);
         let worker = choose(book, release, None, call, &|w, addr| {
             untried(w) && up(w, addr)
@@ -96,24 +93,16 @@ impl Ticket {
             Some(route) if untried(&worker) => route.addr,
             _ => return Err(gone),
         };
-        let to = Pin {
-            release,
-            worker: worker.clone(),
-        };
-        let from = Pin {
-            release,
-            worker: self.worker.clone(),
-        };
+        let site = book.shared.site(release, &worker, addr);
         // In this order the record never is without a connection.
-        book.enter(call, to, || {
+        book.enter(call, &site, || {
             unreachable!("a counted connection has a record")
         });
-        book.leave(call, &from, now);
-        connection.worker = worker.clone();
-        self.worker = worker.clone();
-        self.addr = addr;
+        book.leave(call, &self.site, now);
+        connection.site = Arc::clone(&site);
+        self.site = site;
         admission.write(Line::Retried {
-            connection: self.number,
+            connection: number,
             worker,
         });
         Ok(())
@@ -122,18 +111,16 @@ impl Ticket {
     /// The connection stands: from now on its end is the end of a call.
     pub fn connected(&self, now: Timestamp) {
         let mut admission = self.ledger.lock(now);
-        if let Some(connection) = admission.connections.get_mut(&self.number) {
-            connection.connected = Some(now);
-        }
-        let identity = &self.identity;
-        if let Some(book) = admission.books.get_mut(&identity.agent)
-            && let Some(record) = book.record_mut(&identity.call)
+        let counted = &self.counted;
+        counted.set_connected(now);
+        if let Some(book) = admission.books.get_mut(counted.agent())
+            && let Some(record) = book.record_mut(counted.call())
         {
             record.connected = true;
             record.keeps_pin = true;
         }
         admission.write(Line::Connected {
-            connection: self.number,
+            connection: counted.number,
             at: now,
         });
     }
@@ -145,20 +132,15 @@ impl Ticket {
 
     /// What another process needs to count this connection.
     pub fn describe(&self) -> Moved {
-        let connected = {
-            let admission = self.ledger.locked();
-            let connection = admission.connections.get(&self.number);
-            connection.and_then(|connection| connection.connected)
-        };
-        let (bytes_in, bytes_out) = self.counters.read();
+        let (bytes_in, bytes_out) = self.counters().read();
         Moved {
-            identity: Identity::clone(&self.identity),
-            worker: self.worker.clone(),
-            addr: self.addr,
-            connected,
+            identity: self.identity(),
+            worker: self.worker().clone(),
+            addr: self.addr(),
+            connected: self.counted.connected(),
             bytes_in,
             bytes_out,
-            ends: self.counters.is_to_end(),
+            ends: self.counters().is_to_end(),
         }
     }
 
@@ -166,36 +148,24 @@ impl Ticket {
     pub fn given(mut self) {
         self.open = false;
         let mut admission = self.ledger.locked();
-        admission.connections.remove(&self.number);
+        admission.forget(self.counted.number);
         let now = admission.seen;
-        let pin = self.pin();
-        if let Some(book) = admission.books.get_mut(&self.identity.agent) {
-            if let Some(record) = book.record_mut(&self.identity.call) {
+        if let Some(book) = admission.books.get_mut(self.counted.agent()) {
+            if let Some(record) = book.record_mut(self.counted.call()) {
                 record.keeps_pin = false;
             }
-            book.leave(&self.identity.call, &pin, now);
+            book.leave(self.counted.call(), &self.site, now);
         }
         self.ledger.open.send_replace(admission.connections.len());
     }
 
-    fn pin(&self) -> Pin {
-        Pin {
-            release: self.identity.release,
-            worker: self.worker.clone(),
-        }
-    }
-
     /// This one, still open, in the place of the one that closes.
     fn again(&self) -> Self {
-        Self {
-            ledger: Arc::clone(&self.ledger),
-            number: self.number,
-            identity: Arc::clone(&self.identity),
-            counters: Arc::clone(&self.counters),
-            worker: self.worker.clone(),
-            addr: self.addr,
-            open: true,
-        }
+        Self::new(
+            Arc::clone(&self.ledger),
+            Arc::clone(&self.counted),
+            Arc::clone(&self.site),
+        )
     }
 
     fn close(&mut self, end: End, now: Timestamp) {
@@ -215,35 +185,38 @@ impl Ticket {
             });
             return;
         }
-        let Some(connection) = admission.connections.remove(&self.number) else {
+        let counted = &self.counted;
+        if admission.forget(counted.number).is_none() {
             return;
-        };
-        let is_told = admission.close(&connection, &self.pin(), end, now);
-        if self.identity.purpose != Purpose::Request {
-            let book = admission.books.get(&self.identity.agent);
-            let record = book.and_then(|book| book.record(&self.identity.call));
-            let expires = record.and_then(|record| record.expires);
+        }
+        let is_told = admission.close(counted, &self.site, end, now);
+        if counted.purpose != Purpose::Request {
+            let book = admission.books.get(counted.agent());
+            let record = book.and_then(|book| book.record(counted.call()));
+            let expires = record.and_then(Kept::expires);
             admission.write(Line::Closed {
-                connection: self.number,
+                connection: counted.number,
                 expires,
             });
         }
         ledger.open.send_replace(admission.connections.len());
         drop(admission);
-        let bytes = connection.counters.read();
-        let (worker, connected) = (&connection.worker, connection.connected);
-        let rescued = connection.counters.rescued();
+        let is_logged = counted.purpose == Purpose::Call && ledger.log.is_some();
+        if !is_told && !is_logged {
+            return;
+        }
+        let bytes = counted.counters.read();
+        let rescued = counted.counters.rescued();
+        let (identity, connected) = (&counted.identity(), counted.connected());
+        let worker = self.worker();
         if is_told {
-            let identity = &self.identity;
             ledger.tell(CallRecord {
                 rescued,
                 ..ended::of_connection(identity, worker, connected, bytes, end, now)
             });
         }
-        if self.identity.purpose == Purpose::Call
-            && let Some(log) = &ledger.log
-        {
-            let line = call_log::Line::new(&self.identity, worker, connected, bytes, end, now);
+        if is_logged && let Some(log) = &ledger.log {
+            let line = call_log::Line::new(identity, worker, connected, bytes, end, now);
             log.write(line.with_rescued(rescued));
         }
     }
@@ -257,36 +230,40 @@ impl Drop for Ticket {
 }
 
 impl Admission {
+    fn forget(&mut self, number: u64) -> Option<Connection> {
+        self.told.remove(&number);
+        self.connections.remove(number)
+    }
+
     /// Uncounts a connection. Says whether the controller is told of its end: of a call's last
     /// one, and of one that never stood.
-    fn close(&mut self, connection: &Connection, at: &Pin, end: End, now: Timestamp) -> bool {
-        let identity = &connection.identity;
-        let Some(book) = self.books.get_mut(&identity.agent) else {
+    fn close(&mut self, counted: &Counted, at: &Arc<Site>, end: End, now: Timestamp) -> bool {
+        let Some(book) = self.books.get_mut(counted.agent()) else {
             return false;
         };
         if end == End::Answered
-            && identity.purpose == Purpose::Webhook
-            && let Some(record) = book.record_mut(&identity.call)
+            && counted.purpose == Purpose::Webhook
+            && let Some(record) = book.record_mut(counted.call())
         {
             record.keeps_pin = true;
         }
-        if connection.counters.is_to_end()
-            && let Some(record) = book.record_mut(&identity.call)
+        if counted.counters.is_to_end()
+            && let Some(record) = book.record_mut(counted.call())
             && record.let_go
         {
             record.keeps_pin = false;
         }
         let expires = now + book.table.stickiness;
-        let last = book.leave(&identity.call, at, expires);
-        if identity.purpose != Purpose::Call {
+        let last = book.leave(counted.call(), at, expires);
+        if counted.purpose != Purpose::Call {
             return false;
         }
-        let is_told = last || connection.connected.is_none();
-        if identity.is_override {
+        let is_told = last || counted.connected().is_none();
+        if counted.is_override() {
             return is_told;
         }
-        let totals = &mut book.counts_mut(identity.release).totals;
-        let closed = match (end, connection.connected) {
+        let totals = &mut book.counts_mut(counted.release()).totals;
+        let closed = match (end, counted.connected()) {
             (End::Closed(closed), _) => closed,
             (End::Abandoned, Some(_)) => Closed {
                 by: By::Gateway,

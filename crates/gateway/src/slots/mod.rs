@@ -64,7 +64,7 @@ struct Books {
 /// What is written down of a call when it gets a slot.
 #[derive(Debug)]
 pub(crate) struct Entered<'a> {
-    pub(crate) identity: &'a Identity,
+    pub(crate) identity: Identity,
     pub(crate) worker: &'a WorkerId,
     pub(crate) addr: SocketAddr,
     pub(crate) connected: Option<Timestamp>,
@@ -137,14 +137,14 @@ impl Slots {
         };
         let at = (call.worker, call.addr);
         let places = &mut books.places;
-        let place = places.enter(&self.memory, self.layout, call.identity, at);
+        let place = places.enter(&self.memory, self.layout, &call.identity, at);
         drop(books);
         let place = place.unwrap_or(NO_PLACE);
 
         let words = self.words(number);
         let generation = Status::load(words).generation.wrapping_add(1);
         let about = (place, call.strikes, call.ends);
-        if let Some(cold) = facts::write(words, call.identity, about, call.connected) {
+        if let Some(cold) = facts::write(words, &call.identity, about, call.connected) {
             self.write_cold(number, &cold);
         }
         let keepable = call.keepable && place != NO_PLACE;

@@ -137,7 +137,7 @@ fn a_call_that_nobody_touched_is_as_it_was() {
     assert_eq!(moved.closed.unwrap().key(), "worker:1012");
     assert_eq!((moved.connection.bytes_in, moved.strikes), (6, 0));
     assert_eq!(moved.connection.connected, Some(Timestamp(5)));
-    assert_eq!(&moved.connection.identity, rig._ticket.identity());
+    assert_eq!(moved.connection.identity, rig._ticket.identity());
     assert_eq!(&moved.connection.worker, rig._ticket.worker());
 }
 
@@ -271,12 +271,12 @@ fn names_survive_however_long_they_are() {
     for length in [1, 36, 55, 56, 63, 64, 128] {
         for traceparent in [None, Some(trace.to_owned())] {
             let ticket = ticket(&"x".repeat(length));
-            let mut identity = ticket.identity().clone();
+            let mut identity = ticket.identity();
             identity.traceparent = traceparent;
             identity.retiring = length % 2 == 0;
             identity.is_resume = length % 2 == 1;
             let entered = Entered {
-                identity: &identity,
+                identity: identity.clone(),
                 ..entered(&ticket)
             };
             let slot = slots.take(&entered).unwrap();
