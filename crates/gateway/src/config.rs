@@ -87,6 +87,11 @@ impl Config {
         self.state_dir.join("run").join("handoff.sock")
     }
 
+    /// Where whoever keeps our calls is found.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.state_dir.join("run").join("keeper.sock")
+    }
+
     /// Holds the bound address while calls are taken.
     pub fn addr_file(&self) -> PathBuf {
         self.state_dir.join("run").join("gateway.addr")

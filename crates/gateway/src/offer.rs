@@ -47,6 +47,7 @@ impl Gateway {
         }
         match self.hand_over(giving).await {
             Ok(_) => {
+                self.keeping.give();
                 let life = self.reporter.life().after_handoff();
                 *self.reporter.life() = life;
                 if *self.ledger.open().borrow() > 0 {
@@ -74,6 +75,7 @@ impl Gateway {
         let listener = self.listener.try_clone()?;
         let (relay, ledger) = (Arc::clone(&self.relay), Arc::clone(&self.ledger));
         let life = self.reporter.life().clone();
+        let ward = self.keeping.ward();
         blocking(move || {
             handoff::fail::at("settled")?;
             // What is decided behind this would be known to nobody, so nothing is; what ends
@@ -82,7 +84,7 @@ impl Gateway {
                 incarnation: life.incarnation,
                 sequence: life.sequence,
                 ledger: ledger.seal(clock::now()),
-                ward: None,
+                ward,
             };
             if let Err(error) = giving.prepare(&listener, header) {
                 ledger.unseal();
@@ -132,6 +134,12 @@ impl Gateway {
         if !given {
             take_down(&self.config, &self.listener);
         }
+        if !given {
+            // The keeper holds it, too, and must not go on listening for us. Its only error is that
+            // nobody listens any more.
+            let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+            self.keeping.close();
+        }
         // Who calls now is refused at once and may find another gateway. If this listener was
         // given, the other process holds it open.
         drop(self.listener);
@@ -170,6 +178,7 @@ impl Gateway {
         if let Some(link) = self.link.take() {
             link.stop(GOODBYE_TIMEOUT).await;
         }
+        self.keeping.bye();
         self.health.abort();
         let log = self.log.clone();
         blocking(move || log.flush()).await;

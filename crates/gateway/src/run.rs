@@ -18,13 +18,12 @@ use crate::front::Front;
 use crate::handoff::HandoffError;
 use crate::health::Health;
 use crate::journal;
+use crate::keeper::Keeping;
 use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::relay::Relay;
 use crate::report::{Life, Reporter};
-use crate::setup::{
-    Doorplate, bind, make_directories, raise_descriptor_limit, recover, state_error, take_over,
-};
+use crate::setup::{Doorplate, Hands, make_directories, raise_descriptor_limit, state_error};
 use crate::stop::Stoppable;
 use crate::tables::TableFile;
 use crate::tls::{Tls, TlsError};
@@ -108,6 +107,7 @@ pub(crate) struct Gateway {
     pub(crate) log: CallLog,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) relay: Arc<Relay>,
+    pub(crate) keeping: Arc<Keeping>,
     pub(crate) front: Arc<Front>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) tables: Arc<TableFile>,
@@ -130,41 +130,36 @@ impl Gateway {
         let log_file = config.call_log_file();
         let log = CallLog::open(&log_file).map_err(|source| state_error(&log_file, source))?;
         let ledger = Ledger::new(Some(log.clone()));
-        let relay = Arc::new(Relay::start(config.shards)?);
-        let (listener, life) = if let Some(path) = config.takeover.clone() {
-            let (ledger, relay) = (Arc::clone(&ledger), Arc::clone(&relay));
-            let gateway = config.gateway.clone();
+        let hands = Hands::new(&config, &ledger)?;
+        let (listener, life, tables) = if let Some(path) = config.takeover.clone() {
+            let (hands, gateway) = (hands.clone(), config.gateway.clone());
             let taken = blocking(move || {
-                let taken = take_over(&path, &ledger, &relay, gateway);
+                let taken = hands.take_over(&path, gateway);
                 taken.map_err(|source| RunError::Takeover { path, source })
             });
-            taken.await?
+            let (listener, life) = taken.await?;
+            // Behind the takeover: until then the process before us writes the file.
+            (listener, life, load_tables(&config, &ledger))
         } else {
-            (bind(config.listen)?, Life::new(config.gateway.clone()))
-        };
-        // Behind the takeover: until then the process before us writes the file.
-        let (tables, loaded) = TableFile::load(&config.tables_file());
-        match loaded {
-            Ok(loaded) => {
-                for table in loaded {
-                    // What the process before us had is at least as new.
-                    let _ = ledger.install(table, clock::now());
-                }
-            }
-            Err(error) => tracing::error!(%error, "starting without tables"),
-        }
-        if config.takeover.is_none() {
-            recover(&config, &ledger);
+            let tables = load_tables(&config, &ledger);
+            let (back, listen) = (hands.clone(), config.listen);
+            let listener = blocking(move || back.take_back(listen)).await?;
+            // Calls that were taken back flow. New ones wait until their pins are known.
+            hands.recover(&config);
             // Before the journal forgets them: rather named twice than never.
             log.flush();
-        }
+            (listener, Life::new(config.gateway.clone()), tables)
+        };
         if let Err(error) = ledger.journal(&config.journal_file()) {
             tracing::error!(%error, "calls are not journaled");
+        }
+        if let Err(error) = hands.keep() {
+            tracing::error!(%error, "calls are not kept");
         }
         let health = Arc::new(Health::default());
         let front = Front::new(
             Arc::clone(&ledger),
-            Arc::clone(&relay),
+            Arc::clone(&hands.relay),
             Arc::clone(&health),
             tls,
             config.limits,
@@ -175,7 +170,7 @@ impl Gateway {
             health: tokio::spawn(watching),
             aside: tokio::spawn(watch_aside(
                 config.journal_file(),
-                Arc::clone(&ledger),
+                hands.clone(),
                 log.clone(),
             )),
             journal: None,
@@ -185,7 +180,8 @@ impl Gateway {
             config,
             log,
             ledger,
-            relay,
+            relay: hands.relay,
+            keeping: hands.keeping,
             front,
             listener,
         };
@@ -198,7 +194,9 @@ impl Gateway {
             tracing::warn!(%addr, %asked, "the listener that was taken over listens elsewhere");
         }
         let calls = *gateway.ledger.open().borrow();
-        let serving = gateway.accept().and_then(|()| doorplate.put_up(addr, calls));
+        let serving = gateway
+            .accept()
+            .and_then(|()| doorplate.put_up(addr, calls));
         match serving {
             Err(error) if gateway.config.takeover.is_none() => return Err(error.into()),
             Err(error) => tracing::error!(%error, "took calls over, but cannot be fully reached"),
@@ -237,18 +235,35 @@ impl Gateway {
     }
 }
 
+fn load_tables(config: &Config, ledger: &Ledger) -> TableFile {
+    let (tables, loaded) = TableFile::load(&config.tables_file());
+    match loaded {
+        Ok(loaded) => {
+            for table in loaded {
+                // What the process before us had is at least as new.
+                let _ = ledger.install(table, clock::now());
+            }
+        }
+        Err(error) => tracing::error!(%error, "starting without tables"),
+    }
+    tables
+}
+
 /// Never ends.
-async fn watch_aside(journal: PathBuf, ledger: Arc<Ledger>, log: CallLog) {
+async fn watch_aside(journal: PathBuf, hands: Hands, log: CallLog) {
     let mut counted = BTreeSet::new();
     let mut tick = interval(ASIDE_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let (journal, ledger, log) = (journal.clone(), Arc::clone(&ledger), log.clone());
+        let (journal, hands, log) = (journal.clone(), hands.clone(), log.clone());
         let mut known = std::mem::take(&mut counted);
         let looked = blocking(move || {
-            let looked = journal::aside::ended(&journal, &mut known, |lost| {
-                ledger.count_lost(&lost, clock::now());
+            let looked = journal::aside::ended(&journal, &mut known, |mut lost| {
+                // Its calls may be on their way here.
+                hands.keeping.settle();
+                hands.strike_known(&mut lost);
+                hands.ledger.count_lost(&lost, clock::now());
                 log.flush();
             });
             (looked, known)

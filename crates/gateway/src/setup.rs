@@ -3,21 +3,24 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use segue_core::names::GatewayId;
+use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::clock;
 use crate::config::Config;
 use crate::files;
-use crate::handoff::{HandoffError, Standing, TakenCall, Taking};
-use crate::journal;
+use crate::handoff::{HandoffError, TakenCall, Taking};
+use crate::journal::{self, Lost};
+use crate::keeper::{self, Keeping, Known, Orphan, Recovered, Session, WardId};
 use crate::ledger::Ledger;
-use crate::relay::{LiveCall, Relay};
+use crate::relay::{Held, Keep, LiveCall, Relay};
 use crate::report::Life;
 use crate::run::RunError;
 
@@ -95,55 +98,193 @@ pub(crate) fn take_down(config: &Config, listener: &TcpListener) {
     }
 }
 
-/// Takes everything from the gateway at `path`. Blocks.
-pub(crate) fn take_over(
-    path: &Path,
-    ledger: &Arc<Ledger>,
-    relay: &Relay,
-    gateway: GatewayId,
-) -> Result<(TcpListener, Life), HandoffError> {
-    let taking = Taking::ask(path)?;
-    let (header, listener) = taking.header()?;
-    let now = clock::now();
-    ledger.restore(header.ledger, now);
-    // From here to the end every call stands still: what can be done before is done.
-    let Standing { calls, late } = taking.calls()?;
-    let adopt = |call: TakenCall| call.adopt(ledger, now);
-    let calls: Vec<LiveCall> = calls.into_iter().filter_map(adopt).collect();
-    if let Err(error) = taking.confirm() {
-        calls.into_iter().for_each(LiveCall::given);
-        return Err(error);
-    }
-    let count = calls.len();
-    for call in calls {
-        relay.adopt(call);
-    }
-    ledger.adopt_late(late);
-    tracing::info!(calls = count, "took over");
-    let life = Life {
-        gateway,
-        incarnation: header.incarnation,
-        sequence: header.sequence,
-    };
-    Ok((listener, life))
+/// What calls of other processes go through on their way in.
+#[derive(Clone)]
+pub(crate) struct Hands {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) keeping: Arc<Keeping>,
+    /// What became of connections that journals may still list.
+    known: Arc<Mutex<Known>>,
 }
 
-/// Takes over what a gateway left that ended or was killed. Not behind a handoff, which brings
-/// everything. The tables must be installed, and the listener ours: it says that no other gateway
-/// takes calls by this state directory.
-pub(crate) fn recover(config: &Config, ledger: &Ledger) {
-    match journal::read(&config.journal_file()) {
-        Ok(left) => {
-            let (calls, lost) = (left.calls.len(), left.lost.len());
-            tracing::info!(calls, lost, "read the call journal");
-            if left.alive
-                && let Err(error) = journal::aside::put(&config.journal_file())
-            {
-                tracing::error!(%error, "what the other gateway may lose will not be counted");
+impl Hands {
+    pub(crate) fn new(config: &Config, ledger: &Arc<Ledger>) -> io::Result<Self> {
+        let relay = Arc::new(Relay::start(config.shards)?);
+        let keeping = Keeping::new(config.keeper_socket())?;
+        let keep: Arc<dyn Keep> = Arc::<Keeping>::clone(&keeping);
+        relay.keep_with(&keep);
+        Ok(Self {
+            ledger: Arc::clone(ledger),
+            relay,
+            keeping,
+            known: Arc::default(),
+        })
+    }
+
+    /// Takes everything from the gateway at `path`. Blocks.
+    pub(crate) fn take_over(
+        &self,
+        path: &Path,
+        gateway: GatewayId,
+    ) -> Result<(TcpListener, Life), HandoffError> {
+        let taking = Taking::ask(path)?;
+        let (header, listener) = taking.header()?;
+        let now = clock::now();
+        self.ledger.restore(header.ledger, now);
+        self.begin(self.keeping.connect(), &listener);
+        // From here to the end every call stands still: what can be done before is done.
+        let mut calls = Vec::new();
+        let come = taking.calls(|batch| calls.extend(self.count(batch, now)));
+        let late = match come.and_then(|late| taking.confirm().map(|()| late)) {
+            Ok(late) => late,
+            Err(error) => {
+                calls.into_iter().for_each(LiveCall::given);
+                return Err(error);
             }
-            ledger.recover(left, clock::now());
+        };
+        let count = calls.len();
+        self.relay(calls, &header.ward.map_or_else(Vec::new, |ward| vec![ward]));
+        self.ledger.adopt_late(late);
+        tracing::info!(calls = count, "took over");
+        let life = Life {
+            gateway,
+            incarnation: header.incarnation,
+            sequence: header.sequence,
+        };
+        Ok((listener, life))
+    }
+
+    /// Listens, and takes back what the keeper holds of gateways that died. The tables must be
+    /// installed. Blocks.
+    pub(crate) fn take_back(&self, listen: SocketAddr) -> Result<TcpListener, RunError> {
+        let mut session = self.keeping.connect();
+        let orphans = match session.as_ref().map(Session::claim) {
+            Some(Ok(orphans)) => orphans,
+            Some(Err(error)) => {
+                tracing::error!(%error, "the keeper does not say what it holds");
+                // What it said by halves must not be heard by anyone.
+                session = None;
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        keeper::fail_at("claimed");
+        let mut recovered = Recovered::read(orphans);
+        keeper::fail_at("read");
+        let listener = match recovered.listener(listen) {
+            Some(listener) => listener,
+            None => bind(listen)?,
+        };
+        self.begin(session, &listener);
+        self.take(recovered);
+        Ok(listener)
+    }
+
+    /// Takes what gateways left that died beside us. Blocks.
+    pub(crate) fn take_orphans(&self, orphans: Vec<Orphan>) {
+        self.take(Recovered::read(orphans));
+    }
+
+    fn take(&self, recovered: Recovered) {
+        let now = clock::now();
+        self.known().extend(recovered.known());
+        let Recovered {
+            calls, lost, wards, ..
+        } = recovered;
+        for call in &calls {
+            self.ledger.stand_in(&call.moved.connection, now);
         }
-        Err(error) => tracing::error!(%error, "the call journal cannot be read"),
+        let calls = self.count(calls, now);
+        keeper::fail_at("held");
+        let count = calls.len();
+        self.relay(calls, &wards);
+        keeper::fail_at("relayed");
+        if !wards.is_empty() {
+            let lost = lost.len();
+            tracing::warn!(
+                calls = count,
+                lost,
+                "took back the calls of a gateway that died"
+            );
+        }
+        self.ledger.count_lost(&lost, now);
+    }
+
+    /// Begins to give into keeping what we have.
+    fn begin(&self, session: Option<Session>, listener: &TcpListener) {
+        let again = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .inspect_err(|error| tracing::warn!(%error, "it is not kept"))
+                .ok()
+        };
+        let memory = self.relay.slots().memory().and_then(again);
+        self.keeping.begin(session, memory, again(listener.as_fd()));
+    }
+
+    /// Counts calls here and gives them into keeping. Nobody relays them yet.
+    fn count(&self, calls: Vec<TakenCall>, now: Timestamp) -> Vec<LiveCall> {
+        let adopt = |call: TakenCall| call.adopt(&self.ledger, now);
+        let mut calls: Vec<LiveCall> = calls.into_iter().filter_map(adopt).collect();
+        for call in &mut calls {
+            if let Err(error) = call.enroll(self.relay.slots()) {
+                tracing::warn!(%error, "a call goes on unkept");
+            }
+        }
+        keeper::fail_at("counted");
+        let held: Vec<Held<'_>> = calls.iter().filter_map(LiveCall::to_hold).collect();
+        if self.keeping.hold_first(&held) {
+            calls.iter_mut().for_each(LiveCall::set_held);
+        }
+        calls
+    }
+
+    /// Relays calls; from here on they are ours, and nobody else's who held them.
+    fn relay(&self, calls: Vec<LiveCall>, wards: &[WardId]) {
+        self.keeping.own(wards);
+        keeper::fail_at("owned");
+        for call in calls {
+            self.relay.adopt(call);
+        }
+    }
+
+    /// Keeps what we have in keeping, until [`Keeping::bye`] or [`Keeping::give`].
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        let (relay, hands) = (Arc::clone(&self.relay), self.clone());
+        let refill = move || relay.hold_all();
+        let adopt = move |orphans| hands.take_orphans(orphans);
+        // It ends when it is told.
+        self.keeping.run(refill, adopt).map(drop)
+    }
+
+    /// Takes out of what a journal lists as lost what was taken back, or is known to be lost.
+    pub(crate) fn strike_known(&self, lost: &mut Vec<Lost>) {
+        self.known().strike_from(lost);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Whole after every change.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the pins of a gateway that ended or was killed, and names what was lost with it.
+    /// Not behind a handoff, which brings everything. The tables must be installed, and the
+    /// listener ours: it says that no other gateway takes calls by this state directory.
+    pub(crate) fn recover(&self, config: &Config) {
+        match journal::read(&config.journal_file()) {
+            Ok(mut left) => {
+                self.strike_known(&mut left.lost);
+                let (calls, lost) = (left.calls.len(), left.lost.len());
+                tracing::info!(calls, lost, "read the call journal");
+                if left.alive
+                    && let Err(error) = journal::aside::put(&config.journal_file())
+                {
+                    tracing::error!(%error, "what the other gateway may lose will not be counted");
+                }
+                self.ledger.recover(left, clock::now());
+            }
+            Err(error) => tracing::error!(%error, "the call journal cannot be read"),
+        }
     }
 }
 

@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::relay::{Held, Keep};
 
-use super::session::{KeeperError, Orphan, Session};
+use super::session::{KeeperError, Orphan, Session, census};
 use super::wire::{self, CALLS_PER_RECORD, CallKey, ToGateway, ToKeeper, WardId};
 
 /// First wait before the keeper is looked for again, and the longest: calls are kept again within
@@ -26,6 +26,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 /// Wards that were ours and are said to be so again to each keeper. Each reconnection and each
 /// orphan is one; a keeper holds sixteen.
 const OWNED_MAX: usize = CALLS_PER_RECORD;
+
+/// How long calls may take to be taken back before they are given up: a hundred times as long as
+/// it takes.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Keeping {
@@ -132,15 +136,28 @@ impl Keeping {
         }
     }
 
-    /// Waits until the keeper has room for these calls. Only before they are relayed.
-    pub(crate) fn hold_first(&self, calls: &[Held<'_>]) {
+    /// Waits until the keeper has room for these calls. Only before they are relayed. False: it
+    /// does not have them all.
+    pub(crate) fn hold_first(&self, calls: &[Held<'_>]) -> bool {
         let link = self.state().link.clone();
-        let Some(link) = link else { return };
+        let Some(link) = link else { return false };
         let held = calls
             .iter()
             .map(|call| (key(call), [call.caller, call.worker]));
-        if let Err(error) = link.hold_all(held) {
-            self.lose(&link, &error);
+        let held = link.hold_all(held);
+        if let Err(error) = &held {
+            self.lose(&link, error);
+        }
+        held.is_ok()
+    }
+
+    /// Waits until nobody's calls wait to be taken back, for at most [`SETTLE_MAX`].
+    pub(crate) fn settle(&self) {
+        let began = Instant::now();
+        while began.elapsed() < SETTLE_MAX
+            && census(&self.path).is_ok_and(|figures| figures.orphaned > 0)
+        {
+            self.rest(None, Some(BACKOFF.0));
         }
     }
 

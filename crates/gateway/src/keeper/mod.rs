@@ -10,18 +10,37 @@
 //! go on as well and would end with their gateway; with a new one they are given to it again.
 
 mod client;
+mod recovery;
 mod server;
 mod session;
 mod ward;
 mod wire;
 
 pub(crate) use self::client::Keeping;
+pub(crate) use self::recovery::{Known, Recovered};
 pub use self::server::Keeper;
-pub(crate) use self::session::{Orphan, Session};
 pub use self::session::{KeeperError, census};
+pub(crate) use self::session::{Orphan, Session};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use self::wire::fuzz;
 pub use self::wire::{CallKey, Figures, KEEPER_VERSION, WardId};
+
+/// Dies here if a test asks for it: `SEGUE_FAIL_AT=keeper.claimed=crash` in the environment of a
+/// build with debug assertions or with the feature `failpoints`.
+#[cfg(any(debug_assertions, feature = "failpoints"))]
+pub(crate) fn fail_at(step: &str) {
+    let asked = std::env::var("SEGUE_FAIL_AT");
+    if asked.is_ok_and(|asked| asked == format!("keeper.{step}=crash")) {
+        // As a crash does it: no destructor and no handler runs.
+        let this = rustix::process::getpid();
+        let _ = rustix::process::kill_process(this, rustix::process::Signal::KILL);
+    }
+}
+
+/// Nothing dies here.
+#[cfg(not(any(debug_assertions, feature = "failpoints")))]
+#[inline]
+pub(crate) fn fail_at(_: &str) {}
 
 #[cfg(test)]
 mod tests;

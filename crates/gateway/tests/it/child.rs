@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use segue_gateway::TlsFiles;
+use segue_gateway::keeper::{Keeper, census};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::support::controller::Controller;
@@ -32,6 +33,23 @@ async fn gateway() {
         terminate.recv().await;
     };
     segue_gateway::run(config, shutdown).await.unwrap();
+}
+
+#[test]
+#[ignore = "a child process of other tests"]
+fn keeper() {
+    let Some(dir) = dir() else { return };
+    let _keeper = Keeper::start(&crate::keeper::socket(&dir)).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+#[ignore = "a child process of other tests"]
+fn asker() {
+    let Some(dir) = dir() else { return };
+    census(&dir.join("run").join("keeper.sock")).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

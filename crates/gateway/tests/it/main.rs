@@ -10,6 +10,7 @@ mod calls;
 mod controller_killed;
 mod gateway_killed;
 mod handoff;
+mod keeper;
 mod handoff_broken;
 mod limits;
 mod link;
