@@ -394,7 +394,7 @@ mod tests {
         let mask = Some([1, 2, 3, 4]);
         let audio = frame(2, mask, &[7; 160]);
         let short = [frame(9, None, b"?"), audio.clone(), frame(1, mask, b"")].concat();
-        let long = frame(2, None, &[7; 70_000]);
+        let long = frame(2, None, &vec![7; 70_000]);
         let close = frame(8, None, b"\x03\xe8");
         for (bytes, frames) in [
             (&short[..], Some(3)),

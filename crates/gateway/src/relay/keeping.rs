@@ -121,7 +121,9 @@ impl Keeping {
             return Ok(());
         }
         keep.hold(&held)?;
-        calls.iter().for_each(|call| call.held.set(true));
+        for call in calls {
+            call.held.set(true);
+        }
         Ok(())
     }
 }

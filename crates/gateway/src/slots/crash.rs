@@ -31,7 +31,7 @@ const KILLS: u64 = 50;
 const CALLS: usize = 4;
 
 /// For a byte to come, and for all of it to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const CHILD: &str = "SEGUE_TEST_CRASH";
 
@@ -115,7 +115,7 @@ fn peers(
     [caller, worker]: [TcpStream; 2],
     shared: &Arc<(Progress, std::sync::atomic::AtomicBool)>,
 ) -> Vec<JoinHandle<()>> {
-    let large = number % 2 == 0;
+    let large = number.is_multiple_of(2);
     let stream = |side: u64| Stream {
         seed: 2 * number as u64 + side,
         large,
@@ -211,7 +211,9 @@ fn relays_until_it_is_killed() {
         call.enroll(relay.slots()).unwrap();
     }
     send(&stream, &[1], &[relay.slots().memory().unwrap()]);
-    calls.into_iter().for_each(|call| relay.adopt(call));
+    for call in calls {
+        relay.adopt(call);
+    }
     loop {
         std::thread::park();
     }
@@ -300,9 +302,9 @@ fn world(world: u64) -> usize {
         let call = LiveCall::moved(&last, moved, (caller, worker), Timestamp(3)).unwrap();
         relay.adopt(call);
     }
-    threads
-        .into_iter()
-        .for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     let deadline = Instant::now() + PATIENCE;
     while *last.open().borrow() > 0 {
         assert!(Instant::now() < deadline, "calls end in time");

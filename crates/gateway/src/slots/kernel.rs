@@ -122,9 +122,9 @@ mod tests {
             assert_eq!(since(ours, base), (0, 0));
             ours.read_exact(&mut [0; 300]).unwrap();
             assert_eq!(since(ours, base), (300, 0));
-            ours.write_all(&[2; 70_000]).unwrap();
+            ours.write_all(&vec![2; 70_000]).unwrap();
             assert_eq!(since(ours, base), (300, 70_000), "before it is read");
-            theirs.read_exact(&mut [0; 70_000]).unwrap();
+            theirs.read_exact(&mut vec![0; 70_000]).unwrap();
             assert_eq!(since(ours, base), (300, 70_000), "and after");
         }
     }

@@ -155,6 +155,10 @@ impl Memory {
         assert!(end <= self.words && at.is_multiple_of(WORD), "no words");
         // SAFETY: within the range that is only ever used as atomic words, aligned, and alive as
         // long as `self`.
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "a page or a box of words, and whole words from there"
+        )]
         unsafe {
             let first = self.base.as_ptr().add(at).cast::<AtomicU64>();
             std::slice::from_raw_parts(first, count)
@@ -200,9 +204,9 @@ impl Memory {
     pub(super) fn forget(&self, range: Range<usize>) {
         let cells = self.bytes(range);
         if matches!(self.backing, Backing::Plain) {
-            cells
-                .iter()
-                .for_each(|cell| cell.store(0, Ordering::Relaxed));
+            for cell in cells {
+                cell.store(0, Ordering::Relaxed);
+            }
             return;
         }
         // If it fails, the pages are only kept longer.
@@ -253,6 +257,7 @@ impl Drop for Memory {
             }
             Backing::Plain => {
                 let words = self.length.div_ceil(WORD);
+                #[expect(clippy::cast_ptr_alignment, reason = "it was a box of words")]
                 let first = self.base.as_ptr().cast::<u64>();
                 // SAFETY: the box that `plain` took apart, with its length.
                 drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(first, words)) });

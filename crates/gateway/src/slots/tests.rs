@@ -29,7 +29,7 @@ struct Rig {
     worker: TcpStream,
     at_caller: TcpStream,
     at_worker: TcpStream,
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 fn ticket(call: &str) -> Ticket {
@@ -72,7 +72,7 @@ fn rig(strikes: u8) -> Rig {
         worker,
         at_caller,
         at_worker,
-        _ticket: ticket,
+        ticket,
     }
 }
 
@@ -137,8 +137,8 @@ fn a_call_that_nobody_touched_is_as_it_was() {
     assert_eq!(moved.closed.unwrap().key(), "worker:1012");
     assert_eq!((moved.connection.bytes_in, moved.strikes), (6, 0));
     assert_eq!(moved.connection.connected, Some(Timestamp(5)));
-    assert_eq!(moved.connection.identity, rig._ticket.identity());
-    assert_eq!(&moved.connection.worker, rig._ticket.worker());
+    assert_eq!(moved.connection.identity, rig.ticket.identity());
+    assert_eq!(&moved.connection.worker, rig.ticket.worker());
 }
 
 #[test]

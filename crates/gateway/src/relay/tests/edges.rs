@@ -41,7 +41,9 @@ fn flood(mut socket: &TcpStream, relay: &Relay) -> usize {
 fn through(relay: &Relay) -> bool {
     let calls = relay.give_all();
     let some = !calls.is_empty();
-    calls.into_iter().for_each(|call| relay.adopt(call));
+    for call in calls {
+        relay.adopt(call);
+    }
     some
 }
 
@@ -111,7 +113,9 @@ fn a_side_that_does_not_read_has_at_most_one_read_waiting() {
     let waiting = calls[0].down.leftover.len();
     assert!((1..=64 * 1024).contains(&waiting), "{waiting} bytes");
     // The other way is not held up.
-    calls.into_iter().for_each(|call| rig.relay.adopt(call));
+    for call in calls {
+        rig.relay.adopt(call);
+    }
     (&rig.caller).write_all(b"hello?").unwrap();
     let mut heard = [0; 6];
     (&rig.worker).read_exact(&mut heard).unwrap();
@@ -166,7 +170,9 @@ fn a_relay_that_stops_ends_its_calls_though_others_hold_their_sockets() {
         .flat_map(|call| [&call.caller, &call.worker])
         .map(|socket| socket.try_clone().unwrap())
         .collect();
-    calls.into_iter().for_each(|call| rig.relay.adopt(call));
+    for call in calls {
+        rig.relay.adopt(call);
+    }
     drop(rig.relay);
     assert_eq!(read_all(&rig.caller), b"");
     assert_eq!(read_all(&rig.worker), b"");

@@ -153,7 +153,9 @@ fn what_moves_away_is_neither_released_nor_held_twice() {
     let calls = kept.relay.give_all();
     assert!(calls.iter().all(|call| call.to_hold().is_some()));
     // The other process did not take them.
-    calls.into_iter().for_each(|call| kept.relay.adopt(call));
+    for call in calls {
+        kept.relay.adopt(call);
+    }
     let calls = kept.relay.give_all();
     assert_eq!(kept.fake.state.lock().unwrap().holds, 10);
     // Now it does.
