@@ -64,6 +64,35 @@ async fn a_head_that_takes_too_long_is_answered_and_closed() {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
 }
 
+/// In both framings, and with bytes coming in all the while: that it moves is not enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_drips_is_answered_and_closed() {
+    let rig = Rig::start_with(Manner::Echo, Manner::Echo, |config| {
+        config.limits.body_timeout = Duration::from_millis(200);
+    })
+    .await;
+    for framing in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        let (mut reading, mut writing) = TcpStream::connect(rig.gateway.addr)
+            .await
+            .unwrap()
+            .into_split();
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n");
+        writing.write_all(head.as_bytes()).await.unwrap();
+        let drips = tokio::spawn(async move {
+            while writing.write_all(b"1\r\nx\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let mut answer = [0; 13];
+        soon("an answer", reading.read_exact(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 408 ", "{framing}");
+        soon("the end of the connection", drips).await.unwrap();
+    }
+    assert!(rig.v1.heads().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named() {
     let rig = Rig::start(Manner::Echo, Manner::Echo).await;

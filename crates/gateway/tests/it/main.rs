@@ -12,6 +12,7 @@ mod gateway_killed;
 mod handoff;
 mod keeper;
 mod handoff_broken;
+mod held;
 mod limits;
 mod link;
 mod malformed;
