@@ -43,7 +43,7 @@ use crate::ledger::{Late, LedgerState};
 use crate::relay::MovedCall;
 
 pub(crate) use self::give::Giving;
-pub(crate) use self::take::{Standing, TakenCall, Taking};
+pub(crate) use self::take::{TakenCall, Taking};
 pub use self::versions::{Misfit, Versions};
 pub use self::wire::HandoffError;
 

@@ -24,13 +24,6 @@ pub(crate) struct Taking {
     peer: Peer,
 }
 
-/// Everything has come, and is not ours yet: see [`Taking::confirm`]. The calls stand still.
-pub(crate) struct Standing {
-    pub(crate) calls: Vec<TakenCall>,
-    /// What ended since the ledger was sent.
-    pub(crate) late: Vec<Late>,
-}
-
 /// A call that was sent over.
 pub(crate) struct TakenCall {
     pub(crate) moved: MovedCall,
@@ -76,14 +69,18 @@ impl Taking {
         Ok((*header, listener.into()))
     }
 
-    /// Says that all is prepared, and takes the calls in. They stand still from here to
-    /// [`Taking::confirm`]. Blocks.
-    pub(crate) fn calls(&self) -> Result<Standing, HandoffError> {
+    /// Says that all is prepared, and takes the calls in: a batch while the giver still packs the
+    /// next one. They stand still from here to [`Taking::confirm`], and are not ours before.
+    /// Answers what ended since the ledger was sent. Blocks.
+    pub(crate) fn calls(
+        &self,
+        mut take: impl FnMut(Vec<TakenCall>),
+    ) -> Result<Vec<Late>, HandoffError> {
         fail::at("restored")?;
         self.stream.set_read_timeout(Some(STEP_TIMEOUT))?;
         send(&self.stream, &ToGiver::Prepared, &[])?;
         fail::at("prepared")?;
-        let mut taken = Vec::new();
+        let mut count = 0;
         loop {
             match self.receive()? {
                 (ToTaker::Calls { calls }, fds) => {
@@ -91,24 +88,21 @@ impl Taking {
                     if fds.len() != 2 * calls.len() {
                         return Err(HandoffError::Protocol("calls without their sockets"));
                     }
+                    count += calls.len();
                     let mut fds = fds.into_iter().map(TcpStream::from);
-                    for moved in calls {
-                        let (Some(caller), Some(worker)) = (fds.next(), fds.next()) else {
-                            return Err(HandoffError::Protocol("calls without their sockets"));
-                        };
-                        taken.push(TakenCall {
-                            moved,
-                            caller,
-                            worker,
-                        });
-                    }
+                    let sockets = std::iter::from_fn(|| fds.next().zip(fds.next()));
+                    let taken = calls.into_iter().zip(sockets);
+                    take(
+                        taken
+                            .map(|(moved, (caller, worker))| TakenCall {
+                                moved,
+                                caller,
+                                worker,
+                            })
+                            .collect(),
+                    );
                 }
-                (ToTaker::Done(last), _) if last.calls == taken.len() => {
-                    return Ok(Standing {
-                        calls: taken,
-                        late: last.late,
-                    });
-                }
+                (ToTaker::Done(last), _) if last.calls == count => return Ok(last.late),
                 _ => return Err(HandoffError::Protocol("calls are missing")),
             }
         }
