@@ -63,6 +63,17 @@ fn text(view: &StatusView) -> String {
             "warning: no gateway reports: new calls may be refused; see `segue logs gateway`";
         blocks.push(words.to_owned());
     }
+    let staying = view
+        .gateways
+        .iter()
+        .filter(|g| g.leased && stays(g.gateway.as_str()));
+    blocks.extend(staying.map(|g| {
+        format!(
+            "{}: the gateway before an upgrade; it keeps the calls that could not move (TLS) until \
+             they end, and takes no new ones",
+            g.gateway
+        )
+    }));
     if !silent.is_empty() {
         blocks.push(format!(
             "warning: no report from {}: its calls are unknown, nothing is retired until it \
@@ -76,6 +87,13 @@ fn text(view: &StatusView) -> String {
         ));
     }
     blocks.join("\n\n")
+}
+
+/// Whether a gateway has handed over and stays for what could not move: its process id is behind
+/// its name then.
+fn stays(gateway: &str) -> bool {
+    let pid = gateway.rsplit_once('.').map(|(_, pid)| pid);
+    pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Outbound calls that are permitted: they count as live. Nobody is told if they may not ask.

@@ -11,10 +11,10 @@ use segue_voice::caller::{CallPlan, call};
 
 use crate::site::{RAMP, SETTINGS, Site};
 
-const HOST: &str = "calls.example.com";
+pub(crate) const HOST: &str = "calls.example.com";
 
 /// Writes a new identity, and answers what a caller who trusts it, and minds names, works with.
-fn identity(dir: &Path) -> Arc<ClientConfig> {
+pub(crate) fn identity(dir: &Path) -> Arc<ClientConfig> {
     let made = generate_simple_self_signed([HOST.to_owned()]).unwrap();
     fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
     fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
@@ -29,7 +29,7 @@ fn identity(dir: &Path) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-fn plan(site: &Site, id: &str, talk_ms: u64, tls: &Arc<ClientConfig>) -> CallPlan {
+pub(crate) fn plan(site: &Site, id: &str, talk_ms: u64, tls: &Arc<ClientConfig>) -> CallPlan {
     let mut plan = site.plan(id, talk_ms);
     plan.url = plan
         .url

@@ -5,9 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use segue_voice::caller::call;
+use tokio::task::JoinSet;
 
-use crate::site::{SEGUE, SETTINGS, Site, reports};
+use crate::site::{RAMP, SEGUE, SETTINGS, Site, reports};
+use crate::tls::{HOST, identity, plan};
 
 /// Ended with the test, however it ends.
 struct Serve(Child);
@@ -76,11 +79,18 @@ struct Place {
 
 impl Place {
     async fn open() -> Self {
-        Self::open_with(SETTINGS, &[]).await
+        Self::open_with(SETTINGS, "").await
     }
 
-    async fn open_with(settings: &str, env: &[(&str, &str)]) -> Self {
-        let site = Site::prepare(settings, "");
+    async fn open_with(settings: &str, rest: &str) -> Self {
+        let site = Site::prepare(settings, rest);
+        if rest.contains("[gateway.tls]") {
+            identity(&site.dir);
+        }
+        Self::start(site).await
+    }
+
+    async fn start(site: Site) -> Self {
         let binary = site.dir.join("segue");
         install(&binary);
         let log = fs::File::create(site.dir.join("serve.log")).unwrap();
@@ -89,7 +99,6 @@ impl Place {
             .arg("serve")
             .current_dir(&site.dir)
             .env("SEGUE_HOME", site.home())
-            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -291,4 +300,158 @@ async fn a_supervisor_that_is_killed_on_the_way_is_continued_by_the_next() {
     assert!(before[0] != after[0] && before[1] != after[1], "{after:?}");
     reports(crowd).await;
     place.site.spotless(3);
+}
+
+/// A rollout is at half of the new calls, and people call all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_and_a_storm_of_new_calls_go_on() {
+    let ramp = RAMP.replace("min_duration = \"1s\"", "min_duration = \"6s\"");
+    let place = Place::open_with(SETTINGS, &ramp).await;
+    let site = &place.site;
+    site.deploy("v1");
+    site.ok(&["deploy", "v2", "--wait", "none"]);
+    site.phase("canary").await;
+    let mut storm = JoinSet::new();
+    for person in 0..60u64 {
+        let mut plan = site.plan(&format!("CAnew{person:04}"), 500);
+        plan.seed = person;
+        storm.spawn(async move {
+            // One every tenth of a second, before, while and after everything is replaced.
+            tokio::time::sleep(std::time::Duration::from_millis(100 * person)).await;
+            call(&plan).await
+        });
+    }
+    site.until("people call", || {
+        site.agent().is_some_and(|agent| agent["live"] != 0)
+    })
+    .await;
+    install(&place.binary);
+    went_well(&place.upgrade());
+    place.is_new();
+    reports(storm).await;
+    site.until("v2 lands", || {
+        site.release("v2")
+            .is_some_and(|is| is["state"] == "current")
+    })
+    .await;
+    site.spotless(60);
+}
+
+/// The controller of the new binary ends at once: the one before runs again, and it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_does_not_come_up_is_replaced_by_the_one_before() {
+    let place = Place::open().await;
+    let site = &place.site;
+    site.deploy("v1");
+    let crowd = site.crowd("a", 2, 9_000);
+    site.live(2).await;
+    let before = place.pids();
+    let real = place.binary.display();
+    let breaks = format!(
+        "[ $1 = controller ] && {{ echo 'error: no disk' >&2; exit 1; }}; exec {real} \"$@\""
+    );
+    let breaks = place.script("breaks", &breaks);
+    let output = site.run(&["upgrade", "--binary", &breaks, "--output", "json"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("no disk") && said.contains("the controller before runs again"),
+        "{said}"
+    );
+    let view: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(view["outcome"], "failed", "{view}");
+    assert_ne!(place.pids()[0], before[0], "the gateway was handed over");
+    site.live(2).await;
+    // And again, well.
+    went_well(&place.upgrade());
+    reports(crowd).await;
+    site.spotless(2);
+}
+
+/// Its keys are in the memory of the old gateway, which stays for it alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_call_stays_with_the_old_gateway_until_it_ends() {
+    let settings = format!("{SETTINGS}hosts = [\"{HOST}\"]\npath = \"/desk\"\n");
+    let rest = "\n[gateway.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
+    let site = Site::prepare(&settings, rest);
+    let tls = identity(&site.dir);
+    let place = Place::start(site).await;
+    let site = &place.site;
+    site.deploy("v1");
+    let stays = plan(site, "CAstays", 20_000, &tls);
+    let stays = tokio::spawn(async move { call(&stays).await });
+    site.live(1).await;
+    let old = place.pids()[0].unwrap();
+    install(&place.binary);
+    let output = place.upgrade();
+    went_well(&output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let number = old.as_raw_nonzero();
+    assert!(
+        said.contains(&format!("pid {number} keeps the calls")),
+        "{said}"
+    );
+    site.live(1).await;
+    let status = site.ok(&["status"]);
+    assert!(status.contains(&format!("gw-1.{number}")), "{status}");
+    // While it stays, everything is replaced once more: it drains, and is left alone.
+    install(&place.binary);
+    went_well(&place.upgrade());
+    assert!(test_kill_process(old).is_ok());
+    let new = plan(site, "CAnew", 1_000, &tls);
+    assert!(call(&new).await.turns_heard() > 0);
+    assert!(stays.await.unwrap().turns_heard() > 0);
+    site.until("the old gateway is gone", || {
+        test_kill_process(old).is_err()
+    })
+    .await;
+    site.until("and forgotten", || {
+        !site
+            .ok(&["status", "--output", "json"])
+            .contains(&format!("gw-1.{number}"))
+    })
+    .await;
+    site.spotless(2);
+}
+
+/// The second is refused, and the first goes on without anybody who watches it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_upgrade_at_a_time_and_a_ctrl_c_only_stops_watching() {
+    let place = Place::open().await;
+    let site = &place.site;
+    let real = place.binary.display();
+    // It is a while until the gateway of this one is there.
+    let waits =
+        format!("[ $1 = gateway ] && while [ ! -e go ]; do sleep 0.05; done; exec {real} \"$@\"");
+    let waits = place.script("waits", &waits);
+    let mut first = site
+        .command(&["upgrade", "--binary", &waits])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    site.until("it is under way", || {
+        site.pid("run/gateway-next.json").is_some()
+    })
+    .await;
+    place.refused(&place.binary.display().to_string(), 7, "under way already");
+    kill_process(Pid::from_child(&first), Signal::INT).unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(130));
+    let said = std::io::read_to_string(first.stderr.take().unwrap()).unwrap();
+    assert!(said.contains("the upgrade goes on"), "{said}");
+    fs::write(site.dir.join("go"), "").unwrap();
+    site.until("it is done", || site.said().contains("the upgrade is done"))
+        .await;
+}
+
+#[test]
+fn without_a_supervisor_it_says_so() {
+    let site = Site::prepare("", "");
+    fs::create_dir_all(site.home().join("run")).unwrap();
+    let output = site.run(&["upgrade"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("no `segue serve` runs") && said.contains("hint: "),
+        "{said}"
+    );
 }
