@@ -8,7 +8,6 @@ use segue_core::link::{CallInfo, CallRecord};
 use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use segue_core::route::{self, Pin, Reason, Refusal};
 use segue_core::time::Timestamp;
-use tokio::sync::watch;
 
 use crate::journal::{Journal, Line};
 
@@ -33,8 +32,6 @@ pub(super) struct Admission {
     pub(super) journal: Option<Journal>,
     pub(super) books: BTreeMap<AgentName, Book>,
     pub(super) connections: Connections,
-    /// Tell their relays that they are to end, of those whose relay is a task.
-    pub(super) told: BTreeMap<u64, watch::Sender<bool>>,
     pub(super) refusals: BTreeMap<&'static str, u64>,
 }
 
@@ -65,7 +62,6 @@ impl Admission {
             journal: None,
             books: BTreeMap::new(),
             connections: Connections::default(),
-            told: BTreeMap::new(),
             refusals: BTreeMap::new(),
         }
     }

@@ -12,9 +12,8 @@ use std::collections::BTreeSet;
 
 use segue_core::names::{AgentName, CallId, ReleaseId};
 use segue_core::table::Epoch;
-use tokio::sync::watch;
 
-use super::{Admission, Ledger, Purpose, Ticket};
+use super::{Admission, Ledger, Purpose};
 
 impl Ledger {
     /// Marks the connections of these calls that are on `release`; answers how many were not
@@ -30,10 +29,7 @@ impl Ledger {
         let calls: BTreeSet<&CallId> = calls.iter().collect();
         let mut admission = self.locked();
         let Admission {
-            books,
-            connections,
-            told,
-            ..
+            books, connections, ..
         } = &mut *admission;
         let Some(book) = books.get_mut(agent) else {
             return 0;
@@ -50,9 +46,6 @@ impl Ledger {
                 && calls.contains(counted.call());
             if meant && !counted.counters.is_to_end() {
                 counted.counters.mark_to_end();
-                if let Some(told) = told.get(&counted.number) {
-                    told.send_replace(true);
-                }
                 if let Some(record) = book.record_mut(counted.call())
                     && record.pin.release == release
                 {
@@ -62,16 +55,5 @@ impl Ledger {
             }
         }
         marked
-    }
-}
-
-impl Ticket {
-    /// Turns true when the connection is to be ended; for a relay that is a task. Plain calls are
-    /// looked through by their relay instead.
-    pub(crate) fn told_to_end(&self) -> watch::Receiver<bool> {
-        let mut admission = self.ledger.locked();
-        let (told, hears) = watch::channel(self.counters().is_to_end());
-        admission.told.insert(self.counted.number, told);
-        hears
     }
 }

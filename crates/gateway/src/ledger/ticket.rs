@@ -12,7 +12,7 @@ use crate::call_log;
 use crate::journal::Line;
 
 use super::book::Kept;
-use super::counted::{Connection, Counted, Site};
+use super::counted::{Counted, Site};
 use super::sealed::Postponed;
 use super::{
     Admission, By, Closed, Counters, End, Identity, Ledger, Moved, Purpose, Refused, Unreached,
@@ -148,7 +148,7 @@ impl Ticket {
     pub fn given(mut self) {
         self.open = false;
         let mut admission = self.ledger.locked();
-        admission.forget(self.counted.number);
+        admission.connections.remove(self.counted.number);
         let now = admission.seen;
         if let Some(book) = admission.books.get_mut(self.counted.agent()) {
             if let Some(record) = book.record_mut(self.counted.call()) {
@@ -186,7 +186,7 @@ impl Ticket {
             return;
         }
         let counted = &self.counted;
-        if admission.forget(counted.number).is_none() {
+        if admission.connections.remove(counted.number).is_none() {
             return;
         }
         let is_told = admission.close(counted, &self.site, end, now);
@@ -230,11 +230,6 @@ impl Drop for Ticket {
 }
 
 impl Admission {
-    fn forget(&mut self, number: u64) -> Option<Connection> {
-        self.told.remove(&number);
-        self.connections.remove(number)
-    }
-
     /// Uncounts a connection. Says whether the controller is told of its end: of a call's last
     /// one, and of one that never stood.
     fn close(&mut self, counted: &Counted, at: &Arc<Site>, end: End, now: Timestamp) -> bool {

@@ -39,7 +39,7 @@ pub(crate) use self::layout::EXTENT_BYTES;
 use self::layout::{CAPACITY_MAX, COLD_BYTES, LAYOUT_VERSION, Layout, MAGIC, SLOT_WORDS};
 use self::memory::Memory;
 use self::places::Places;
-pub(crate) use self::recover::{Damaged, Found, SlotsError, recover};
+pub(crate) use self::recover::{Found, recover};
 
 /// Stands for "no place" in a slot.
 const NO_PLACE: u32 = u32::MAX;

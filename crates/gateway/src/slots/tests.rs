@@ -10,6 +10,7 @@ use crate::ledger::tests::{begin, ledger};
 use crate::ledger::{Purpose, Ticket};
 use crate::relay::{MovedCall, Sink};
 
+use super::recover::{Damaged, SlotsError};
 use super::*;
 
 /// Both ends of a connection: the gateway's, and the peer's.
