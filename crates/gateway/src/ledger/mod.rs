@@ -65,11 +65,11 @@ pub use self::sealed::Late;
 pub use self::ticket::Ticket;
 
 /// Most connections at once, of all agents: at two descriptors each this is already above the
-/// usual hard limit on descriptors, and about 60 MB of ledger.
+/// usual hard limit on descriptors, and about 35 MB of ledger.
 pub const CALLS_MAX: usize = 100_000;
 
-/// Most calls of one agent that are live or pinned. A pin takes about 400 bytes and lives five
-/// minutes by default, so this is 80 MB and 600 new calls a second.
+/// Most calls of one agent that are live or pinned. A pin takes about 250 bytes and lives five
+/// minutes by default, so this is 50 MB and 600 new calls a second.
 pub const PINS_MAX: usize = 200_000;
 
 /// See the module.
