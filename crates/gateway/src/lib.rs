@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod frames;
 mod slots;
 pub mod relay;
+mod rescue;
 
 pub mod health;
 pub mod tables;

@@ -1,7 +1,9 @@
 //! WebSocket calls: from the request to the 101 of the worker.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use segue_core::spec::Rescue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -13,6 +15,7 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::ledger::{End, Purpose, Ticket, Unreached};
 use crate::quiet::Quiet;
+use crate::rescue::{Lifeline, Recorded};
 use crate::tls::Caller;
 
 use super::dial::{self, Tried};
@@ -51,11 +54,15 @@ impl Guest {
         let up = |worker: &_, addr| front.health.up(worker, addr);
         let begun = front.ledger.begin(asking, &up, clock::now());
         let mut ticket = begun.map_err(answer_to)?;
+        let request = &match table.rescue {
+            Some(_) => Cow::Owned(without_extensions(request)),
+            None => Cow::Borrowed(request),
+        };
 
         let ours = headers_for_worker(&ticket.identity(), request, self.peer, caller.scheme());
         let head = request.to_worker(&pairs(&ours), None);
         let answered = tokio::select! {
-            answered = self.ask(&mut ticket, request, &head, key) => answered,
+            answered = self.ask(&mut ticket, request, &head, (key, table.rescue)) => answered,
             () = hung_up(caller, &mut early) => {
                 ticket.finish(End::Unreached(Unreached::CallerLeft), clock::now());
                 return Err(None);
@@ -97,11 +104,20 @@ impl Guest {
             return Err(None);
         }
         ticket.connected(clock::now());
+        let lifeline = table.rescue.and_then(|rescue| {
+            let protocol = response.headers.text("sec-websocket-protocol");
+            let request = Recorded::new(request, &pairs(&ours), protocol);
+            if request.is_none() {
+                tracing::warn!("the head of a call is too long to be kept; it cannot be rescued");
+            }
+            Some(Box::new(Lifeline::new(request?, rescue.opening_messages)))
+        });
         Ok(Some(Upgraded {
             ticket,
             worker,
             early_up: early,
             early_down: behind,
+            lifeline,
         }))
     }
 
@@ -112,7 +128,7 @@ impl Guest {
         ticket: &mut Ticket,
         request: &Request,
         head: &[u8],
-        key: &str,
+        (key, rescue): (&str, Option<Rescue>),
     ) -> Result<Answered, Failed> {
         let mut tried = Tried::default();
         loop {
@@ -129,6 +145,12 @@ impl Guest {
                     Unreached::BadAnswer,
                     Answer::new(502, "the worker's 101 is not valid"),
                 )),
+                Ok((response, _))
+                    if rescue.is_some() && response.status == 101 && response.extends() =>
+                {
+                    let why = "the worker's 101 has an extension that was not offered";
+                    Err((Unreached::BadAnswer, Answer::new(502, why)))
+                }
                 Ok((response, behind)) => Ok((worker, response, behind)),
                 Err(failed) => Err(failed),
             };
@@ -152,6 +174,15 @@ impl Guest {
             }
         }
     }
+}
+
+/// What a call may be asked for with that may be rescued: what is compressed, another worker could
+/// not go on with.
+fn without_extensions(request: &Request) -> Request {
+    let mut request = request.clone();
+    let headers = &mut request.headers.0;
+    headers.retain(|header| !header.is("Sec-WebSocket-Extensions"));
+    request
 }
 
 /// Ends when the caller does, and keeps what it says until then.

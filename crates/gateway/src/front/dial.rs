@@ -1,5 +1,6 @@
 //! Reaching a worker and getting a head from it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use segue_core::names::WorkerId;
@@ -28,6 +29,9 @@ const INTERIMS_MAX: usize = 4;
 /// Dials that failed: every call tries when no worker is there.
 static UNREACHED: Quiet = Quiet::new();
 
+/// Answers that could not be read.
+static MALFORMED: Quiet = Quiet::new();
+
 /// The workers that failed one connection.
 #[derive(Debug, Default)]
 pub(super) struct Tried(Vec<WorkerId>);
@@ -44,6 +48,18 @@ impl Tried {
     }
 }
 
+/// Connects to a worker.
+pub(crate) async fn connect(addr: SocketAddr) -> Option<TcpStream> {
+    let connect = TcpStream::connect(addr);
+    let stream = timeout(DIAL_TIMEOUT, connect).await.ok()?.ok()?;
+    // Small frames would wait for acknowledgements without it.
+    let _ = stream.set_nodelay(true);
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!(%error, "no keepalive to a worker");
+    }
+    Some(stream)
+}
+
 /// Connects to the ticket's worker, or to others of its release if it cannot be reached.
 pub(super) async fn dial(
     front: &Front,
@@ -51,13 +67,7 @@ pub(super) async fn dial(
     tried: &mut Tried,
 ) -> Option<TcpStream> {
     loop {
-        let connect = TcpStream::connect(ticket.addr());
-        if let Ok(Ok(stream)) = timeout(DIAL_TIMEOUT, connect).await {
-            // Small frames would wait for acknowledgements without it.
-            let _ = stream.set_nodelay(true);
-            if let Err(error) = keep_alive(&stream) {
-                tracing::debug!(%error, "no keepalive to a worker");
-            }
+        if let Some(stream) = connect(ticket.addr()).await {
             return Some(stream);
         }
         if let Some(unsaid) = UNREACHED.may_say(clock::now()) {
@@ -70,8 +80,14 @@ pub(super) async fn dial(
     }
 }
 
+fn malformed(error: &dyn std::fmt::Display) {
+    if let Some(unsaid) = MALFORMED.may_say(clock::now()) {
+        tracing::warn!(%error, unsaid, "the worker's answer is malformed");
+    }
+}
+
 /// Reads the worker's response head, and what came behind it.
-pub(super) async fn read_response(
+pub(crate) async fn read_response(
     worker: &mut TcpStream,
     patience: Duration,
 ) -> Result<(Response, Vec<u8>), (Unreached, Answer)> {
@@ -85,13 +101,13 @@ pub(super) async fn read_response(
                 return Err(failed(502, "the worker closed the connection"));
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the worker's answer is malformed");
+                malformed(&error);
                 return Err(failed(502, "the worker's answer is malformed"));
             }
             Err(_) => return Err(failed(504, "the worker did not answer in time")),
         };
         let response = Response::parse(&head).map_err(|error| {
-            tracing::warn!(%error, "the worker's answer is malformed");
+            malformed(&error);
             failed(502, "the worker's answer is malformed")
         })?;
         if response.status == 101 || response.status >= 200 {

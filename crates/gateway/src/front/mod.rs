@@ -4,7 +4,7 @@
 //! value in the relay, and this task is gone. Everything before that has a deadline and a bound.
 
 mod call;
-mod dial;
+pub(crate) mod dial;
 mod facts;
 mod plain;
 pub(crate) mod trace;
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -29,6 +30,7 @@ use crate::http::request::{Request, Wants};
 use crate::ledger::{Identity, Ledger, Refused, Ticket};
 use crate::quiet::Quiet;
 use crate::relay::{self, LiveCall, Relay};
+use crate::rescue::{Lifeline, rescue_all};
 use crate::stop::stopped;
 use crate::tls::{Caller, Tls};
 
@@ -77,6 +79,8 @@ struct Upgraded {
     worker: TcpStream,
     early_up: Vec<u8>,
     early_down: Vec<u8>,
+    /// How it can outlive its worker, if it is to.
+    lifeline: Option<Box<Lifeline>>,
 }
 
 /// What became of a request: a call, or nothing more to do; or an answer of ours, or nobody to
@@ -91,7 +95,9 @@ impl Front {
         tls: Option<Arc<Tls>>,
         limits: Limits,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let (lost, calls) = unbounded_channel();
+        relay.rescue_with(lost);
+        let front = Arc::new(Self {
             ledger,
             relay,
             health,
@@ -100,12 +106,20 @@ impl Front {
             turns: Turns::default(),
             addresses: Mutex::default(),
             open: watch::Sender::new(0),
-        })
+        });
+        tokio::spawn(rescue_all(Arc::downgrade(&front), calls));
+        front
     }
 
     /// Follows the number of connections that are no calls yet.
     pub(crate) fn open(&self) -> watch::Receiver<usize> {
         self.open.subscribe()
+    }
+
+    /// Counts as one of [`Front::open`] until it is dropped.
+    pub(crate) fn occupy(self: &Arc<Self>) -> Busy {
+        self.open.send_modify(|open| *open += 1);
+        Busy(Arc::clone(self))
     }
 
     /// Accepts until `stop` turns true. What was accepted goes on.
@@ -181,6 +195,15 @@ impl Front {
             // Who does not get the answer sees the connection close.
             let _ = socket.try_write(TURNED_AWAY);
         }
+    }
+}
+
+/// Something that a handoff waits for as it does for connections that are no calls yet.
+pub(crate) struct Busy(Arc<Front>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|open| *open -= 1);
     }
 }
 
@@ -267,6 +290,7 @@ impl Guest {
             worker,
             early_up,
             early_down,
+            lifeline,
         } = upgraded;
         let call = (|| {
             let worker = worker.into_std()?;
@@ -282,7 +306,7 @@ impl Guest {
             }
         })();
         match call {
-            Ok(call) => relay.adopt(call),
+            Ok(call) => relay.adopt(call.with_lifeline(lifeline)),
             Err(error) => tracing::error!(%error, "a call could not be relayed"),
         }
     }

@@ -66,6 +66,11 @@ impl Response {
             && matches!(self.framing, Framing::None | Framing::Length(0))
     }
 
+    /// Whether it takes an extension of the protocol into use.
+    pub(crate) fn extends(&self) -> bool {
+        self.headers.all("sec-websocket-extensions").next().is_some()
+    }
+
     /// Where its body ends. `to_head`: it answers a `HEAD` request.
     pub(crate) fn body_end(&self, to_head: bool) -> BodyEnd {
         if to_head || matches!(self.status, 100..=199 | 204 | 304) {

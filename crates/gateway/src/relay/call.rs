@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::frames::{Observer, close_frame};
 use crate::ledger::{Closed, Counters, Ledger, Moved, Ticket};
+use crate::rescue::Lifeline;
 use crate::slots::{EXTENT_BYTES, Entered, FlowState, Slot, Slots};
 
 use super::side::Side;
@@ -84,6 +85,9 @@ pub(crate) struct MovedCall {
     /// Crashes in a row in which a relay had it in its hands.
     #[serde(default)]
     pub(crate) strikes: u8,
+    /// How it can outlive its worker, if it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lifeline: Option<Box<Lifeline>>,
 }
 
 /// See the module.
@@ -110,6 +114,8 @@ pub struct LiveCall {
     pub(super) held: bool,
     /// The keys of the caller's side, if it speaks TLS. They cannot leave this process.
     pub(super) tls: Option<Box<ServerConnection>>,
+    /// How it can outlive its worker, if it can.
+    pub(crate) lifeline: Option<Box<Lifeline>>,
 }
 
 impl LiveCall {
@@ -143,17 +149,12 @@ impl LiveCall {
             slot: None,
             held: false,
             tls: None,
+            lifeline: None,
         };
         call.hear_urgent_bytes()?;
         for (side, early) in [(Side::Caller, early_up), (Side::Worker, early_down)] {
             call.count(side, &early);
-            if let Some(code) = call.flow_from(side).observer.see(&early) {
-                let by = side.by();
-                call.closed.get_or_insert(Closed {
-                    by,
-                    code: Some(code),
-                });
-            }
+            call.see(side, &early);
             call.flow_from(side).leftover = early;
         }
         Ok(call)
@@ -201,7 +202,11 @@ impl LiveCall {
             slot: None,
             held: false,
             tls: None,
+            lifeline: moved.lifeline,
         };
+        if let Some(line) = &call.lifeline {
+            call.ticket.counters().set_rescued(line.rescued());
+        }
         if let Err(error) = call.hear_urgent_bytes() {
             tracing::debug!(%error, "a socket of a call that moved is gone already");
         }
@@ -210,7 +215,7 @@ impl LiveCall {
 
     /// A byte that is sent as urgent is relayed in its turn, like any other: out of turn the kernel
     /// would keep one such byte, throw others away, and count what nobody read.
-    fn hear_urgent_bytes(&self) -> io::Result<()> {
+    pub(super) fn hear_urgent_bytes(&self) -> io::Result<()> {
         for socket in [&self.caller, &self.worker] {
             sockopt::set_socket_oobinline(socket, true)?;
         }
@@ -225,6 +230,7 @@ impl LiveCall {
             down: self.down.clone(),
             closed: self.closed,
             strikes: 0,
+            lifeline: self.lifeline.clone(),
         }
     }
 
@@ -300,7 +306,18 @@ impl LiveCall {
         }
     }
 
-    fn count(&self, side: Side, bytes: &[u8]) {
+    /// Looks at bytes that came before it is relayed.
+    pub(super) fn see(&mut self, side: Side, bytes: &[u8]) {
+        if let Some(code) = self.flow_from(side).observer.see(bytes) {
+            let by = side.by();
+            self.closed.get_or_insert(Closed {
+                by,
+                code: Some(code),
+            });
+        }
+    }
+
+    pub(super) fn count(&self, side: Side, bytes: &[u8]) {
         let counters: &Counters = self.ticket.counters();
         let counter = match side {
             Side::Caller => &counters.bytes_in,

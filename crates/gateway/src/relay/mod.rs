@@ -9,6 +9,7 @@
 
 mod call;
 mod keeping;
+mod outlive;
 mod running;
 mod shard;
 mod side;
@@ -17,12 +18,13 @@ pub(crate) mod whole;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::call::{Flow, LiveCall, Sink};
 pub(crate) use self::call::{MovedCall, farewell, keep_alive};
@@ -53,6 +55,9 @@ pub(crate) trait Keep: Send + Sync {
     fn release(&self, calls: &[(u32, u32)]) -> io::Result<()>;
 }
 
+/// Who finds another worker for calls whose own is dead. It gives them back by [`Relay::adopt`].
+pub(crate) type Rescuers = Arc<OnceLock<UnboundedSender<Box<LiveCall>>>>;
+
 /// A call that is to be held.
 pub(crate) struct Held<'a> {
     pub(crate) slot: u32,
@@ -81,6 +86,7 @@ pub struct Relay {
     slots: Arc<Slots>,
     shards: Vec<Handle>,
     next: AtomicUsize,
+    rescuers: Rescuers,
 }
 
 impl Relay {
@@ -91,12 +97,13 @@ impl Relay {
     /// When a descriptor or a thread cannot be had.
     pub fn start(shards: usize) -> io::Result<Self> {
         let slots = Slots::create(CALLS_MAX)?;
+        let rescuers = Rescuers::default();
         let start = |index: usize| {
             let lane = slots.lane(index).expect("they are new, and have SHARDS_MAX lanes");
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             let wake = Arc::new(wake);
             let (commands, receiver) = channel();
-            let shard = Shard::new(Arc::clone(&wake), receiver, lane)?;
+            let shard = Shard::new(Arc::clone(&wake), receiver, lane, Arc::clone(&rescuers))?;
             let thread = std::thread::Builder::new()
                 .name(format!("relay-{index}"))
                 .spawn(move || shard.run())?;
@@ -111,6 +118,7 @@ impl Relay {
             shards: shards?,
             slots,
             next: AtomicUsize::new(0),
+            rescuers,
         })
     }
 
@@ -127,6 +135,12 @@ impl Relay {
             // A shard that is gone holds no calls.
             let _ = shard.send(Command::KeepWith(Arc::clone(keep)));
         }
+    }
+
+    /// Gives calls that can outlive their worker to this one, when that dies. Only the first one is
+    /// heard; before it, such calls end as others do.
+    pub(crate) fn rescue_with(&self, rescuers: UnboundedSender<Box<LiveCall>>) {
+        let _ = self.rescuers.set(rescuers);
     }
 
     /// Tells the keeper of all calls again: it lost what it held.

@@ -4,6 +4,8 @@
 //! All that is known of its flows lies in its slot. Each flow goes through the shard's lane while
 //! bytes of it move, so that a process that is killed meanwhile leaves a note of it.
 
+mod rescuable;
+
 use std::cell::Cell;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -16,6 +18,7 @@ use rustls::ServerConnection;
 use segue_core::time::Timestamp;
 
 use crate::ledger::{By, Closed, End, Ticket};
+use crate::rescue::Lifeline;
 use crate::slots::{Deed, FlowState, Intake, Lane, Slot};
 
 use super::call::{Flow, LiveCall, Sink, farewell};
@@ -34,6 +37,8 @@ pub(super) struct Running {
     pub(super) leaving: bool,
     /// Whether the keeper was given duplicates of its sockets.
     pub(super) held: Cell<bool>,
+    /// How it can outlive its worker, if it can. As long as it has this, nothing of it has ended.
+    lifeline: Option<Box<Lifeline>>,
 }
 
 /// What an event did to a call.
@@ -61,6 +66,7 @@ impl Running {
             tls: call.tls,
             leaving: call.leaving,
             held: Cell::new(call.held),
+            lifeline: call.lifeline,
         })
     }
 
@@ -90,6 +96,7 @@ impl Running {
             slot: Some(self.slot),
             held: self.held.get(),
             tls: self.tls,
+            lifeline: self.lifeline,
         }
     }
 
@@ -132,7 +139,9 @@ impl Running {
 
     /// Whether bytes that came from `side` wait.
     fn is_waiting(&self, side: Side) -> bool {
-        self.from(side).has_leftover() || side == Side::Worker && self.is_sealed_waiting()
+        let flow = self.from(side);
+        let waits = flow.waiting() > self.held_back(side);
+        waits || side == Side::Worker && self.is_sealed_waiting()
     }
 
     /// Whether bytes from this side are wanted now: also if they are only thrown away.
@@ -143,7 +152,7 @@ impl Running {
 
     /// Whether bytes wait for this side.
     pub(super) fn wants_write(&self, side: Side) -> bool {
-        self.is_waiting(side.other())
+        self.is_waiting(side.other()) && !(side == Side::Worker && self.is_worker_deaf())
     }
 
     /// Both directions are through. Of a call that we end, they are when both sides have said
@@ -174,6 +183,7 @@ impl Running {
 
     /// Ends the call by policy. Again for one that was ended is no change.
     pub(super) fn leave(&mut self, lane: &mut Lane) {
+        self.cut_lifeline();
         self.leaving = true;
         self.slot.set_ends();
         self.slot.close(Closed::BY_POLICY);
@@ -267,6 +277,9 @@ impl Running {
     /// Writes what was just read from `side` to the other one, and keeps what that does not take.
     #[inline]
     fn forward(&mut self, side: Side, lane: &Lane, mut flow: FlowState, bytes: &[u8]) -> After {
+        if self.lifeline.is_some() {
+            return self.forward_whole(side, lane, flow, bytes);
+        }
         let intake = flow.take_in(bytes, self.leaving);
         let mut rest = &bytes[..intake.forward];
         let mut failed = false;
@@ -312,35 +325,45 @@ impl Running {
 
     /// Writes what waits for a side.
     pub(super) fn flush(&mut self, side: Side, lane: &mut Lane) {
+        let mut scratch = std::mem::take(&mut lane.scratch);
+        self.flush_with(side, lane, &mut scratch);
+        lane.scratch = scratch;
+    }
+
+    fn flush_with(&mut self, side: Side, lane: &Lane, scratch: &mut Vec<u8>) {
         let (source, number) = (side.other(), self.slot.number());
         if side == Side::Caller
             && let Some(tls) = &mut self.tls
             && tls::flush(tls, &self.caller).is_err()
         {
+            self.cut_lifeline();
             self.kill(side, lane);
             self.note(side, None);
         }
         let mut flow = lane.take(number, source, Deed::Flush);
-        if !flow.has_leftover() {
+        let may_go = flow.waiting().saturating_sub(self.held_back(source));
+        if may_go == 0 {
             lane.let_go();
             self.settle(source);
             return;
         }
-        let mut waiting = std::mem::take(&mut lane.scratch);
-        waiting.clear();
-        self.slot.leftover(source, &flow, &mut waiting);
+        scratch.clear();
+        self.slot.leftover(source, &flow, scratch);
+        let waiting = &scratch[..may_go];
         let (end, mut failed) = (flow.end, false);
-        match self.write(side, &waiting) {
+        match self.write(side, waiting) {
             Ok(written) => {
                 flow.wrote(written);
                 flow.wrote_leftover(written);
+                self.told_worker(source, waiting, written);
             }
+            Err(()) if self.deafens_worker(side) => {}
             Err(()) => {
+                self.cut_lifeline();
                 failed = true;
                 kill(&mut flow);
             }
         }
-        lane.scratch = waiting;
         lane.put(number, source, &flow);
         if !flow.has_leftover() {
             self.slot.forget(source, end);
@@ -405,6 +428,10 @@ impl Running {
     }
 
     fn source_ended(&mut self, side: Side) {
+        if side == Side::Worker && self.loses_worker(None) {
+            return;
+        }
+        self.cut_lifeline();
         self.note(side, None);
         let mut flow = self.from(side);
         flow.ended = true;
@@ -415,6 +442,10 @@ impl Running {
     }
 
     fn source_failed(&mut self, side: Side, lane: &Lane) {
+        if side == Side::Worker && self.loses_worker(None) {
+            return;
+        }
+        self.cut_lifeline();
         self.note(side, None);
         self.kill(side, lane);
         let mut flow = self.from(side);

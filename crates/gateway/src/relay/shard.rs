@@ -21,7 +21,7 @@ use rustix::io;
 use crate::clock;
 use crate::slots::Lane;
 
-use super::Keep;
+use super::{Keep, Rescuers};
 use super::call::LiveCall;
 use super::keeping::Keeping;
 use super::running::{After, Running};
@@ -80,6 +80,7 @@ pub(super) struct Shard {
     farewells: VecDeque<(Instant, u64)>,
     lane: Lane,
     keeping: Keeping,
+    rescuers: Rescuers,
 }
 
 /// A panic leaves a call half relayed. The keeper saves the calls of a process that ends at once;
@@ -99,6 +100,7 @@ impl Shard {
         wake: Arc<OwnedFd>,
         commands: Receiver<Command>,
         lane: Lane,
+        rescuers: Rescuers,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(WAKE);
@@ -113,6 +115,7 @@ impl Shard {
             farewells: VecDeque::new(),
             lane,
             keeping: Keeping::default(),
+            rescuers,
         })
     }
 
@@ -322,6 +325,10 @@ impl Shard {
         let Some(entry) = &mut place.entry else {
             return;
         };
+        if entry.call.is_lost() {
+            self.lose(index);
+            return;
+        }
         if entry.call.is_over() {
             self.end(index);
             return;
@@ -392,6 +399,25 @@ impl Shard {
                 self.keeping.release(call.number());
             }
             call.finish(clock::now());
+        }
+    }
+
+    /// Gives a call away whose worker is dead.
+    fn lose(&mut self, index: u32) {
+        let Some(call) = self.remove(index) else {
+            return;
+        };
+        // What the keeper holds of it is not what it goes on with.
+        if call.held.get() {
+            self.keeping.release(call.number());
+        }
+        let call = Box::new(call.into_call().without_worker());
+        let unclaimed = match self.rescuers.get() {
+            Some(rescuers) => rescuers.send(call).err().map(|unsent| unsent.0),
+            None => Some(call),
+        };
+        if let Some(call) = unclaimed {
+            self.adopt(call.give_up());
         }
     }
 

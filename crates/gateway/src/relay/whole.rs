@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::frames::{NO_STATUS, wanted};
 
-/// Longest message that is held back until it is whole: a second and a half of uncompressed
-/// 16 kHz audio, and together with one read it fits what a call may hold.
-pub(crate) const HELD_BYTES_MAX: usize = 48 * 1024;
+/// Longest message that is held back until it is whole: a second of uncompressed 16 kHz audio.
+/// Wherever it lies among what waits, there is room for one more read behind it.
+pub(crate) const HELD_BYTES_MAX: usize = 30 * 1024;
 
 const HEADER_BYTES_MAX: usize = 14;
 
@@ -276,11 +276,6 @@ impl Whole {
 
     fn is_done(&self) -> bool {
         self.read.step == Step::Done
-    }
-
-    /// Passes on whatever comes from now on.
-    pub(crate) fn stream(&mut self) {
-        self.streams = true;
     }
 
     /// How many of the bytes seen are held back.

@@ -43,11 +43,6 @@ impl Opening {
         self.too_long
     }
 
-    /// How many messages it holds.
-    pub(crate) fn messages(&self) -> u64 {
-        self.messages
-    }
-
     /// What is told again.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -158,7 +153,7 @@ mod tests {
         assert!(!opening.is_open());
         assert!(!opening.record(&third));
         assert_eq!(opening.bytes(), [first.concat(), second].concat());
-        assert_eq!(opening.messages(), 2);
+        assert_eq!(opening.messages, 2);
         assert!(!Opening::new(0).is_open());
     }
 
@@ -196,7 +191,7 @@ mod tests {
                 written.skip(&stream[..cut]);
                 let expected: Vec<&[u8]> = (0..pieces.len())
                     .filter(|at| ends[*at] >= cut)
-                    .filter(|at| !(numbers[*at].0 && numbers[*at].1 <= opening.messages()))
+                    .filter(|at| !(numbers[*at].0 && numbers[*at].1 <= opening.messages))
                     .map(|at| &pieces[at][..])
                     .collect();
                 let unsent = opening.unsent(&written, &stream[cut..], total);

@@ -130,6 +130,12 @@ impl FlowState {
         self.start != self.end
     }
 
+    /// How many bytes wait for the sink.
+    #[inline]
+    pub(crate) fn waiting(&self) -> usize {
+        self.end.saturating_sub(self.start) as usize
+    }
+
     /// Whether a close frame went by, or this is no WebSocket.
     #[inline]
     pub(crate) fn is_done(&self) -> bool {

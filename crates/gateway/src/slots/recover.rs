@@ -236,6 +236,8 @@ impl Found {
             down,
             closed,
             strikes,
+            // What is held back goes on as it is; but it ends with its worker.
+            lifeline: None,
         })
     }
 
