@@ -17,6 +17,14 @@ pub(crate) const FLOOD: &str = "/flood";
 const FLOOD_BYTES: usize = 32 * 1024 * 1024;
 pub(crate) const FRAME_EVERY: Duration = Duration::from_millis(20);
 
+/// How often frames are sent: [`FRAME_EVERY`], or what `SEGUE_TEST_FRAME_MS` says, so that more
+/// calls than this machine can talk for can still be watched.
+fn frame_every() -> Duration {
+    let asked = std::env::var("SEGUE_TEST_FRAME_MS").ok();
+    let asked = asked.and_then(|text| text.parse().ok());
+    asked.map_or(FRAME_EVERY, Duration::from_millis)
+}
+
 /// What a worker does with a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Manner {
@@ -213,7 +221,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream<S> {
         &mut self,
         mut hang_up: impl FnMut(&mut Self) -> bool,
     ) -> Result<(), String> {
-        let mut tick = tokio::time::interval(FRAME_EVERY);
+        let mut tick = tokio::time::interval(frame_every());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut closing = false;
         loop {
