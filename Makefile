@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SEEDS ?= 100000
 DEMO ?=
+BENCH ?=
 # nextest where it is installed (one process and a time limit per test), else cargo's own runner.
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run --profile $(if $(CI),ci,default) || echo test --lib --bins --tests)
 
@@ -15,7 +16,7 @@ SECONDS ?= 60
 # How many people call at once in `make soak`.
 PEOPLE ?= 200
 
-.PHONY: fuzz help demo test check soak sim bench docs python talk reference dist man install-check
+.PHONY: fuzz help demo test check soak sim bench bench-route docs python talk reference dist man install-check
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 15
@@ -46,7 +47,13 @@ sim: ## the simulator over many seeds (SEEDS=1000000)
 fuzz: ## every parser of foreign bytes under libFuzzer (SECONDS=600, for each)
 	crates/gateway/fuzz/run $(SECONDS)
 
-bench: ## timings of the hot decisions
+bench: ## what a call costs, beside every proxy that is installed; 40 minutes (BENCH="--rounds 1")
+	cargo build --release --locked --bin segue
+	target/release/segue bench idle load rate handoff crash --save target/bench/plain $(BENCH)
+	target/release/segue bench load rate --tls --calls 300 --save target/bench/tls $(BENCH)
+	target/release/segue bench slow --against relay --rounds 1 --seconds 60 --save target/bench/slow
+
+bench-route: ## timings of the hot decisions
 	cargo bench --locked -p segue-core --bench route
 
 docs: ## the API documentation, in target/doc

@@ -82,13 +82,12 @@ pub fn run(options: &Options, crew: &Crew, say: &dyn Fn(&str)) -> Result<Results
     let mut results = Results::default();
     for target in &options.targets {
         if options.tls && !target.speaks_tls() {
+            let name = target.name();
+            let note = format!("{name} speaks no TLS here, and was not measured");
+            results.notes.push(note);
             continue;
         }
-        if options
-            .programs
-            .find(*target)
-            .is_some_and(|file| file.is_file())
-        {
+        if options.programs.find(*target).is_some() {
             let version = options.programs.version(*target);
             results.targets.push((*target, version));
         } else {

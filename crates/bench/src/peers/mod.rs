@@ -98,7 +98,7 @@ impl Programs {
         // Where Debian has servers, and an ordinary user's PATH has not.
         let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
         match told {
-            Some(told) if told.components().count() > 1 => Some(told.clone()),
+            Some(told) if told.components().count() > 1 => told.is_file().then(|| told.clone()),
             told => {
                 let name = told.as_deref().unwrap_or(Path::new(target.name()));
                 let mut found = places.map(|place| place.join(name));

@@ -24,6 +24,9 @@ pub(crate) struct BenchArgs {
     /// Callers speak TLS 1.3 to the proxy, with a certificate made for the run
     #[arg(long)]
     pub(crate) tls: bool,
+    /// Also keep the table and all values in this folder, as table.md and results.json
+    #[arg(long, value_name = "DIR")]
+    pub(crate) save: Option<PathBuf>,
     /// This HAProxy [default: the one in PATH]
     #[arg(long, env = "SEGUE_BENCH_HAPROXY", value_name = "PROGRAM")]
     pub(crate) haproxy: Option<PathBuf>,

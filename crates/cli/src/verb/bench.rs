@@ -1,6 +1,7 @@
 //! `segue bench`: what a call costs here, and what it costs with other proxies.
 
 use std::io::Write as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 use segue_bench::{BenchError, Crew, Damage, Mode, Options, Programs, Results, Target};
@@ -48,7 +49,13 @@ pub(crate) async fn run(format: Format, args: &BenchArgs) -> anyhow::Result<Exit
     };
     let joined = director.join();
     match results {
-        Ok(Ok(results)) => Ok(tell(format, &results)),
+        Ok(Ok(results)) => {
+            if let Some(dir) = &args.save {
+                save(dir, &results)
+                    .with_context(|| format!("results cannot be kept in {}", dir.display()))?;
+            }
+            Ok(tell(format, &results))
+        }
         Ok(Err(BenchError::Stopped)) => {
             output::say("bench: interrupted; everything it started is stopped");
             Ok(Exit::Interrupted)
@@ -59,6 +66,13 @@ pub(crate) async fn run(format: Format, args: &BenchArgs) -> anyhow::Result<Exit
             anyhow::bail!("the bench broke off")
         }
     }
+}
+
+fn save(dir: &Path, results: &Results) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    std::fs::write(dir.join("table.md"), results.table() + "\n")?;
+    let lines = format!("{}\n{}\n", results.details(), results.medians());
+    std::fs::write(dir.join("results.json"), lines)
 }
 
 fn tell(format: Format, results: &Results) -> Exit {

@@ -12,6 +12,7 @@ mod terminal;
 
 mod tidy;
 
+mod bench;
 mod cli;
 mod components;
 mod config;
