@@ -34,6 +34,7 @@ fn is_good(value: &str) -> bool {
         && set(parent)
         && hex(flags, 2)
         && (version != "00" || parts.next().is_none())
+        && value.bytes().all(|byte| byte.is_ascii_graphic())
         && value.len() <= BYTES_MAX
 }
 
@@ -58,6 +59,8 @@ mod tests {
             &GOOD.replace("00f067aa0ba902b7", &"0".repeat(16)),
             &GOOD.replace("-01", "-0g"),
             &format!("cc{}-{}", &GOOD[2..], "x".repeat(BYTES_MAX)),
+            &format!("cc{}-\u{eb}", &GOOD[2..]),
+            &format!("cc{}-a b", &GOOD[2..]),
         ] {
             assert!(!is_good(bad), "{bad}");
         }
