@@ -101,12 +101,22 @@ impl Caller {
     /// What it has not read is thrown away when it is closed: the kernel must not hold megabytes
     /// for who does not read them.
     pub(crate) fn forget(&self) {
-        let socket = match self {
+        // At worst the kernel gives up by itself, later.
+        let _ = rustix::net::sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO));
+    }
+
+    /// The kernel holds no more than this of what it has not read, in bytes. For answers: many that
+    /// nobody reads would take the memory that calls need.
+    pub(crate) fn bound(&self, bytes: usize) {
+        // At worst the kernel's own bounds hold.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(self.socket(), bytes);
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.get_ref().0,
-        };
-        // At worst the kernel gives up by itself, later.
-        let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+        }
     }
 
     pub(crate) fn scheme(&self) -> &'static str {

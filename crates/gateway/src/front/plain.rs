@@ -6,6 +6,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
@@ -24,6 +25,10 @@ use super::{Guest, Outcome, answer_to, pairs, sent};
 
 /// How long a worker may take to begin its answer: a session start may load a model.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How much of an answer the kernel holds on each side of us, in bytes. Left to itself it takes
+/// megabytes, and with slow readers it would take them from the calls.
+const ANSWER_BUFFER_BYTES: usize = 128 * 1024;
 
 impl Guest {
     pub(super) async fn plain(
@@ -91,6 +96,9 @@ impl Guest {
         };
         let end = response.body_end(request.method == "HEAD");
         let extra = headers_for_caller(&ticket.identity());
+        caller.bound(ANSWER_BUFFER_BYTES);
+        // At worst the kernel's own bounds hold.
+        let _ = set_socket_recv_buffer_size(&worker, ANSWER_BUFFER_BYTES);
         let relayed = async {
             let stall = front.limits.stall_timeout;
             write(caller, &response.to_caller(&pairs(&extra)), stall).await?;
