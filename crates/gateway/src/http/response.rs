@@ -68,7 +68,10 @@ impl Response {
 
     /// Whether it takes an extension of the protocol into use.
     pub(crate) fn extends(&self) -> bool {
-        self.headers.all("sec-websocket-extensions").next().is_some()
+        self.headers
+            .all("sec-websocket-extensions")
+            .next()
+            .is_some()
     }
 
     /// Where its body ends. `to_head`: it answers a `HEAD` request.
