@@ -72,7 +72,10 @@ impl LiveCall {
     /// No other worker has it: its caller is told, where a message may begin, and it ends.
     #[must_use]
     pub(crate) fn give_up(mut self) -> Self {
-        let whole = self.lifeline.as_ref().is_none_or(|line| line.is_whole(Way::Down));
+        let whole = self
+            .lifeline
+            .as_ref()
+            .is_none_or(|line| line.is_whole(Way::Down));
         if whole {
             self.drop_held_from_worker();
         }

@@ -192,7 +192,8 @@ impl Lifeline {
     }
 
     fn is_settled(&self, now: Timestamp) -> bool {
-        self.last.is_none_or(|last| now.since(last) >= SETTLED_AFTER)
+        self.last
+            .is_none_or(|last| now.since(last) >= SETTLED_AFTER)
     }
 
     /// Which rescue the next one is.

@@ -25,12 +25,16 @@ pub(in super::super) fn way(from: Side) -> Way {
 impl Running {
     /// How many of the last bytes that wait from this side are held back.
     pub(super) fn held_back(&self, side: Side) -> usize {
-        self.lifeline.as_ref().map_or(0, |line| line.held(way(side)))
+        self.lifeline
+            .as_ref()
+            .map_or(0, |line| line.held(way(side)))
     }
 
     /// Whether its worker is dead, and another one is to be found.
     pub(in super::super) fn is_lost(&self) -> bool {
-        self.lifeline.as_ref().is_some_and(|line| line.lost().is_some())
+        self.lifeline
+            .as_ref()
+            .is_some_and(|line| line.lost().is_some())
     }
 
     /// Whether its worker takes no more bytes, though it may have more to say.

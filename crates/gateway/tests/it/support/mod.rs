@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod controller;
+pub(crate) mod fleet;
 pub(crate) mod gateway;
 pub(crate) mod rig;
 #[allow(unreachable_pub, dead_code, reason = "a part of the crate itself, read here a second time")]
