@@ -18,6 +18,7 @@ mod verb;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(output::is_live())
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = runtime_for(&cli.command)
         .enable_all()
         .build()
         .expect("a process that cannot start threads can do nothing");
@@ -49,6 +50,17 @@ fn main() -> ExitCode {
                 .map_or(Exit::Failed, |trouble| trouble.exit)
                 .into()
         }
+    }
+}
+
+/// A gateway without TLS sets calls up in one thread: that is mostly the kernel's work, and handing
+/// it around costs more than it gives. Handshakes are work of our own, and have every core.
+fn runtime_for(command: &Command) -> Builder {
+    match command {
+        Command::Gateway(args) if !verb::process::speaks_tls(args) => {
+            Builder::new_current_thread()
+        }
+        _ => Builder::new_multi_thread(),
     }
 }
 

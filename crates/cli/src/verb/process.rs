@@ -62,6 +62,11 @@ fn limits(of: &segue_core::spec::GatewayLimits) -> segue_gateway::Limits {
     }
 }
 
+/// Whether the gateway's callers speak TLS; a configuration with faults is told of later.
+pub(crate) fn speaks_tls(args: &GatewayArgs) -> bool {
+    configuration(&args.config.config).is_ok_and(|spec| spec.gateway.tls.is_some())
+}
+
 pub(crate) async fn gateway(home: &Home, args: &GatewayArgs) -> anyhow::Result<Exit> {
     let file = &args.config.config;
     let spec = configuration(file)?;

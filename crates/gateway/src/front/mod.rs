@@ -10,10 +10,12 @@ mod plain;
 pub(crate) mod trace;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::unbounded_channel;
@@ -128,6 +130,7 @@ impl Front {
         listener: &TcpListener,
         mut stop: watch::Receiver<bool>,
     ) {
+        prepare(listener);
         loop {
             let accepted = tokio::select! {
                 () = stopped(&mut stop) => return,
@@ -223,6 +226,15 @@ impl Drop for Guest {
     }
 }
 
+/// What every caller's socket has, set where it costs nothing: who is accepted inherits it.
+fn prepare(listener: &TcpListener) {
+    // Without it small frames wait for acknowledgements; nothing else depends on it.
+    let no_delay = sockopt::set_tcp_nodelay(listener, true).map_err(io::Error::from);
+    if let Err(error) = no_delay.and_then(|()| relay::keep_alive(listener)) {
+        tracing::warn!(%error, "callers' sockets lack options; frames may be late");
+    }
+}
+
 /// What counts as one address: IPv4 in its own form, and the network that one IPv6 customer gets.
 fn origin(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -234,11 +246,6 @@ fn origin(ip: IpAddr) -> IpAddr {
 impl Guest {
     async fn serve(self, socket: TcpStream) {
         let deadline = Instant::now() + self.front.limits.head_timeout;
-        // Without it small frames wait for acknowledgements; nothing else depends on it.
-        let _ = socket.set_nodelay(true);
-        if let Err(error) = relay::keep_alive(&socket) {
-            tracing::debug!(%error, "no keepalive to a caller");
-        }
         let mut caller = match &self.front.tls {
             None => Caller::Plain(socket),
             Some(tls) => match timeout_at(deadline, tls.accept(socket)).await {
@@ -296,7 +303,8 @@ impl Guest {
             let worker = worker.into_std()?;
             match caller {
                 Caller::Plain(caller) => {
-                    LiveCall::new(ticket, caller.into_std()?, worker, early_up, early_down)
+                    let caller = caller.into_std()?;
+                    LiveCall::of_ready(ticket, caller, worker, early_up, early_down)
                 }
                 Caller::Tls(caller) => {
                     let (socket, tls) = caller.into_inner();
@@ -319,7 +327,7 @@ async fn close(mut caller: Caller) {
         caller.shutdown().await?;
         let mut rest = [0; 1_024];
         while caller.read(&mut rest).await? > 0 {}
-        Ok::<(), std::io::Error>(())
+        Ok::<(), io::Error>(())
     };
     // Either way it is closed now.
     let _ = timeout(CLOSE_TIMEOUT, gently).await;

@@ -136,6 +136,21 @@ impl LiveCall {
             socket.set_nonblocking(true)?;
             socket.set_nodelay(true)?;
         }
+        Self::of_ready(ticket, caller, worker, early_up, early_down)
+    }
+
+    /// As [`LiveCall::new`], of sockets that do not block and do not delay.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LiveCall::new`].
+    pub(crate) fn of_ready(
+        ticket: Ticket,
+        caller: TcpStream,
+        worker: TcpStream,
+        early_up: Vec<u8>,
+        early_down: Vec<u8>,
+    ) -> io::Result<Self> {
         let mut call = Self {
             ticket,
             caller,

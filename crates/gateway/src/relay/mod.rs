@@ -17,9 +17,9 @@ mod tls;
 pub(crate) mod whole;
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
@@ -68,15 +68,45 @@ pub(crate) struct Held<'a> {
 
 struct Handle {
     commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
+    wake: Arc<Wake>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Wakes a shard, once for all that it is asked to do until it looks.
+struct Wake {
+    event: OwnedFd,
+    /// It was woken, and has not looked yet.
+    woken: AtomicBool,
+}
+
+impl Wake {
+    fn new() -> io::Result<Arc<Self>> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let woken = AtomicBool::new(false);
+        Ok(Arc::new(Self { event, woken }))
+    }
+
+    /// Behind what is to be found by whoever is woken.
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            // The counter cannot overflow, and a full one wakes just as well.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Ahead of looking for what there is to do: what comes later wakes again.
+    fn reset(&self) {
+        let mut count = [0; 8];
+        // Its only failure is "nothing to read", and then nothing is to be reset.
+        let _ = rustix::io::read(&self.event, &mut count);
+        self.woken.swap(false, Ordering::AcqRel);
+    }
 }
 
 impl Handle {
     fn send(&self, command: Command) -> Result<(), Command> {
         self.commands.send(command).map_err(|unsent| unsent.0)?;
-        // The counter cannot overflow, and a full one wakes just as well.
-        let _ = rustix::io::write(self.wake.as_fd(), &1u64.to_ne_bytes());
+        self.wake.wake();
         Ok(())
     }
 }
@@ -100,8 +130,7 @@ impl Relay {
         let rescuers = Rescuers::default();
         let start = |index: usize| {
             let lane = slots.lane(index).expect("they are new, and have SHARDS_MAX lanes");
-            let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            let wake = Arc::new(wake);
+            let wake = Wake::new()?;
             let (commands, receiver) = channel();
             let shard = Shard::new(Arc::clone(&wake), receiver, lane, Arc::clone(&rescuers))?;
             let thread = std::thread::Builder::new()

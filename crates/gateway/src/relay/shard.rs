@@ -9,7 +9,7 @@
 //! something is due.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use crate::clock;
 use crate::slots::Lane;
 
 use super::{Keep, Rescuers};
+use super::Wake;
 use super::call::LiveCall;
 use super::keeping::Keeping;
 use super::running::{After, Running};
@@ -70,7 +71,7 @@ struct Entry {
 
 pub(super) struct Shard {
     epoll: OwnedFd,
-    wake: Arc<OwnedFd>,
+    wake: Arc<Wake>,
     commands: Receiver<Command>,
     places: Vec<Place>,
     free: Vec<u32>,
@@ -97,14 +98,14 @@ impl Drop for AbortOnPanic {
 
 impl Shard {
     pub(super) fn new(
-        wake: Arc<OwnedFd>,
+        wake: Arc<Wake>,
         commands: Receiver<Command>,
         lane: Lane,
         rescuers: Rescuers,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(WAKE);
-        epoll::add(&epoll, &*wake, data, epoll::EventFlags::IN)?;
+        epoll::add(&epoll, &wake.event, data, epoll::EventFlags::IN)?;
         Ok(Self {
             epoll,
             wake,
@@ -168,9 +169,7 @@ impl Shard {
 
     /// False: stop.
     fn on_commands(&mut self) -> bool {
-        let mut count = [0; 8];
-        // Its only failure is "nothing to read", and then nothing is to be reset.
-        let _ = io::read(self.wake.as_fd(), &mut count);
+        self.wake.reset();
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Adopt(call) => self.adopt(*call),
