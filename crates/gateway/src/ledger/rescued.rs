@@ -95,7 +95,7 @@ mod tests {
         ticket.rescuing();
         assert_eq!(state(&ledger), "rescuing");
         ticket
-            .retry(&[dead.clone()], &|_, _| true, Timestamp(12))
+            .retry(std::slice::from_ref(&dead), &|_, _| true, Timestamp(12))
             .unwrap();
         ticket.rescue_ended(true, Timestamp(13));
         ticket.counters().heard_again(Duration::from_millis(7));

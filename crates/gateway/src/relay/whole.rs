@@ -317,11 +317,11 @@ pub(crate) mod tests {
         match payload.len() {
             n @ 0..126 => bytes.push(bit | u8::try_from(n).unwrap()),
             n @ 126..65_536 => {
-                bytes.push(bit | 126);
+                bytes.push(bit | 0x7e);
                 bytes.extend(u16::try_from(n).unwrap().to_be_bytes());
             }
             n => {
-                bytes.push(bit | 127);
+                bytes.push(bit | 0x7f);
                 bytes.extend((n as u64).to_be_bytes());
             }
         }
