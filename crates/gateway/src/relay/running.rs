@@ -7,7 +7,6 @@
 mod rescuable;
 
 use std::cell::Cell;
-use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
@@ -51,14 +50,15 @@ pub(super) enum After {
 }
 
 impl Running {
-    /// Takes a call up. `Err`: there is no slot for it.
-    pub(super) fn new(mut call: LiveCall, lane: &Lane) -> Result<Self, (io::Error, LiveCall)> {
+    /// Takes a call up. `None`: there is no slot for it, and it has ended.
+    pub(super) fn new(mut call: LiveCall, lane: &Lane) -> Option<Self> {
         if !call.slot.as_ref().is_some_and(|slot| slot.is_of(lane))
             && let Err(error) = call.enroll(lane.slots())
         {
-            return Err((error, call));
+            tracing::error!(%error, call = %call.ticket.identity().call, "a call is lost");
+            return None;
         }
-        Ok(Self {
+        Some(Self {
             ticket: call.ticket,
             caller: call.caller,
             worker: call.worker,
@@ -168,7 +168,10 @@ impl Running {
     /// ended its stream after a close frame. From here on the rest has a deadline; before, no
     /// call has any.
     pub(super) fn is_ending(&self) -> bool {
-        let said_goodbye = self.slot.closed().is_some_and(|closed| closed.code.is_some());
+        let said_goodbye = self
+            .slot
+            .closed()
+            .is_some_and(|closed| closed.code.is_some());
         Side::BOTH.into_iter().any(|side| {
             let gone = self.from(side.other()).sink == Sink::Dead;
             self.from(side).ended && (said_goodbye || gone)
@@ -296,7 +299,11 @@ impl Running {
         if straight {
             lane.put(self.slot.number(), side, &flow);
             self.count(side, &flow);
-            return if self.tls.is_none() { After::Same } else { After::Changed };
+            return if self.tls.is_none() {
+                After::Same
+            } else {
+                After::Changed
+            };
         }
         if failed {
             kill(&mut flow);
@@ -384,13 +391,10 @@ impl Running {
                 return Ok(0);
             }
             let written = tls::seal(tls, bytes).and_then(|()| tls::flush(tls, &self.caller));
-            return match written {
-                Ok(()) => Ok(bytes.len()),
-                Err(_) => {
-                    tls::forget(tls);
-                    Err(())
-                }
-            };
+            if written.is_err() {
+                tls::forget(tls);
+            }
+            return written.map(|()| bytes.len()).map_err(drop);
         }
         loop {
             match rustix::net::send(self.socket(side), bytes, SendFlags::NOSIGNAL) {

@@ -21,12 +21,12 @@ use rustix::io;
 use crate::clock;
 use crate::slots::Lane;
 
-use super::{Keep, Rescuers};
 use super::Wake;
 use super::call::LiveCall;
 use super::keeping::Keeping;
 use super::running::{After, Running};
 use super::side::Side;
+use super::{Keep, Rescuers};
 
 /// Events taken from the kernel at once: bounds how long one batch keeps commands waiting.
 const EVENTS_MAX: usize = 256;
@@ -65,8 +65,37 @@ struct Place {
 
 struct Entry {
     call: Running,
-    interest: [epoll::EventFlags; 2],
+    interest: [Interest; 2],
     ending: bool,
+}
+
+/// What a socket is watched for. An idle call is little more than this, so it is small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interest {
+    Nothing,
+    Read,
+    Write,
+    Both,
+}
+
+impl Interest {
+    fn new(read: bool, write: bool) -> Self {
+        match (read, write) {
+            (false, false) => Self::Nothing,
+            (true, false) => Self::Read,
+            (false, true) => Self::Write,
+            (true, true) => Self::Both,
+        }
+    }
+
+    fn flags(self) -> epoll::EventFlags {
+        match self {
+            Self::Nothing => epoll::EventFlags::empty(),
+            Self::Read => epoll::EventFlags::IN,
+            Self::Write => epoll::EventFlags::OUT,
+            Self::Both => epoll::EventFlags::IN | epoll::EventFlags::OUT,
+        }
+    }
 }
 
 pub(super) struct Shard {
@@ -192,12 +221,8 @@ impl Shard {
     }
 
     fn adopt(&mut self, call: LiveCall) {
-        let call = match Running::new(call, &self.lane) {
-            Ok(call) => call,
-            Err((error, call)) => {
-                tracing::error!(%error, call = %call.ticket.identity().call, "a call is lost");
-                return;
-            }
+        let Some(call) = Running::new(call, &self.lane) else {
+            return;
         };
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place {
@@ -209,7 +234,7 @@ impl Shard {
         let place = &mut self.places[index as usize];
         let entry = place.entry.insert(Entry {
             call,
-            interest: [epoll::EventFlags::empty(); 2],
+            interest: [Interest::Nothing; 2],
             ending: false,
         });
         for side in Side::BOTH {
@@ -302,7 +327,7 @@ impl Shard {
         };
         // What the call wants of this socket is what it is watched for.
         let wanted = entry.interest[side.index()];
-        if flags == epoll::EventFlags::IN && wanted == epoll::EventFlags::IN {
+        if flags == epoll::EventFlags::IN && wanted == Interest::Read {
             if entry.call.pump(side, &mut self.lane) == After::Changed {
                 self.settle(index);
             }
@@ -334,20 +359,16 @@ impl Shard {
         }
         let mut failed = None;
         for (side, have) in Side::BOTH.into_iter().zip(&mut entry.interest) {
-            let mut want = epoll::EventFlags::empty();
-            want.set(epoll::EventFlags::IN, entry.call.wants_read(side));
-            want.set(epoll::EventFlags::OUT, entry.call.wants_write(side));
+            let want = Interest::new(entry.call.wants_read(side), entry.call.wants_write(side));
             if want == *have {
                 continue;
             }
             let socket = entry.call.socket(side);
             let data = epoll::EventData::new_u64(pack(index, place.generation, side));
-            let done = if want.is_empty() {
-                epoll::delete(&self.epoll, socket)
-            } else if have.is_empty() {
-                epoll::add(&self.epoll, socket, data, want)
-            } else {
-                epoll::modify(&self.epoll, socket, data, want)
+            let done = match (*have, want) {
+                (_, Interest::Nothing) => epoll::delete(&self.epoll, socket),
+                (Interest::Nothing, want) => epoll::add(&self.epoll, socket, data, want.flags()),
+                (_, want) => epoll::modify(&self.epoll, socket, data, want.flags()),
             };
             failed = failed.or(done.err());
             *have = want;
@@ -428,7 +449,7 @@ impl Shard {
         place.generation = (place.generation + 1) & GENERATION_MASK;
         self.free.push(index);
         for (side, interest) in Side::BOTH.into_iter().zip(entry.interest) {
-            if !interest.is_empty()
+            if interest != Interest::Nothing
                 && let Err(error) = epoll::delete(&self.epoll, entry.call.socket(side))
             {
                 tracing::warn!(%error, "a socket could not be taken out of epoll");

@@ -153,12 +153,12 @@ impl Memory {
     pub(super) fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
         let end = at + count * WORD;
         assert!(end <= self.words && at.is_multiple_of(WORD), "no words");
-        // SAFETY: within the range that is only ever used as atomic words, aligned, and alive as
-        // long as `self`.
         #[expect(
             clippy::cast_ptr_alignment,
             reason = "a page or a box of words, and whole words from there"
         )]
+        // SAFETY: within the range that is only ever used as atomic words, aligned, and alive as
+        // long as `self`.
         unsafe {
             let first = self.base.as_ptr().add(at).cast::<AtomicU64>();
             std::slice::from_raw_parts(first, count)
