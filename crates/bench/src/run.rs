@@ -222,6 +222,11 @@ impl Set {
         bench.setting(&self.dir.0, self.backends)
     }
 
+    /// Where Segue keeps its state.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.dir.0.join("home")
+    }
+
     /// A second generator, with calls of its own.
     pub(crate) fn helper(&self, bench: &Bench<'_>) -> Result<Driver, BenchError> {
         bench.driver(&self.dir.0, "second", self.proxy.addr, 1)

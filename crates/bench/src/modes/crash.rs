@@ -1,6 +1,7 @@
 //! What calls notice of a gateway that is killed with signal 9 and started again at once, as the
 //! supervisor does it.
 
+use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -10,7 +11,7 @@ use crate::BenchError;
 use crate::drive::Order;
 use crate::peers::Target;
 use crate::results::Results;
-use crate::run::Bench;
+use crate::run::{Bench, Set};
 
 const CALLS: usize = 500;
 
@@ -27,6 +28,10 @@ const BETWEEN: Duration = Duration::from_secs(2);
 
 /// How long a process that was killed may take to be gone.
 const DEATH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks into the call log, and how many there are: two seconds.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOKS_MAX: usize = 100;
 
 /// More than one call of two hundred: those between a read and a write are the only ones that a
 /// crash may cost.
@@ -101,8 +106,38 @@ pub(super) fn measure(
         target,
         float(end.lost),
     );
+    let named = named(bench, &set, end.lost)?;
+    results.add(
+        "crash_lost_and_named",
+        "of them in the call log",
+        target,
+        float(named),
+    );
+    if named < end.lost {
+        let unnamed = end.lost - named;
+        let fault = format!("crash: {unnamed} lost calls are not in the call log");
+        results.faults.push(fault);
+    }
     // Judged above, kill by kill.
     end.lost = 0;
     judge(results, "crash", target, &end);
     Ok(())
+}
+
+/// How many calls the log says were ended by the gateway, once it says so of all that were lost.
+fn named(bench: &Bench<'_>, set: &Set, lost: u64) -> Result<u64, BenchError> {
+    let mut named = 0;
+    for _ in 0..LOOKS_MAX {
+        let log = fs::read_to_string(set.home().join("log/calls.jsonl")).unwrap_or_default();
+        let ended = log
+            .lines()
+            .filter(|line| line.contains("\"by\":\"gateway\""));
+        // A new call that was being made at the kill is named too, and was none of ours.
+        named = (ended.count() as u64).min(lost);
+        if named >= lost {
+            break;
+        }
+        bench.crew.wait(LOOK_EVERY)?;
+    }
+    Ok(named)
 }
