@@ -2,9 +2,9 @@
 //!
 //! A connection comes in at the front, which reads its request and asks the [`ledger`] for a
 //! decision; the ledger counts it in the same step. The front dials the worker, and after a valid
-//! `101` the call is a value in the [`relay`], without a task. The link brings routing tables from
-//! the controller and carries reports back; it is never in the way of a call. In a [`handoff`] all
-//! of this moves to the next process.
+//! `101` the call is a value in the [`relay`], without a task, and what is known of it lies in memory
+//! that outlives a crash. The link brings routing tables from the controller and carries reports
+//! back; it is never in the way of a call. In a [`handoff`] all of this moves to the next process.
 
 pub mod ledger;
 
