@@ -12,6 +12,7 @@ mod gateway_killed;
 mod handoff;
 mod handoff_broken;
 mod keeper;
+mod kept_edges;
 mod held;
 mod limits;
 mod link;
