@@ -25,6 +25,11 @@ use crate::args::{Cli, Command};
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
 
+/// What a call leaves behind is small and lies between buffers that are gone: with the C library's
+/// allocator the holes took more memory than the calls, and an eighth of the work of each.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
