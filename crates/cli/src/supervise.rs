@@ -146,8 +146,9 @@ pub(crate) async fn stop(home: &Home) -> anyhow::Result<Exit> {
     };
     wishes.clear()?;
     let controller = Child::find(home, Program::controller())?;
+    let mut draining = Draining::find(home)?;
+    hand_over::see_through(home, &mut draining).await?;
     let gateway = Child::find(home, Program::gateway(draining::first_id()))?;
-    let draining = Draining::find(home)?;
     if controller.is_none() && gateway.is_none() && !draining.has_live() {
         if is_asked {
             output::say("everything has ended; `segue serve` goes on where it was");

@@ -35,7 +35,7 @@ impl Giving {
             return Err(HandoffError::Protocol("no hello"));
         };
         let ours = Versions::ours();
-        let version = ours.agree(&theirs)?;
+        let version = ours.agree(&theirs).map_err(Box::new)?;
         fail::at("greeted")?;
         tracing::info!(version, binary = %theirs.binary, "another gateway asks to take over");
         let binary = ours.binary;

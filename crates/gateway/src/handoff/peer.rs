@@ -95,3 +95,47 @@ pub(crate) fn check_folder(socket: &Path) -> Result<(), HandoffError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_may_enter_is_refused() {
+        let folder = std::env::temp_dir().join(format!("segue-peer-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let check = |mode| {
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+            check_folder(&folder.join("handoff.sock"))
+        };
+        check(0o700).unwrap();
+        for mode in [0o701, 0o710, 0o750, 0o755, 0o770] {
+            let error = check(mode).unwrap_err();
+            assert!(
+                error.to_string().contains(&format!("mode {mode:o}")),
+                "{error}"
+            );
+            let hint = error.hint().unwrap();
+            assert!(hint.starts_with("chmod 700 "), "{hint}");
+        }
+        std::fs::remove_dir(&folder).unwrap();
+    }
+
+    #[test]
+    fn who_has_ended_is_told_from_who_has_not() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let peer = Peer::process(pid);
+        assert!(!peer.ends_within(Duration::ZERO), "it runs");
+        assert!(peer.kill());
+        child.wait().unwrap();
+        assert!(peer.has_died());
+        let this = Peer::process(rustix::process::getpid());
+        assert!(!this.kill(), "never this very process");
+    }
+}

@@ -57,7 +57,7 @@ pub enum HandoffError {
     },
     /// The two binaries do not fit.
     #[error(transparent)]
-    Misfit(#[from] Misfit),
+    Misfit(#[from] Box<Misfit>),
     /// The giver said no.
     #[error("the running gateway refuses: {reason}")]
     Refused {
