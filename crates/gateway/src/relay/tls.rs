@@ -42,10 +42,10 @@ pub(super) fn open(
 ) -> io::Result<Stream> {
     while !sealed.is_empty() {
         let taken = tls.read_tls(&mut sealed)?;
-        let state = tls
-            .process_new_packets()
-            .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        let state = tls.process_new_packets();
+        // What came before what is no TLS is the peer's.
         drain(tls, opened)?;
+        let state = state.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         if state.peer_has_closed() {
             return Ok(Stream::Ended);
         }

@@ -182,8 +182,14 @@ fn new_keys_within_a_call_are_followed() {
 #[test]
 fn what_is_no_tls_ends_the_call_and_both_sides_are_told() {
     let mut rig = rig(b"");
-    rig.caller.say(b"so far");
-    (&rig.caller.socket).write_all(b"plain words").unwrap();
+    // In one piece, so that they are read together.
+    rig.caller.tls.writer().write_all(b"so far").unwrap();
+    let mut bytes = Vec::new();
+    while rig.caller.tls.wants_write() {
+        rig.caller.tls.write_tls(&mut bytes).unwrap();
+    }
+    bytes.extend(b"plain words");
+    (&rig.caller.socket).write_all(&bytes).unwrap();
     assert_eq!(read_all(&rig.worker), b"so far");
     drop(rig.worker);
     let mut rest = Vec::new();
