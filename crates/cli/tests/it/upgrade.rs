@@ -116,17 +116,13 @@ impl Place {
         ["run/gateway.json", "run/controller.json"].map(|record| self.site.pid(record))
     }
 
-    fn runs(&self, pid: Pid) -> PathBuf {
-        fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).unwrap()
-    }
-
     /// Everything runs the file in place.
     fn is_new(&self) {
         let binary = self.binary.canonicalize().unwrap();
         let mut pids = self.pids().map(Option::unwrap).to_vec();
         pids.push(Pid::from_child(&self.serve.0));
         for pid in pids {
-            assert_eq!(self.runs(pid), binary, "{}", self.site.said());
+            assert_eq!(runs(pid), binary, "{}", self.site.said());
         }
     }
 
@@ -153,6 +149,11 @@ impl Place {
         assert!(said.contains("hint: "), "{said}");
         assert_eq!(self.pids(), before, "{said}");
     }
+}
+
+/// The file that a process runs.
+fn runs(pid: Pid) -> PathBuf {
+    fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).unwrap()
 }
 
 fn went_well(output: &Output) {

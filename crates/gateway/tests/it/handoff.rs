@@ -92,9 +92,9 @@ impl Callers {
     fn print_gaps(&self, when: &str) {
         let mut gaps = std::mem::take(&mut *self.gaps.lock().unwrap());
         gaps.sort_unstable();
-        let at = |share: f64| gaps[((gaps.len() - 1) as f64 * share) as usize].as_millis();
-        let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
-        println!("{when}: longest silence per call p50 {p50} ms, p99 {p99} ms, max {max} ms");
+        let at = |percent: usize| gaps[(gaps.len() - 1) * percent / 100].as_millis();
+        let (p50, p99, max) = (at(50), at(99), at(100));
+        eprintln!("{when}: longest silence per call p50 {p50} ms, p99 {p99} ms, max {max} ms");
     }
 
     /// Hangs up; answers frames sent and received in all calls, checked by number and content.
@@ -132,14 +132,14 @@ async fn a_hundred_talking_calls_move_twice_and_lose_nothing() {
         first.ended().await.success(),
         "the old process ends by itself"
     );
-    println!("the old process ended {:?} later", serves.elapsed());
+    eprintln!("the old process ended {:?} later", serves.elapsed());
     callers.turn_page().await;
     callers.print_gaps("first handoff");
 
     let mut third = Process::start(dir.path(), true).await;
     let serves = Instant::now();
     assert!(second.ended().await.success());
-    println!("the old process ended {:?} later", serves.elapsed());
+    eprintln!("the old process ended {:?} later", serves.elapsed());
     // New calls come in at the third process while the old ones talk.
     let mut late = Callers::start(third.addr, 1).await;
     callers.turn_page().await;
