@@ -3,6 +3,7 @@
 mod certificate;
 mod certificates;
 mod clock;
+mod keeping;
 mod limits;
 mod ports;
 mod processes;
@@ -111,6 +112,7 @@ pub(crate) async fn check(home: &Home, config: &Path) -> Vec<Finding> {
         clock::check(&patient).await,
         store::check(&patient),
         processes::check(&patient),
+        keeping::check(&patient),
     ];
     parts.into_iter().flat_map(|part| part.all).collect()
 }

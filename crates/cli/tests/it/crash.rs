@@ -74,8 +74,8 @@ async fn the_controller_is_killed_at_any_instant() {
     );
 }
 
-/// The gateway's death loses its calls: that is counted, and new ones route again; workers and
-/// the rollout survive everything else.
+/// The death of the gateway and of the supervisor that keeps its calls, at once, loses them: that
+/// is counted, and new ones route again; workers and the rollout survive everything else.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_killed_and_started_again() {
     let mut site = Site::open().await;

@@ -22,6 +22,7 @@ mod dist;
 mod gates;
 mod help;
 mod hooks;
+mod keeper;
 mod look;
 mod observe;
 mod operate;

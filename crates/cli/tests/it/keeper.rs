@@ -1,0 +1,79 @@
+//! The gateway is killed under `segue serve`: the supervisor keeps its calls for the next one.
+
+use crate::site::{SETTINGS, Site, reports};
+
+/// Waits until so many calls would outlive their gateway.
+async fn kept(site: &Site, calls: u64) {
+    let said = format!("calls kept: {calls} of {calls}");
+    site.until(&said, || {
+        // It warns of other things in a place for tests, and says so by its exit code.
+        String::from_utf8_lossy(&site.run(&["doctor", "--all"]).stdout).contains(&said)
+    })
+    .await;
+}
+
+/// kill -9 of the gateway, and another one takes calls.
+async fn kill_gateway(site: &Site) {
+    let before = site.pid("run/gateway.json");
+    assert!(site.kill("run/gateway.json"));
+    site.until("another gateway", || {
+        let now = site.pid("run/gateway.json");
+        now.is_some() && now != before
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_outlive_their_gateway() {
+    let site = Site::open_with(SETTINGS, "").await;
+    site.deploy("v1");
+    let crowd = site.crowd("a", 8, 12_000);
+    site.live(8).await;
+    for _ in 0..3 {
+        kept(&site, 8).await;
+        kill_gateway(&site).await;
+    }
+    site.live(8).await;
+    let new = reports(site.crowd("b", 2, 1_500)).await;
+    assert!(new.iter().all(|report| report.turns_heard() > 0), "{new:?}");
+    reports(crowd).await;
+    site.until("the calls have ended", || {
+        site.release("v1").is_some_and(|v1| v1["live"] == 0)
+    })
+    .await;
+    let v1 = site.release("v1").unwrap();
+    assert_eq!(
+        (&v1["lost"], &v1["dropped"]),
+        (&0.into(), &0.into()),
+        "{v1}"
+    );
+    assert!(
+        site.said().contains("it was ended by signal 9"),
+        "{}",
+        site.said()
+    );
+    site.spotless(10);
+}
+
+/// A new supervisor is given the calls by the gateway that lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_kept_again_by_the_next_supervisor() {
+    let mut site = Site::open_with(SETTINGS, "").await;
+    site.deploy("v1");
+    let crowd = site.crowd("a", 4, 12_000);
+    site.live(4).await;
+    kept(&site, 4).await;
+    site.kill_serve();
+    let said = String::from_utf8_lossy(&site.run(&["doctor"]).stdout).into_owned();
+    assert!(said.contains("calls kept: none"), "{said}");
+    site.serve().await;
+    kept(&site, 4).await;
+    kill_gateway(&site).await;
+    reports(crowd).await;
+    site.until("none was lost", || {
+        site.release("v1")
+            .is_some_and(|v1| v1["live"] == 0 && v1["lost"] == 0)
+    })
+    .await;
+    site.spotless(4);
+}
