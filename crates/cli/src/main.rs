@@ -62,9 +62,7 @@ fn main() -> ExitCode {
 /// it around costs more than it gives. Handshakes are work of our own, and have every core.
 fn runtime_for(command: &Command) -> Builder {
     match command {
-        Command::Gateway(args) if !verb::process::speaks_tls(args) => {
-            Builder::new_current_thread()
-        }
+        Command::Gateway(args) if !verb::process::speaks_tls(args) => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     }
 }

@@ -134,6 +134,10 @@ impl<T> Drop for Sender<T> {
 impl<T> Receiver<T> {
     /// Waits for items and takes all that are there, in place of what is in `batch`. False: there
     /// are none and none will come.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the reader is a thread of its own, and to rest is what it does"
+    )]
     pub(crate) fn take(&mut self, batch: &mut Vec<T>) -> bool {
         batch.clear();
         if let Some(rested) = self.rested.take() {

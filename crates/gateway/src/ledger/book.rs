@@ -91,6 +91,10 @@ pub(crate) struct Kept {
     /// Connections where its pin says, which are usually all.
     here: u32,
     /// The others, if there are any.
+    #[expect(
+        clippy::box_collection,
+        reason = "there are hardly ever any, so 8 bytes must do"
+    )]
     elsewhere: Option<Box<Vec<Elsewhere>>>,
     reason: Reason,
     pub(crate) is_override: bool,
@@ -107,7 +111,7 @@ struct Elsewhere {
 }
 
 impl Kept {
-    fn of(record: Record, pin: Arc<Site>) -> Self {
+    fn of(record: &Record, pin: Arc<Site>) -> Self {
         let mut kept = Self {
             pin,
             epoch: record.epoch,
@@ -306,7 +310,7 @@ impl Book {
         let addr = listed.map_or(NOWHERE, |route| route.addr);
         let site = self.shared.site(release, worker, addr);
         record.expires = Some(expires);
-        let kept = Kept::of(record, site);
+        let kept = Kept::of(&record, site);
         self.expiries
             .insert((kept.expires().unwrap_or_default(), call.clone()));
         self.records.insert(call, Box::new(kept));
@@ -321,7 +325,7 @@ impl Book {
     ) {
         let record = match self.records.entry(call.clone()) {
             Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(room) => room.insert(Box::new(Kept::of(fresh(), Arc::clone(site)))),
+            Entry::Vacant(room) => room.insert(Box::new(Kept::of(&fresh(), Arc::clone(site)))),
         };
         if let Some(expires) = record.expires() {
             record.set_expires(None);
