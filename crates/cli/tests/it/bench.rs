@@ -117,6 +117,16 @@ fn live_calls_are_watched_while_they_change_hands() {
     }
 }
 
+#[test]
+fn live_calls_are_watched_while_their_gateway_is_killed() {
+    let output = bench(&["crash", "--output", "json"]);
+    let (said, told) = (text(&output.stderr), text(&output.stdout));
+    assert!(output.status.success(), "{said}{told}");
+    let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert_eq!(last["crash_going_on_percent"]["segue"], 100.0, "{last}");
+    assert!(last["crash_new_call_after_ms"]["segue"].as_f64().unwrap() > 0.0);
+}
+
 /// A bench that cannot fail proves nothing: the yardstick is made to do wrong.
 fn notices(damage: &str, words: &str) {
     let output = bench(&["load", "--damage", damage]);
