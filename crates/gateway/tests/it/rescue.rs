@@ -121,6 +121,13 @@ async fn closes(mut caller: Ws<impl Stream>) -> Vec<u8> {
     payload
 }
 
+/// The caller says goodbye. Without it, whichever is gone first decides whether the other one is
+/// looked after.
+async fn hang_up(mut caller: Ws<TcpStream>, mut taken: Taken) {
+    caller.send(CLOSE, b"\x03\xe8").await.unwrap();
+    taken.expect(b"\x03\xe8").await;
+}
+
 const LOST: &[u8] = b"\x03\xf3worker lost";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,6 +211,7 @@ async fn a_worker_that_dies_within_a_message_has_not_begun_it() {
             hears(&mut caller, b"two").await;
         }
         hears(&mut caller, b"three").await;
+        hang_up(caller, next).await;
     }
 }
 
@@ -235,6 +243,7 @@ async fn a_caller_that_is_within_a_message_says_it_whole_to_the_next_worker() {
             }
         }
         next.expect(b"next").await;
+        hang_up(caller, next).await;
     }
 }
 
