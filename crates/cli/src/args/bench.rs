@@ -27,8 +27,12 @@ pub(crate) struct BenchArgs {
     /// Also keep the table and all values in this folder, as table.md and results.json
     #[arg(long, value_name = "DIR")]
     pub(crate) save: Option<PathBuf>,
-    /// This HAProxy [default: the one in PATH]
-    #[arg(long, env = "SEGUE_BENCH_HAPROXY", value_name = "PROGRAM")]
+    #[arg(
+        long,
+        help = "This HAProxy [default: the one in PATH]",
+        env = "SEGUE_BENCH_HAPROXY",
+        value_name = "PROGRAM"
+    )]
     pub(crate) haproxy: Option<PathBuf>,
     /// This nginx
     #[arg(long, env = "SEGUE_BENCH_NGINX", value_name = "PROGRAM")]
@@ -67,7 +71,7 @@ pub(crate) enum BenchMode {
 /// What it can be measured beside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BenchPeer {
-    /// HAProxy
+    #[value(help = "HAProxy")]
     Haproxy,
     /// nginx
     Nginx,

@@ -34,7 +34,7 @@ pub(crate) async fn run(format: Format, args: &BenchArgs) -> anyhow::Result<Exit
         .name("director".to_owned())
         .spawn(move || {
             let said = segue_bench::run(&options, &ours, &|text| {
-                output::say(&format!("bench: {text}"))
+                output::say(&format!("bench: {text}"));
             });
             // Nobody listens only if the program ends.
             let _ = done.send(said);
@@ -76,12 +76,11 @@ fn save(dir: &Path, results: &Results) -> std::io::Result<()> {
 }
 
 fn tell(format: Format, results: &Results) -> Exit {
-    match format {
-        Format::Table => output::line(&results.table()),
-        _ => {
-            output::data(format, &results.details(), String::new);
-            output::data(format, &results.medians(), String::new);
-        }
+    if format == Format::Table {
+        output::line(&results.table());
+    } else {
+        output::data(format, &results.details(), String::new);
+        output::data(format, &results.medians(), String::new);
     }
     let _ = std::io::stdout().flush();
     for fault in &results.faults {
