@@ -172,7 +172,7 @@ impl Link {
 
 /// What is to be sent. Descriptors are looked up when it is: they may be gone by then.
 enum Parcel {
-    Record(Record),
+    Record(Box<Record>),
     Orphan(WardId),
     Calls(WardId, Vec<CallKey>),
 }
@@ -523,7 +523,8 @@ impl Server {
 impl Guest {
     fn tell(&mut self, message: &ToGateway) {
         if self.outbox.len() < OUTBOX_MAX {
-            self.outbox.push_back(Parcel::Record(message.record()));
+            self.outbox
+                .push_back(Parcel::Record(Box::new(message.record())));
         }
     }
 }

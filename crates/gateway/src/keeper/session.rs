@@ -220,8 +220,7 @@ impl Session {
         let mut fds = [PollFd::new(&self.socket, what)];
         match poll(&mut fds, Some(&left)) {
             Ok(0) => Ok(Instant::now() < deadline),
-            Ok(_) => Ok(true),
-            Err(rustix::io::Errno::INTR) => Ok(true),
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }

@@ -252,6 +252,9 @@ impl LiveCall {
     /// The call is another process's now.
     pub(crate) fn given(self) {
         drop((self.caller, self.worker));
+        // Its slot stays as it is: should the taker die before the keeper hears of it, the call is
+        // taken back from here. This process ends soon.
+        std::mem::forget(self.slot);
         self.ticket.given();
     }
 

@@ -350,7 +350,9 @@ async fn another_user_is_not_heard() {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
     };
-    [dir.path(), &dir.path().join("run"), &socket].map(open);
+    for path in [dir.path(), &dir.path().join("run"), &socket] {
+        open(path);
+    }
     let ask = |uid: u32| {
         let mut asker = child("asker");
         asker.env("SEGUE_TEST_DIR", dir.path()).uid(uid);
