@@ -197,6 +197,63 @@ async fn a_call_whose_worker_died_goes_on_with_another_one() {
     );
 }
 
+/// Its worker is killed under it, and the caller notices a pause at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_rescued_from_a_worker_that_is_killed() {
+    let rescued = format!("{}\nrescue = {{}}", settings(2));
+    let mut site = prepare(PROGRAM, &[(AGENT, &rescued)]);
+    site.serve().await;
+    site.deploy("v1");
+    let url = format!("ws://{}/ws/{{call}}", address(&site));
+    let caller = Caller::start(&site, "hours", &["--url", &url, "--talk", "20"]);
+    let call = "CA0000";
+    // By then what was first understood is stored.
+    site.until("two questions are answered", || {
+        understood(&site, call).len() >= 2
+    })
+    .await;
+    let first = lines(&site, "call.started", call)[0]["pid"]
+        .as_i64()
+        .unwrap();
+    let pid = Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    site.until("the call is rescued", || {
+        site.json(&["calls"])["calls"]
+            .as_array()
+            .is_some_and(|calls| calls.iter().any(|call| call["state"] == "rescued"))
+    })
+    .await;
+    let before = understood(&site, call).len();
+    let heard = caller.end().await;
+    // What was said while nobody was there is gone; but nobody hung up, and the rest is understood.
+    assert_eq!(heard.summary["dropped"], 0, "{heard:?}");
+    let turns = heard.calls[0]["turns"].as_array().unwrap();
+    assert_eq!(turns.last().unwrap()["answer_wer"], 0.0, "{heard:?}");
+    assert!(understood(&site, call).len() > before, "{heard:?}");
+    assert_eq!(heard.calls[0]["welcome_back"], Value::Null, "{heard:?}");
+
+    let started = lines(&site, "call.started", call);
+    assert_eq!(started.len(), 2, "{started:?}");
+    assert_ne!(started[1]["pid"], first);
+    let resumed = lines(&site, "call.resumed", call);
+    assert!(resumed[0]["turns"].as_u64() >= Some(1), "{resumed:?}");
+    let log = fs::read_to_string(site.home().join("log/calls.jsonl")).unwrap();
+    let line = log.lines().find(|line| line.contains(call)).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(line["rescued"]["times"], 1, "{line}");
+    assert_eq!(line["end"]["dropped"], false, "{line}");
+    println!(
+        "the caller heard nothing for {} ms",
+        line["rescued"]["gap_ms"]
+    );
+    let v1 = site.release("v1").unwrap();
+    assert_eq!(
+        (&v1["rescued"], &v1["dropped"]),
+        (&1.into(), &0.into()),
+        "{v1}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_release_that_drains_it_takes_leave_of_its_callers() {
     let stragglers = |policy: &str| {
