@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::support::controller::Controller;
-use crate::support::fleet::{Fleet, Taken};
+use crate::support::fleet::{Fleet, Stream, Taken, hears};
 use crate::support::gateway::{Gateway, Process, config};
 use crate::support::table::{release, table};
 use crate::support::ws::{BINARY, CLOSE, Ws, call, exchange, frame, upgrade};
@@ -96,18 +96,6 @@ impl Rig {
         }
     }
 }
-
-async fn hears(caller: &mut Ws<impl Stream>, message: &[u8]) {
-    let next = soon("a message for the caller", caller.next()).await;
-    let (_, payload) = next.unwrap().expect("no end");
-    assert_eq!(
-        String::from_utf8_lossy(&payload),
-        String::from_utf8_lossy(message)
-    );
-}
-
-trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
-impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream for S {}
 
 /// The close frame that ends it, and the end behind it.
 async fn closes(mut caller: Ws<impl Stream>) -> Vec<u8> {

@@ -138,3 +138,16 @@ async fn accept(worker: usize, mut stream: TcpStream, lines: &str) -> Option<Tak
     let ws = Ws::new(stream, behind, false);
     Some(Taken { worker, head, ws })
 }
+
+/// The next message for a caller, which must be this one.
+pub(crate) async fn hears(caller: &mut Ws<impl Stream>, message: &[u8]) {
+    let next = soon("a message for the caller", caller.next()).await;
+    let (_, payload) = next.unwrap().expect("no end");
+    assert_eq!(
+        String::from_utf8_lossy(&payload),
+        String::from_utf8_lossy(message)
+    );
+}
+
+pub(crate) trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream for S {}
