@@ -14,6 +14,7 @@ const SENDS_MAX: usize = 32;
 
 /// Every call once in each period, at its own phase: a ring that is walked.
 pub(super) struct Flow {
+    period: u64,
     start: u64,
     /// Phase and place of each call, by phase.
     order: Vec<(u64, usize)>,
@@ -24,7 +25,7 @@ pub(super) struct Flow {
 impl Flow {
     fn due(&self) -> Option<u64> {
         let (phase, _) = self.order.get(self.cursor)?;
-        Some(self.start + self.round * PERIOD_NS + phase)
+        Some(self.start + self.round * self.period + phase)
     }
 
     fn advance(&mut self) {
@@ -37,19 +38,21 @@ impl Flow {
 }
 
 impl Drive {
-    pub(super) fn start_flow(&mut self) {
+    pub(super) fn start_flow(&mut self, period: u64) {
+        self.stats.period = period;
         let now = self.clock.now();
         let start = now + HEAD_START_NS;
         let mut order = Vec::new();
         for (index, call) in self.calls.iter_mut().enumerate() {
             if let Some(call) = call.as_mut().filter(|call| call.is_open()) {
-                let phase = random(call.number(), 0) % PERIOD_NS;
-                call.begin(start + phase, PERIOD_NS, start + phase);
+                let phase = random(call.number(), 0) % period;
+                call.begin(start + phase, period, start + phase);
                 order.push((phase, index));
             }
         }
         order.sort_unstable();
         self.flow = Some(Flow {
+            period,
             start,
             order,
             cursor: 0,

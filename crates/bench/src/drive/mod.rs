@@ -1,6 +1,6 @@
 //! The generator: makes calls through whatever listens, and says what became of them.
 //!
-//! One thread and one epoll. It is open loop: each call sends a frame every 20 ms at a phase of its
+//! One thread and one epoll. It is open loop: each call sends a frame in every period at a phase of its
 //! own, whether or not the last one came back, and a frame is late from when it should have been
 //! sent. A proxy that stalls therefore pays for every frame that it delayed, and not for one
 //! (this is called coordinated omission where it is not done).
@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use self::call::Call;
 use self::flow::Flow;
+pub(crate) use self::flow::PERIOD_NS;
 pub(crate) use self::orders::{Order, Reply};
 use self::rate::Rate;
 use self::slow::Slow;
@@ -189,7 +190,7 @@ impl Drive {
     fn obey(&mut self, order: Order) -> io::Result<Reply> {
         match order {
             Order::Open { calls } => self.open_until(calls)?,
-            Order::Flow => self.start_flow(),
+            Order::Flow { period_ns } => self.start_flow(period_ns.max(1)),
             Order::Mark => self.mark(),
             Order::Take => {}
             Order::Quiet => self.quiet()?,

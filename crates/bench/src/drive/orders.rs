@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Order {
     /// Have so many calls open.
     Open { calls: usize },
-    /// Let every open call send a frame each 20 ms, from now on.
-    Flow,
+    /// Let every open call send a frame in each period, from now on.
+    Flow { period_ns: u64 },
     /// Forget the times so far.
     Mark,
     /// Say how it goes.
@@ -57,7 +57,7 @@ pub(crate) struct Reply {
     pub(crate) latency_max_ns: u64,
     pub(crate) setup_p50_ns: u64,
     pub(crate) setup_p99_ns: u64,
-    /// Of each call the longest time without a frame, less the 20 ms that are usual.
+    /// Of each call the longest time without a frame, less the period that is usual.
     pub(crate) gap_p50_ns: u64,
     pub(crate) gap_p99_ns: u64,
     pub(crate) gap_max_ns: u64,

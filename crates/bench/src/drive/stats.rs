@@ -1,7 +1,6 @@
 //! What the generator has seen.
 
 use super::call::Call;
-use super::flow::PERIOD_NS;
 use super::orders::Reply;
 use crate::histogram::Histogram;
 
@@ -19,6 +18,8 @@ pub(super) enum End {
 /// Numbers only grow; times are those since the last mark.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
+    /// Between two frames of a call.
+    pub(super) period: u64,
     pub(super) sent: u64,
     pub(super) received: u64,
     pub(super) late: u64,
@@ -50,7 +51,7 @@ impl Stats {
     pub(super) fn reply(&self, calls: &[Option<Call>], now: u64) -> Reply {
         let mut gaps = Histogram::default();
         for call in calls.iter().flatten().filter(|call| call.is_open()) {
-            gaps.record(call.gap(now).saturating_sub(PERIOD_NS));
+            gaps.record(call.gap(now).saturating_sub(self.period));
         }
         let owed = calls.iter().flatten().map(|call| u64::from(call.owed()));
         Reply {

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::{float, judge, millis};
 use crate::BenchError;
-use crate::drive::Order;
+use crate::drive::{Order, PERIOD_NS};
 use crate::peers::Target;
 use crate::results::Results;
 use crate::run::{Bench, Set};
@@ -46,7 +46,7 @@ pub(super) fn measure(
     let mut set = bench.set(target)?;
     let mut probe = set.helper(bench)?;
     set.open(calls)?;
-    set.driver.ask(Order::Flow)?;
+    set.driver.ask(Order::Flow { period_ns: PERIOD_NS })?;
     let mut open = float(calls as u64);
     for kill in 1..=KILLS {
         bench.crew.wait(WARM_UP)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{float, judge, micros};
 use crate::BenchError;
-use crate::drive::Order;
+use crate::drive::{Order, PERIOD_NS};
 use crate::peers::Target;
 use crate::results::Results;
 use crate::run::Bench;
@@ -39,7 +39,7 @@ fn window(
     let time = Duration::from_secs(bench.options.seconds);
     let mut set = bench.set(target)?;
     set.open(calls)?;
-    set.driver.ask(Order::Flow)?;
+    set.driver.ask(Order::Flow { period_ns: PERIOD_NS })?;
     bench.crew.wait(WARM_UP.min(time))?;
     let before = (set.driver.ask(Order::Mark)?, set.usage());
     bench.crew.wait(time)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{float, judge, micros};
 use crate::BenchError;
-use crate::drive::Order;
+use crate::drive::{Order, PERIOD_NS};
 use crate::peers::Target;
 use crate::results::Results;
 use crate::run::Bench;
@@ -25,7 +25,7 @@ pub(super) fn measure(
     let mut set = bench.set(target)?;
     let mut crowd = set.helper(bench)?;
     set.open(calls)?;
-    set.driver.ask(Order::Flow)?;
+    set.driver.ask(Order::Flow { period_ns: PERIOD_NS })?;
     bench.crew.wait(WARM_UP.min(time))?;
     set.driver.ask(Order::Mark)?;
     bench.crew.wait(time)?;
