@@ -47,11 +47,15 @@ sim: ## the simulator over many seeds (SEEDS=1000000)
 fuzz: ## every parser of foreign bytes under libFuzzer (SECONDS=600, for each)
 	crates/gateway/fuzz/run $(SECONDS)
 
-bench: ## what a call costs, beside every proxy that is installed; 40 minutes (BENCH="--rounds 1")
+# One that has found a fault does not keep the next one from being run.
+bench: ## what a call costs, beside every proxy that is installed; 30 minutes (BENCH="--rounds 1")
 	cargo build --release --locked --bin segue
-	target/release/segue bench idle load rate handoff crash --save target/bench/plain $(BENCH)
-	target/release/segue bench load rate --tls --calls 300 --save target/bench/tls $(BENCH)
-	target/release/segue bench slow --against relay --rounds 1 --seconds 60 --save target/bench/slow
+	@echo 'three runs, together 30 minutes unless BENCH says otherwise'
+	failed=0; \
+	target/release/segue bench idle load rate handoff crash --save target/bench/plain $(BENCH) || failed=1; \
+	target/release/segue bench idle load rate --tls --rounds 3 --save target/bench/tls $(BENCH) || failed=1; \
+	target/release/segue bench slow --against relay --rounds 1 --save target/bench/slow $(BENCH) || failed=1; \
+	exit $$failed
 
 bench-route: ## timings of the hot decisions
 	cargo bench --locked -p segue-core --bench route

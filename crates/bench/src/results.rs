@@ -67,6 +67,8 @@ pub struct Results {
     pub targets: Vec<(Target, String)>,
     /// Peers that were asked for or are known, and are not there.
     pub missing: Vec<Target>,
+    /// Before the name of each figure.
+    pub prefix: &'static str,
 }
 
 impl Results {
@@ -76,10 +78,11 @@ impl Results {
     }
 
     pub(crate) fn add(&mut self, name: &str, unit: &'static str, target: Target, value: f64) {
+        let name = format!("{}{name}", self.prefix);
         let known = self.figures.iter().position(|figure| figure.name == name);
         let index = known.unwrap_or_else(|| {
             self.figures.push(Figure {
-                name: name.to_owned(),
+                name,
                 unit,
                 values: BTreeMap::new(),
             });

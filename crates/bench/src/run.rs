@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::BenchError;
 use crate::crew::{Crew, Driver, Start};
@@ -28,7 +29,9 @@ pub struct Options {
     pub seconds: u64,
     /// How many calls, where a mode takes a number; empty: those that the mode has.
     pub calls: Vec<usize>,
-    /// Callers speak TLS.
+    /// Length of the window with slow connections, instead of at least a minute.
+    pub slow_seconds: Option<u64>,
+    /// Callers speak TLS; names of figures say so.
     pub tls: bool,
     /// What the yardstick does wrong, to see that it is noticed.
     pub damage: Damage,
@@ -79,7 +82,10 @@ pub fn run(options: &Options, crew: &Crew, say: &dyn Fn(&str)) -> Result<Results
         tls,
         cpus: cpus(),
     };
-    let mut results = Results::default();
+    let mut results = Results {
+        prefix: if options.tls { "tls_" } else { "" },
+        ..Results::default()
+    };
     for target in &options.targets {
         if options.tls && !target.speaks_tls() {
             let name = target.name();
@@ -99,9 +105,13 @@ pub fn run(options: &Options, crew: &Crew, say: &dyn Fn(&str)) -> Result<Results
         results.notes.push(note.to_owned());
     }
     let targets: Vec<Target> = results.targets.iter().map(|(target, _)| *target).collect();
+    say(&format!(
+        "this takes about {}",
+        minutes(takes(options, &targets))
+    ));
     for round in 1..=options.rounds {
         for mode in &options.modes {
-            for target in targets.iter().filter(|target| mode.measures(**target)) {
+            for target in targets.iter().filter(|target| mode.is_due(**target, round)) {
                 say(&format!(
                     "round {round} of {}: {} {}",
                     options.rounds,
@@ -121,6 +131,25 @@ pub fn run(options: &Options, crew: &Crew, say: &dyn Fn(&str)) -> Result<Results
         }
     }
     Ok(results)
+}
+
+/// About how long a run takes.
+fn takes(options: &Options, targets: &[Target]) -> Duration {
+    let each = |mode: &Mode| {
+        let times = (1..=options.rounds).map(|round| {
+            let due = targets.iter().filter(|target| mode.is_due(**target, round));
+            due.count()
+        });
+        u32::try_from(times.sum::<usize>()).unwrap_or(u32::MAX) * mode.takes(options)
+    };
+    options.modes.iter().map(each).sum()
+}
+
+fn minutes(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..90 => format!("{seconds} seconds"),
+        seconds => format!("{} minutes", seconds.div_ceil(60)),
+    }
 }
 
 /// The first two that we may use.

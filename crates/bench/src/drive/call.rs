@@ -9,7 +9,7 @@ use crate::poller::{EventFlags, is_passing};
 use crate::wire::{self, Echo, PAYLOAD_BYTES};
 
 /// A frame that comes back later than this is heard as a gap: three frames.
-const LATE_NS: u64 = 60_000_000;
+pub(super) const LATE_NS: u64 = 60_000_000;
 
 /// Reads for one event, so that one call cannot keep the others waiting.
 const READS_MAX: usize = 4;
@@ -43,6 +43,13 @@ pub(super) struct Schedule {
     /// Which one that is.
     pub(super) base: u32,
     pub(super) period: u64,
+}
+
+impl Schedule {
+    /// When a frame should be sent; none before the base.
+    fn due(&self, sequence: u32) -> u64 {
+        self.first + u64::from(sequence - self.base) * self.period
+    }
 }
 
 /// See the module.
@@ -114,6 +121,15 @@ impl Call {
     /// Frames that have not come back.
     pub(super) fn owed(&self) -> u32 {
         self.next - self.expected
+    }
+
+    /// How long each frame of the schedule has been due that has not come back.
+    pub(super) fn waits(&self, now: u64) -> impl Iterator<Item = u64> {
+        let schedule = self.schedule.into_iter();
+        schedule.flat_map(move |schedule| {
+            let owed = self.expected.max(schedule.base)..self.next;
+            owed.map(move |sequence| now.saturating_sub(schedule.due(sequence)))
+        })
     }
 
     pub(super) fn interest(&self) -> EventFlags {
@@ -270,8 +286,7 @@ impl Call {
         if let Some(schedule) = self.schedule
             && sequence >= schedule.base
         {
-            let due = schedule.first + u64::from(sequence - schedule.base) * schedule.period;
-            let latency = now.saturating_sub(due);
+            let latency = now.saturating_sub(schedule.due(sequence));
             stats.latency.record(latency);
             if latency > LATE_NS {
                 stats.late += 1;

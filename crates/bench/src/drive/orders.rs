@@ -36,7 +36,7 @@ pub(crate) struct Reply {
     pub(crate) owed: u64,
     pub(crate) sent: u64,
     pub(crate) received: u64,
-    /// More than 60 ms after they should have been sent.
+    /// More than 60 ms after they should have been sent, those that are under way included.
     pub(crate) late: u64,
     /// Damaged, or of no call.
     pub(crate) wrong: u64,

@@ -1,12 +1,14 @@
-//! What calls notice of a gateway that is killed with signal 9 and started again at once, as the
-//! supervisor does it.
+//! What calls notice of a gateway that is killed with signal 9 and started again at once.
+//!
+//! It is the director that sees it end and starts the next one, where otherwise the supervisor does:
+//! by looking every millisecond, and through one process more.
 
 use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{float, judge, millis};
+use super::{AROUND, float, judge, millis};
 use crate::BenchError;
 use crate::drive::{Order, PERIOD_NS};
 use crate::peers::Target;
@@ -37,6 +39,12 @@ const LOOKS_MAX: usize = 100;
 /// crash may cost.
 const LOST_MAX: f64 = 0.005;
 
+/// About how long it takes.
+pub(super) fn takes() -> Duration {
+    let kills = u32::try_from(KILLS).expect("a few");
+    kills * (WARM_UP + BETWEEN) + 2 * AROUND
+}
+
 pub(super) fn measure(
     bench: &Bench<'_>,
     target: Target,
@@ -46,7 +54,9 @@ pub(super) fn measure(
     let mut set = bench.set(target)?;
     let mut probe = set.helper(bench)?;
     set.open(calls)?;
-    set.driver.ask(Order::Flow { period_ns: PERIOD_NS })?;
+    set.driver.ask(Order::Flow {
+        period_ns: PERIOD_NS,
+    })?;
     let mut open = float(calls as u64);
     for kill in 1..=KILLS {
         bench.crew.wait(WARM_UP)?;

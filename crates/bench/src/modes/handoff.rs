@@ -6,12 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{judge, millis};
+use super::{AROUND, judge, millis};
 use crate::BenchError;
 use crate::drive::{Order, PERIOD_NS, Reply};
 use crate::peers::Target;
 use crate::results::Results;
-use crate::run::{Bench, Set};
+use crate::run::{Bench, Options, Set};
 
 const CALLS: usize = 1_000;
 
@@ -25,6 +25,11 @@ const WARM_UP: Duration = Duration::from_secs(2);
 
 /// How long the gateway before may take to be gone. It is told as a fault then.
 const GONE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// About how long it takes.
+pub(super) fn takes(options: &Options) -> Duration {
+    2 * WARM_UP + 6 * Duration::from_secs(options.seconds) + 3 * AROUND
+}
 
 pub(super) fn measure(
     bench: &Bench<'_>,

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use super::{float, judge};
+use super::{AROUND, float, judge};
 use crate::BenchError;
 use crate::drive::Order;
 use crate::peers::Target;
 use crate::results::Results;
-use crate::run::Bench;
+use crate::run::{Bench, Options};
 
 /// Both ends of the slope; two descriptors for each call, of the 20 000 that are common.
 const CALLS: [usize; 2] = [1_000, 9_000];
@@ -17,16 +17,30 @@ const CALLS: [usize; 2] = [1_000, 9_000];
 /// What a proxy does behind an answer, it has done by then.
 const SETTLE: Duration = Duration::from_millis(1_500);
 
+/// Of calls that begin, one after the other, at the slowest proxy; and with TLS.
+const OPENED_PER_SECOND: [u32; 2] = [3_000, 700];
+
+/// About how long it takes.
+pub(super) fn takes(options: &Options) -> Duration {
+    let many = u32::try_from(numbers(options)[1]).unwrap_or(u32::MAX);
+    let opening = Duration::from_secs(1) * many / OPENED_PER_SECOND[usize::from(options.tls)];
+    2 * SETTLE + opening + AROUND
+}
+
+fn numbers(options: &Options) -> [usize; 2] {
+    match options.calls[..] {
+        [few, many, ..] => [few, many],
+        [many] => [many / 9, many],
+        [] => CALLS,
+    }
+}
+
 pub(super) fn measure(
     bench: &Bench<'_>,
     target: Target,
     results: &mut Results,
 ) -> Result<(), BenchError> {
-    let [few, many] = match bench.options.calls[..] {
-        [few, many, ..] => [few, many],
-        [many] => [many / 9, many],
-        [] => CALLS,
-    };
+    let [few, many] = numbers(bench.options);
     let mut set = bench.set(target)?;
     set.open(few)?;
     bench.crew.wait(SETTLE)?;

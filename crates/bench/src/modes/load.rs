@@ -2,32 +2,45 @@
 
 use std::time::Duration;
 
-use super::{float, judge, micros};
+use super::{AROUND, float, judge, micros};
 use crate::BenchError;
 use crate::drive::{Order, PERIOD_NS};
 use crate::peers::Target;
 use crate::results::Results;
-use crate::run::Bench;
+use crate::run::{Bench, Options};
 
 /// A few thousand frames a second, and as many as one processor of generator and agents can carry.
 const CALLS: [usize; 4] = [300, 500, 600, 1_000];
 
+/// With TLS, which a generator on one processor has to do too.
+const CALLS_TLS: [usize; 1] = [300];
+
 /// Before what counts: buffers have grown and queues are as they will be.
-const WARM_UP: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(1);
 
 pub(super) fn measure(
     bench: &Bench<'_>,
     target: Target,
     results: &mut Results,
 ) -> Result<(), BenchError> {
-    let numbers = match &bench.options.calls[..] {
-        [] => &CALLS[..],
-        given => given,
-    };
-    for calls in numbers {
+    for calls in numbers(bench.options) {
         window(bench, target, *calls, results)?;
     }
     Ok(())
+}
+
+fn numbers(options: &Options) -> &[usize] {
+    match &options.calls[..] {
+        [] if options.tls => &CALLS_TLS,
+        [] => &CALLS,
+        given => given,
+    }
+}
+
+/// About how long it takes.
+pub(super) fn takes(options: &Options) -> Duration {
+    let windows = u32::try_from(numbers(options).len()).expect("a few");
+    windows * (WARM_UP + Duration::from_secs(options.seconds) + AROUND)
 }
 
 fn window(
@@ -39,7 +52,9 @@ fn window(
     let time = Duration::from_secs(bench.options.seconds);
     let mut set = bench.set(target)?;
     set.open(calls)?;
-    set.driver.ask(Order::Flow { period_ns: PERIOD_NS })?;
+    set.driver.ask(Order::Flow {
+        period_ns: PERIOD_NS,
+    })?;
     bench.crew.wait(WARM_UP.min(time))?;
     let before = (set.driver.ask(Order::Mark)?, set.usage());
     bench.crew.wait(time)?;
@@ -66,7 +81,8 @@ fn window(
         target,
         micros(after.0.latency_p99_ns),
     );
-    let late = float(after.0.late - before.0.late) / echoes * 1e6;
+    let sent = float(after.0.sent - before.0.sent);
+    let late = float(after.0.late - before.0.late) / sent * 1e6;
     results.add(
         &name("late_ppm"),
         "of a million frames > 60 ms late",

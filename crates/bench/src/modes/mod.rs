@@ -7,13 +7,18 @@ mod load;
 mod rate;
 mod slow;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::BenchError;
 use crate::drive::Reply;
 use crate::peers::Target;
 use crate::results::Results;
-use crate::run::Bench;
+use crate::run::{Bench, Options};
+
+/// What a proxy, a generator and agents take to start and to end.
+const AROUND: Duration = Duration::from_secs(1);
 
 /// One kind of measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +58,23 @@ impl Mode {
             // Nobody else has it.
             Self::Handoff | Self::Crash => target == Target::Segue,
             Self::Load | Self::Rate => true,
+        }
+    }
+
+    /// Whether a round measures it. How much a machine adds by itself is known after the first one.
+    pub(crate) fn is_due(self, target: Target, round: usize) -> bool {
+        self.measures(target) && (target != Target::Direct || round == 1)
+    }
+
+    /// About how long one measurement takes.
+    pub(crate) fn takes(self, options: &Options) -> Duration {
+        match self {
+            Self::Idle => idle::takes(options),
+            Self::Load => load::takes(options),
+            Self::Rate => rate::takes(options),
+            Self::Handoff => handoff::takes(options),
+            Self::Crash => crash::takes(),
+            Self::Slow => slow::takes(options),
         }
     }
 

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use super::{float, judge, micros};
+use super::{AROUND, float, judge, micros};
 use crate::BenchError;
 use crate::drive::Order;
 use crate::peers::Target;
 use crate::results::Results;
-use crate::run::Bench;
+use crate::run::{Bench, Options};
 
 /// At once.
 const CONCURRENCY: usize = 32;
 
 const WARM_UP: Duration = Duration::from_secs(1);
+
+/// About how long it takes.
+pub(super) fn takes(options: &Options) -> Duration {
+    WARM_UP + Duration::from_secs(options.seconds) + AROUND
+}
 
 pub(super) fn measure(
     bench: &Bench<'_>,

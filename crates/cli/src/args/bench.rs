@@ -4,18 +4,20 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+// The last word counts, so that a script can have defaults.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub(crate) struct BenchArgs {
     /// What to measure [default: everything]
     #[arg(value_enum)]
     pub(crate) modes: Vec<BenchMode>,
-    /// Beside which proxies [default: those that are installed]
+    /// Beside which proxies [default: those that are installed; with --tls HAProxy]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PEERS")]
     pub(crate) against: Option<Vec<BenchPeer>>,
     /// How often each is measured, in turns; what is told is the median
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
-    /// Length of each measured window
+    /// Length of each measured window; with slow connections at least a minute
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub(crate) seconds: u32,
     /// How many calls, instead of the numbers that a measurement has of its own
@@ -46,6 +48,9 @@ pub(crate) struct BenchArgs {
     /// Measure the gateway of another build of Segue
     #[arg(long, hide = true, value_name = "PROGRAM")]
     pub(crate) gateway: Option<PathBuf>,
+    /// Length of the window with slow connections, however short that is
+    #[arg(long, hide = true, value_name = "SECONDS")]
+    pub(crate) slow_seconds: Option<u32>,
     /// Have the bare relay damage what it relays; the bench must notice
     #[arg(long, hide = true, value_enum, default_value_t)]
     pub(crate) damage: BenchDamage,

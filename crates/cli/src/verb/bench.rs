@@ -104,6 +104,7 @@ fn options(args: &BenchArgs) -> anyhow::Result<Options> {
     };
     let peers = match &args.against {
         Some(peers) => peers.clone(),
+        None if args.tls => vec![BenchPeer::Haproxy],
         None => BenchPeer::ALL.to_vec(),
     };
     let peers: Vec<Target> = peers.into_iter().map(target).collect();
@@ -135,6 +136,7 @@ fn options(args: &BenchArgs) -> anyhow::Result<Options> {
         programs,
         rounds: args.rounds as usize,
         seconds: u64::from(args.seconds),
+        slow_seconds: args.slow_seconds.map(u64::from),
         calls: args.calls.iter().map(|calls| *calls as usize).collect(),
         tls: args.tls,
         damage: match args.damage {

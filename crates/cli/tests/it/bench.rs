@@ -91,6 +91,29 @@ fn a_run_ends_with_one_line_for_a_machine() {
     assert_eq!(details["versions"]["segue"], env!("CARGO_PKG_VERSION"));
     assert_eq!(details["faults"], Value::Array(Vec::new()));
     assert!(said.contains("round 1 of 1: load relay"), "{said}");
+    assert!(said.contains("this takes about "), "{said}");
+}
+
+/// A script has its own defaults, and whoever runs it the last word.
+#[test]
+fn slow_connections_are_measured_for_as_long_as_they_are_slow() {
+    let output = bench(&[
+        "slow",
+        "--rounds",
+        "3",
+        "--slow-seconds",
+        "2",
+        "--output",
+        "json",
+    ]);
+    let (said, told) = (text(&output.stderr), text(&output.stdout));
+    assert!(output.status.success(), "{said}{told}");
+    assert!(said.contains("round 1 of 1: slow segue"), "{said}");
+    let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    for target in ["segue", "relay"] {
+        let ratio = last["slow_p99_ratio"][target].as_f64();
+        assert!(ratio.unwrap() > 0.0, "{target}: {last}");
+    }
 }
 
 #[test]
@@ -99,8 +122,8 @@ fn calls_over_tls_are_those_of_proxies_that_speak_it() {
     let (said, told) = (text(&output.stderr), text(&output.stdout));
     assert!(output.status.success(), "{said}{told}");
     let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
-    assert!(last["load20_p99_us"]["segue"].as_f64().unwrap() > 0.0);
-    assert!(last["load20_p99_us"]["relay"].is_null(), "{last}");
+    assert!(last["tls_load20_p99_us"]["segue"].as_f64().unwrap() > 0.0);
+    assert!(last["tls_load20_p99_us"]["relay"].is_null(), "{last}");
 }
 
 #[test]
