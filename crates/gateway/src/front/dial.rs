@@ -86,34 +86,76 @@ fn malformed(error: &dyn std::fmt::Display) {
     }
 }
 
-/// Reads the worker's response head, and what came behind it.
-pub(crate) async fn read_response(
+/// Why there is no answer of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// The connection ended first.
+    Ended,
+    /// It is none.
+    Malformed,
+    /// It did not come in time.
+    Late,
+    /// There were only answers that announce another one.
+    Interim,
+}
+
+impl NoAnswer {
+    fn status(self) -> u16 {
+        match self {
+            Self::Ended | Self::Malformed | Self::Interim => 502,
+            Self::Late => 504,
+        }
+    }
+
+    pub(crate) fn why(self) -> &'static str {
+        match self {
+            Self::Ended => "the worker closed the connection",
+            Self::Malformed => "the worker's answer is malformed",
+            Self::Late => "the worker did not answer in time",
+            Self::Interim => "the worker never came to its answer",
+        }
+    }
+}
+
+/// As [`read_answer`], with what the caller is told.
+pub(super) async fn read_response(
     worker: &mut TcpStream,
     patience: Duration,
 ) -> Result<(Response, Vec<u8>), (Unreached, Answer)> {
-    let failed = |status, reason| (Unreached::BadAnswer, Answer::new(status, reason));
+    let answer = read_answer(worker, patience).await;
+    answer.map_err(|none| {
+        let told = Answer::new(none.status(), none.why());
+        (Unreached::BadAnswer, told)
+    })
+}
+
+/// Reads the worker's response head, and what came behind it.
+pub(crate) async fn read_answer(
+    worker: &mut TcpStream,
+    patience: Duration,
+) -> Result<(Response, Vec<u8>), NoAnswer> {
     let deadline = Instant::now() + patience;
     let mut read = Vec::new();
     for _ in 0..=INTERIMS_MAX {
         let (head, behind) = match timeout_at(deadline, read_head(worker, read)).await {
             Ok(Ok(read)) => read,
             Ok(Err(ReadHeadError::Ended | ReadHeadError::Io(_))) => {
-                return Err(failed(502, "the worker closed the connection"));
+                return Err(NoAnswer::Ended);
             }
             Ok(Err(error)) => {
                 malformed(&error);
-                return Err(failed(502, "the worker's answer is malformed"));
+                return Err(NoAnswer::Malformed);
             }
-            Err(_) => return Err(failed(504, "the worker did not answer in time")),
+            Err(_) => return Err(NoAnswer::Late),
         };
         let response = Response::parse(&head).map_err(|error| {
             malformed(&error);
-            failed(502, "the worker's answer is malformed")
+            NoAnswer::Malformed
         })?;
         if response.status == 101 || response.status >= 200 {
             return Ok((response, behind));
         }
         read = behind;
     }
-    Err(failed(502, "the worker never came to its answer"))
+    Err(NoAnswer::Interim)
 }

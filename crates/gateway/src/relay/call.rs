@@ -347,9 +347,14 @@ impl LiveCall {
 
 /// What a side is told when its call is ended by policy.
 pub(crate) fn farewell(to: Side) -> Vec<u8> {
+    goodbye(to, 1001, FAREWELL_REASON)
+}
+
+/// A close frame of ours for a side. Towards a worker we are the client, and a client masks.
+pub(crate) fn goodbye(to: Side, code: u16, reason: &str) -> Vec<u8> {
     let mask = (to == Side::Worker).then(|| {
         let random = uuid::Uuid::now_v7();
         *random.as_bytes().last_chunk().expect("of sixteen bytes")
     });
-    close_frame(1001, FAREWELL_REASON, mask)
+    close_frame(code, reason, mask)
 }

@@ -34,11 +34,10 @@ impl Keeping {
         self.keep = Some(keep);
     }
 
-    /// Forgets what was to be told.
-    pub(super) fn forget(&mut self) {
+    /// Forgets which calls were to be held. What has ended is told all the same: the keeper may
+    /// have been told to hold it, and lets nothing go by itself.
+    pub(super) fn forget_holds(&mut self) {
         self.holds.clear();
-        self.releases.clear();
-        self.due = None;
     }
 
     /// When something is to be told. `None`: nothing is.

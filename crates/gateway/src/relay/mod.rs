@@ -2,10 +2,11 @@
 //!
 //! Each shard is one thread with one epoll and one read buffer. An idle call costs its two sockets
 //! and a few hundred bytes; a flowing one costs one read and one write for each frame and no
-//! allocation. Only under backpressure a call has a buffer of its own, at most one read long, and
-//! its source is not read until that is written. What is known of a call lies in a [slot](
-//! crate::slots), where it outlives this process. TLS calls are relayed by the same loop, but
-//! their keys, and so they, end with the process.
+//! allocation. Only under backpressure a call has a buffer of its own, about one read long, and its
+//! source is not read until that is written; one that may outlive its worker also holds a message
+//! back until it is whole. What is known of a call lies in a [slot](crate::slots), where it outlives
+//! this process. TLS calls are relayed by the same loop, but their keys, and so they, end with the
+//! process.
 
 mod call;
 mod keeping;
@@ -16,18 +17,19 @@ mod side;
 mod tls;
 pub(crate) mod whole;
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::call::{Flow, LiveCall, Sink};
-pub(crate) use self::call::{MovedCall, farewell, keep_alive};
+pub(crate) use self::call::{MovedCall, farewell, goodbye, keep_alive};
 use self::shard::{Command, Shard};
 pub(crate) use self::side::Side;
 use crate::ledger::CALLS_MAX;
@@ -129,7 +131,9 @@ impl Relay {
         let slots = Slots::create(CALLS_MAX)?;
         let rescuers = Rescuers::default();
         let start = |index: usize| {
-            let lane = slots.lane(index).expect("they are new, and have SHARDS_MAX lanes");
+            let lane = slots
+                .lane(index)
+                .expect("they are new, and have SHARDS_MAX lanes");
             let wake = Wake::new()?;
             let (commands, receiver) = channel();
             let shard = Shard::new(Arc::clone(&wake), receiver, lane, Arc::clone(&rescuers))?;
@@ -176,6 +180,14 @@ impl Relay {
     pub(crate) fn hold_all(&self) {
         for shard in &self.shards {
             let _ = shard.send(Command::HoldAll);
+        }
+    }
+
+    /// Tells the keeper of these calls (slot and generation) again: it could not hold them.
+    pub(crate) fn hold_again(&self, calls: HashSet<(u32, u32)>) {
+        let calls = Arc::new(calls);
+        for shard in &self.shards {
+            let _ = shard.send(Command::HoldAgain(Arc::clone(&calls)));
         }
     }
 

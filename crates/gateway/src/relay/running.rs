@@ -18,7 +18,7 @@ use segue_core::time::Timestamp;
 
 use crate::ledger::{By, Closed, End, Ticket};
 use crate::rescue::Lifeline;
-use crate::slots::{Deed, FlowState, Intake, Lane, Slot};
+use crate::slots::{Deed, FlowState, Intake, Lane, Slot, cut};
 
 use super::call::{Flow, LiveCall, Sink, farewell};
 use super::side::Side;
@@ -212,6 +212,9 @@ impl Running {
     /// Reads once from a side and writes to the other one.
     #[inline]
     pub(super) fn pump(&mut self, side: Side, lane: &mut Lane) -> After {
+        if self.lifeline.is_some() {
+            self.make_room(side, lane);
+        }
         if side == Side::Caller && self.tls.is_some() {
             return self.pump_tls(lane);
         }
@@ -373,7 +376,7 @@ impl Running {
         }
         lane.put(number, source, &flow);
         if !flow.has_leftover() {
-            self.slot.forget(source, end);
+            self.slot.forget(source, 0..end);
         }
         if failed {
             self.note(side, None);
@@ -397,6 +400,7 @@ impl Running {
             return written.map(|()| bytes.len()).map_err(drop);
         }
         loop {
+            cut();
             match rustix::net::send(self.socket(side), bytes, SendFlags::NOSIGNAL) {
                 Ok(written) => return Ok(written),
                 Err(Errno::AGAIN) => return Ok(0),
@@ -466,7 +470,7 @@ impl Running {
         kill(&mut flow);
         lane.put(number, source, &flow);
         if end > 0 {
-            self.slot.forget(source, end);
+            self.slot.forget(source, 0..end);
         }
         if side == Side::Caller
             && let Some(tls) = &mut self.tls
@@ -520,5 +524,6 @@ fn kill(flow: &mut FlowState) {
 
 #[inline]
 fn receive(socket: &TcpStream, buffer: &mut [u8]) -> Result<usize, Errno> {
+    cut();
     rustix::net::recv(socket, buffer, RecvFlags::empty()).map(|(length, _)| length)
 }

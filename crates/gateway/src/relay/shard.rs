@@ -8,7 +8,7 @@
 //! call waits for is looked at only after something else happened, and the clock only while
 //! something is due.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -53,6 +53,8 @@ pub(super) enum Command {
     KeepWith(Arc<dyn Keep>),
     /// Has all calls held again.
     HoldAll,
+    /// Has these held again, by slot and generation.
+    HoldAgain(Arc<HashSet<(u32, u32)>>),
     /// Stops the thread; its calls end.
     Stop,
 }
@@ -214,6 +216,9 @@ impl Shard {
                     self.hold_all();
                 }
                 Command::HoldAll => self.hold_all(),
+                Command::HoldAgain(calls) => {
+                    self.hold_again(|call| calls.contains(&call.number()));
+                }
                 Command::Stop => return false,
             }
         }
@@ -249,9 +254,13 @@ impl Shard {
     }
 
     fn hold_all(&mut self) {
-        self.keeping.forget();
+        self.keeping.forget_holds();
+        self.hold_again(|_| true);
+    }
+
+    fn hold_again(&mut self, wanted: impl Fn(&Running) -> bool) {
         for (index, place) in self.places.iter_mut().enumerate() {
-            if let Some(entry) = &mut place.entry {
+            if let Some(entry) = place.entry.as_mut().filter(|entry| wanted(&entry.call)) {
                 entry.call.held.set(false);
                 if entry.call.to_hold().is_some() {
                     let index = u32::try_from(index).expect("made by adopt");

@@ -131,6 +131,11 @@ impl Lifeline {
         seen
     }
 
+    /// The code of the goodbye among bytes that the caller said next, and that nobody has read yet.
+    pub(crate) fn goodbye_in(&self, unread: &[u8]) -> Option<u16> {
+        self.up.clone().see(unread).closed
+    }
+
     /// Whether [`Lifeline::record`] is to be told of what passes.
     pub(crate) fn records(&self) -> bool {
         self.opening.is_open()
@@ -243,6 +248,18 @@ impl Lifeline {
     /// How it outlived its workers so far.
     pub(crate) fn rescued(&self) -> Rescued {
         self.rescued
+    }
+}
+
+#[cfg(test)]
+impl Lifeline {
+    /// Of a call of which nothing is told again.
+    pub(crate) fn bare() -> Self {
+        let request = Recorded {
+            head: Vec::new(),
+            protocol: None,
+        };
+        Self::new(request, 0)
     }
 }
 

@@ -17,7 +17,6 @@ mod dial;
 mod lifeline;
 mod opening;
 
-use std::io::ErrorKind;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -43,6 +42,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// It doubles up to this.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
+const NOT_IN_TIME: &str = "no worker could be had in time";
+
 /// Workers asked at once: when one with a thousand calls dies, the others are not to be flooded.
 const AT_ONCE: usize = 256;
 
@@ -65,22 +66,23 @@ pub(crate) async fn rescue_all(front: Weak<Front>, mut lost: UnboundedReceiver<B
 async fn rescue(front: &Front, mut call: LiveCall, turns: &Semaphore) {
     call.ticket.rescuing();
     let dead = call.ticket.worker().clone();
-    match find(front, &mut call, turns).await {
+    let saved = match find(front, &mut call, turns).await {
         Ok((worker, early)) => {
-            call.ticket.rescue_ended(true, clock::now());
             let worker = worker.into_std();
-            match worker.and_then(|worker| call.go_on(worker, early)) {
-                Ok(call) => front.relay.adopt(call),
-                Err(error) => tracing::error!(%error, "a rescued call could not be relayed"),
-            }
+            let gone = |_| "its next worker is gone already";
+            worker
+                .and_then(|worker| call.go_on(worker, early))
+                .map_err(gone)
         }
-        Err(why) => {
-            call.ticket.rescue_ended(false, clock::now());
-            let id = call.ticket.identity().call.clone();
-            tracing::warn!(call = %id, worker = %dead, why, "a call could not be rescued");
-            front.relay.adopt(call.give_up());
-        }
+        Err(why) => Err(why),
+    };
+    call.ticket.rescue_ended(saved.is_ok(), clock::now());
+    if let Err(why) = saved {
+        let id = call.ticket.identity().call.clone();
+        tracing::warn!(call = %id, worker = %dead, why, "a call could not be rescued");
+        call = call.give_up();
     }
+    front.relay.adopt(call);
 }
 
 /// Tries the other workers of the release, then all of them, until one has the call.
@@ -97,13 +99,13 @@ async fn find(
     let mut tried = vec![call.ticket.worker().clone()];
     let mut pause = PAUSE_MIN;
     loop {
-        if has_left(call) {
+        if call.caller_ends().is_some() {
             return Err("its caller left");
         }
         let up = |worker: &WorkerId, addr| front.health.up(worker, addr);
         if call.ticket.retry(&tried, &up, clock::now()).is_err() {
             if Instant::now() + pause >= deadline {
-                return Err("no worker could be had in time");
+                return Err(NOT_IN_TIME);
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -114,11 +116,9 @@ async fn find(
         let retiring = call.ticket.identity().retiring;
         let line = call.lifeline.as_mut().ok_or("it has no lifeline")?;
         let about = (line.next_number(), retiring);
-        let asked = {
-            let _turn = turns.acquire().await;
-            line.request.ask(addr, about, line.opening(), deadline).await
-        };
-        let failed = match asked {
+        let limits = (turns, deadline);
+        let asked = line.request.ask(addr, about, line.opening(), limits);
+        let failed = match asked.await {
             Ok(found) => {
                 front.health.answered(&worker, addr, true);
                 line.begin(clock::now());
@@ -130,22 +130,12 @@ async fn find(
         match failed {
             Failed::Unreached => front.health.answered(&worker, addr, false),
             Failed::Died => line.begin(clock::now()),
+            Failed::OutOfTime => return Err(NOT_IN_TIME),
             Failed::Refused(_) => {}
         }
         if failed == Failed::Died && !line.may_begin() {
             return Err("workers went away as soon as they had it");
         }
         tried.push(worker);
-    }
-}
-
-/// Whether the caller hung up, and left nothing unread before it.
-fn has_left(call: &LiveCall) -> bool {
-    match call.caller.peek(&mut [0]) {
-        Ok(read) => read == 0,
-        Err(error) => !matches!(
-            error.kind(),
-            ErrorKind::WouldBlock | ErrorKind::Interrupted
-        ),
     }
 }

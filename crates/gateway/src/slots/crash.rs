@@ -20,12 +20,37 @@ use rustix::net::{
 use crate::ledger::tests::{begin, ledger};
 use crate::ledger::{By, Purpose};
 use crate::relay::{LiveCall, MovedCall, Relay};
+use crate::rescue::{Lifeline, Way};
 
 use super::*;
 
-/// Gateways killed: so many worlds at once, so many times each.
-const WORLDS: u64 = 2;
-const KILLS: u64 = 100;
+/// Gateways killed in all, if [`KILLS_ASKED`] does not say how many.
+const KILLS: u64 = 60;
+
+/// In the environment: how many gateways are killed.
+const KILLS_ASKED: &str = "SEGUE_TEST_KILLS";
+
+/// What calls are like in a world of gateways that are killed one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum World {
+    /// Bytes go on as they come.
+    Plain,
+    /// Messages go on whole.
+    HeldBack,
+}
+
+impl World {
+    /// Has the calls relayed by the next gateway as they were by those before.
+    fn prepare(self, calls: &mut [MovedCall], tracked: &mut [Tracked]) {
+        if self == Self::HeldBack {
+            for (call, tracked) in calls.iter_mut().zip(tracked) {
+                call.lifeline = Some(tracked.lifeline(call));
+            }
+        }
+    }
+}
+
+const WORLDS: [World; 2] = [World::Plain, World::HeldBack];
 
 /// Calls in a world. One floods both ways, so that bytes wait, and one answers message by message.
 const CALLS: usize = 2;
@@ -86,6 +111,42 @@ impl Stream {
 
 const GOODBYE: [u8; 4] = [0x88, 2, 0x03, 0xe8];
 
+impl Stream {
+    fn new(call: usize, side: Side) -> Self {
+        Self {
+            seed: (2 * call + side.index()) as u64,
+            large: call.is_multiple_of(2),
+        }
+    }
+}
+
+/// How far a call has come in its messages, so that a lifeline can be made for it as it is.
+struct Tracked([(Stream, Vec<u8>, u64); 2]);
+
+impl Tracked {
+    fn new(call: usize) -> Self {
+        Self(Side::BOTH.map(|side| (Stream::new(call, side), Vec::new(), 0)))
+    }
+
+    /// The lifeline of a gateway that had the call from its beginning.
+    fn lifeline(&mut self, moved: &MovedCall) -> Box<Lifeline> {
+        let mut line = Lifeline::bare();
+        let read = [moved.connection.bytes_in, moved.connection.bytes_out];
+        for (way, ((stream, message, from), read)) in [Way::Up, Way::Down]
+            .into_iter()
+            .zip(self.0.iter_mut().zip(read))
+        {
+            while *from + message.len() as u64 <= read {
+                *from += message.len() as u64;
+                *message = stream.next();
+            }
+            let part = usize::try_from(read - *from).expect("less than a message");
+            line.see(way, &message[..part]);
+        }
+        Box::new(line)
+    }
+}
+
 /// Reads messages of `stream` until its goodbye; answers how many.
 fn check(mut socket: &TcpStream, mut stream: Stream, progress: &Progress, each: &mut dyn FnMut()) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -117,14 +178,10 @@ fn peers(
     [caller, worker]: [TcpStream; 2],
     shared: &Arc<(Progress, std::sync::atomic::AtomicBool)>,
 ) -> Vec<JoinHandle<()>> {
-    let large = number.is_multiple_of(2);
-    let stream = |side: u64| Stream {
-        seed: 2 * number as u64 + side,
-        large,
-    };
     let mut threads = Vec::new();
-    for (side, socket) in [(0, caller), (1, worker)] {
-        let (ours, theirs) = (stream(side), stream(1 - side));
+    for (side, socket) in [(Side::Caller, caller), (Side::Worker, worker)] {
+        let (ours, theirs) = (Stream::new(number, side), Stream::new(number, side.other()));
+        let large = ours.large;
         let shared = Arc::clone(shared);
         let socket = Arc::new(socket);
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -259,7 +316,7 @@ impl Gateway {
 }
 
 /// Answers how many calls were in a shard's hand.
-fn world(world: u64) -> usize {
+fn world(world: World, kills: u64) -> usize {
     let shared = Arc::new((
         Progress::default(),
         std::sync::atomic::AtomicBool::default(),
@@ -276,8 +333,10 @@ fn world(world: u64) -> usize {
         sockets.push([caller, worker]);
         threads.extend(peers(number, [at_caller, at_worker], &shared));
     }
-    let (mut seed, mut in_hand) = (world + 1, 0);
-    for _ in 0..KILLS {
+    let mut tracked: Vec<Tracked> = (0..CALLS).map(Tracked::new).collect();
+    let (mut seed, mut in_hand) = (world as u64 + 1, 0);
+    for _ in 0..kills {
+        world.prepare(&mut calls, &mut tracked);
         let gateway = Gateway::start(&calls, &sockets);
         // As it begins, or anywhere within.
         shared
@@ -297,6 +356,7 @@ fn world(world: u64) -> usize {
             calls[number] = moved;
         }
     }
+    world.prepare(&mut calls, &mut tracked);
     shared.1.store(true, Ordering::Relaxed);
     let last = ledger();
     let relay = Relay::start(1).unwrap();
@@ -323,14 +383,14 @@ fn world(world: u64) -> usize {
 }
 
 #[test]
-fn no_byte_is_wrong_after_two_hundred_kills() {
-    let worlds: Vec<_> = (0..WORLDS)
-        .map(|n| std::thread::spawn(move || world(n)))
-        .collect();
+fn no_byte_is_wrong_however_often_gateways_are_killed() {
+    let asked = std::env::var(KILLS_ASKED).ok();
+    let kills = asked.map_or(KILLS, |kills| kills.parse().expect("a number"));
+    let each = kills.div_ceil(WORLDS.len() as u64);
+    let worlds: Vec<_> = WORLDS
+        .map(|kind| std::thread::spawn(move || world(kind, each)))
+        .into();
     let in_hand: usize = worlds.into_iter().map(|world| world.join().unwrap()).sum();
-    println!(
-        "in hand when killed: {in_hand} of {} gateways",
-        WORLDS * KILLS
-    );
+    println!("in hand when killed: {in_hand} of {kills} gateways");
     assert!(in_hand > 0, "the test never met a call in hand");
 }

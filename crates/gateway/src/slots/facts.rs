@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::{By, Closed, Identity, Purpose};
 
+use super::cut::cut;
 use super::flow::{FLOW_WORDS, halves, word};
 use super::layout::SLOT_WORDS;
 
@@ -86,6 +87,7 @@ impl Status {
         let with_code = u8::from(code.is_some()) << 3;
         let [a, b] = code.unwrap_or(0).to_le_bytes();
         let low = u32::from_le_bytes([state, by | with_code, a, b]);
+        cut();
         // Behind everything that was stored before: a slot that is live is whole.
         slot[STATUS].store(word(low, self.generation), Ordering::Release);
     }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::frames::{Observer, whole_frames};
 use crate::relay::Sink;
 
+use super::cut::cut;
+
 pub(super) const FLOW_WORDS: usize = 6;
 
 /// The words of a flow as they are kept, here and in a marker.
@@ -110,6 +112,7 @@ impl FlowState {
     #[inline]
     pub(super) fn store(&self, words: &[AtomicU64]) {
         for (word, value) in words.iter().zip(self.pack()) {
+            cut();
             word.store(value, Ordering::Relaxed);
         }
     }
@@ -226,7 +229,7 @@ pub(super) fn halves(word: u64) -> [u32; 2] {
 
 /// A number of bytes in one extent or one read.
 #[inline]
-pub(super) fn small(bytes: usize) -> u32 {
+pub(crate) fn small(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("an extent is far smaller")
 }
 

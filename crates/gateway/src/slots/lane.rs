@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use crate::relay::Side;
 
 use super::Slots;
+use super::cut::cut;
 use super::flow::{FLOW_WORDS, FlowState, FlowWords, halves, raw, word};
 use super::layout::{BUFFER_BYTES, Layout, MARKER_WORDS};
 use super::memory::{Buffer, Memory};
@@ -83,13 +84,16 @@ impl Lane {
         let words = self.slots.flow_words(slot, side);
         let copy = raw(words);
         for (word, value) in marker[2..].iter().zip(copy) {
+            cut();
             word.store(value, Ordering::Relaxed);
         }
         let generation = self.slots.generation(slot);
+        cut();
         marker[1].store(generation.into(), Ordering::Relaxed);
         // A kill finds what was stored in the order of the program; only the compiler must be told.
         compiler_fence(Ordering::SeqCst);
         let what = u32::from(deed as u8) << 8 | u32::from(side == Side::Worker);
+        cut();
         marker[0].store(word(slot, what), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         FlowState::unpack(copy)
@@ -107,6 +111,7 @@ impl Lane {
     /// Puts it back as it was.
     #[inline]
     pub(crate) fn let_go(&self) {
+        cut();
         self.marker()[0].store(0, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
     }

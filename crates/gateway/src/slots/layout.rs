@@ -17,7 +17,7 @@ pub(super) const LAYOUT_VERSION: u64 = 1;
 pub(super) const CAPACITY_MAX: usize = 1 << 20;
 
 pub(super) const WORD: usize = 8;
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// Words of a marker: two cache lines, so that no two shards share one.
 pub(super) const MARKER_WORDS: usize = 16;

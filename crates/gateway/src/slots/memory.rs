@@ -25,7 +25,12 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use super::cut::cut;
+
 const WORD: usize = size_of::<u64>();
+
+/// Bytes that are written between two cuts: all of them would take tests too long.
+const CUT_BYTES: usize = 64;
 
 /// A fixed range of memory: words below `bytes_from`, bytes above, and read buffers in between.
 #[derive(Debug)]
@@ -185,8 +190,11 @@ impl Memory {
     /// When they are not all bytes of this memory.
     pub(super) fn write(&self, at: usize, bytes: &[u8]) {
         let cells = self.bytes(at..at + bytes.len());
-        for (cell, byte) in cells.iter().zip(bytes) {
-            cell.store(*byte, Ordering::Relaxed);
+        for (cells, bytes) in cells.chunks(CUT_BYTES).zip(bytes.chunks(CUT_BYTES)) {
+            cut();
+            for (cell, byte) in cells.iter().zip(bytes) {
+                cell.store(*byte, Ordering::Relaxed);
+            }
         }
     }
 
@@ -203,6 +211,7 @@ impl Memory {
     /// Gives pages of bytes back: they read as zeros.
     pub(super) fn forget(&self, range: Range<usize>) {
         let cells = self.bytes(range);
+        cut();
         if matches!(self.backing, Backing::Plain) {
             for cell in cells {
                 cell.store(0, Ordering::Relaxed);

@@ -9,6 +9,7 @@
 //! Slots are written by one thread at a time, the shard that relays the call, with plain stores.
 //! Recovery only reads: the calls it finds get slots in the memory of the process that recovers.
 
+mod cut;
 mod facts;
 mod flow;
 mod kernel;
@@ -20,6 +21,7 @@ mod recover;
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,13 +32,14 @@ use segue_core::time::Timestamp;
 use crate::ledger::{Closed, Identity};
 use crate::relay::{SHARDS_MAX, Side};
 
+pub(crate) use self::cut::cut;
 use self::facts::{DOWN, FACTS, STATUS, State, Status, UP};
 use self::flow::FLOW_WORDS;
-pub(crate) use self::flow::{FlowState, Intake};
+pub(crate) use self::flow::{FlowState, Intake, small};
 use self::kernel::Counts;
 pub(crate) use self::lane::{Deed, Lane};
 pub(crate) use self::layout::EXTENT_BYTES;
-use self::layout::{CAPACITY_MAX, COLD_BYTES, LAYOUT_VERSION, Layout, MAGIC, SLOT_WORDS};
+use self::layout::{CAPACITY_MAX, COLD_BYTES, LAYOUT_VERSION, Layout, MAGIC, PAGE, SLOT_WORDS};
 use self::memory::Memory;
 use self::places::Places;
 pub(crate) use self::recover::{Found, recover};
@@ -144,10 +147,10 @@ impl Slots {
         let words = self.words(number);
         let generation = Status::load(words).generation.wrapping_add(1);
         let about = (place, call.strikes, call.ends);
-        if let Some(cold) = facts::write(words, &call.identity, about, call.connected) {
-            self.write_cold(number, &cold);
-        }
-        let keepable = call.keepable && place != NO_PLACE;
+        let cold = facts::write(words, &call.identity, about, call.connected);
+        let named = cold.is_none_or(|cold| self.write_cold(number, &cold));
+        // A call that nobody could name is not to be found again.
+        let keepable = call.keepable && place != NO_PLACE && named;
         let status = Status {
             state: if keepable {
                 State::Live
@@ -165,16 +168,17 @@ impl Slots {
         })
     }
 
-    fn write_cold(&self, number: u32, cold: &facts::Cold) {
+    /// False: it does not fit.
+    fn write_cold(&self, number: u32, cold: &facts::Cold) -> bool {
         let at = self.layout.cold(number as usize);
         let bytes = serde_json::to_vec(cold).unwrap_or_default();
-        // One that is too long leaves a length of zero, which is no JSON: the call has no name
-        // then, and is not kept.
-        let fits = bytes.len() + 2 <= COLD_BYTES;
-        let bytes = if fits { bytes } else { Vec::new() };
+        if bytes.is_empty() || bytes.len() + 2 > COLD_BYTES {
+            return false;
+        }
         let length = u16::try_from(bytes.len()).expect("it fits");
         self.memory.write(at, &length.to_le_bytes());
         self.memory.write(at + 2, &bytes);
+        true
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -304,7 +308,7 @@ impl Slot {
         let end = flow.end as usize + bytes.len();
         assert!(end <= EXTENT_BYTES, "a leftover is bounded");
         self.slots.memory.write(at + flow.end as usize, bytes);
-        flow.end = flow::small(end);
+        flow.end = small(end);
     }
 
     /// Copies what waits.
@@ -314,13 +318,15 @@ impl Slot {
         self.slots.memory.read(range, to);
     }
 
-    /// Gives the pages of what waited back, when nothing does any more. They are given back only
-    /// after the flow says so.
-    pub(crate) fn forget(&self, side: Side, bytes: u32) {
+    /// Gives pages of what waited back, when nothing waits there any more: those behind the first
+    /// byte of the range. They are given back only after the flow says so.
+    pub(crate) fn forget(&self, side: Side, range: Range<u32>) {
         let at = self.slots.layout.extent(self.number as usize, side);
-        self.slots
-            .memory
-            .forget(at..at + (bytes as usize).next_multiple_of(4_096));
+        let page = |byte: u32| at + (byte as usize).next_multiple_of(PAGE);
+        if page(range.start) < page(range.end) {
+            let pages = page(range.start)..page(range.end);
+            self.slots.memory.forget(pages);
+        }
     }
 }
 
@@ -337,7 +343,7 @@ impl Drop for Slot {
         free.store(words);
         for (side, flow) in flows {
             if flow.end > 0 {
-                self.forget(side, flow.end);
+                self.forget(side, 0..flow.end);
             }
         }
         let mut books = self.slots.books();
@@ -347,6 +353,17 @@ impl Drop for Slot {
         books.free.push(self.number);
     }
 }
+
+/// How many bytes the kernel has counted as read from a socket and as written to it, modulo 2^32
+/// and from anywhere on.
+#[cfg(test)]
+pub(crate) fn counted(socket: &impl AsFd) -> [u32; 2] {
+    let counts = Counts::of(socket).expect("it is a TCP socket");
+    [counts.read, counts.written]
+}
+
+#[cfg(test)]
+pub(crate) use self::cut::look_while;
 
 #[cfg(test)]
 mod crash;

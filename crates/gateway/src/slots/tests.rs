@@ -291,6 +291,24 @@ fn names_survive_however_long_they_are() {
 }
 
 #[test]
+fn a_call_whose_name_finds_no_room_is_not_kept() {
+    let slots = Slots::create(8).unwrap();
+    let ticket = ticket("a");
+    for (length, keepable) in [(55, true), (COLD_BYTES, false)] {
+        let mut identity = ticket.identity();
+        identity.traceparent = Some("0".repeat(length));
+        let entered = Entered {
+            identity,
+            ..entered(&ticket)
+        };
+        let slot = slots.take(&entered).unwrap();
+        assert_eq!(slot.is_keepable(), keepable, "{length}");
+        let memory = slots.memory().unwrap().try_clone_to_owned().unwrap();
+        assert_eq!(recover(memory).unwrap().len(), usize::from(keepable));
+    }
+}
+
+#[test]
 fn slots_and_places_are_used_again_and_are_bounded() {
     let slots = Slots::create(2).unwrap();
     let (one, two) = (ticket("a"), ticket("b"));

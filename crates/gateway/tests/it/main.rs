@@ -23,6 +23,7 @@ mod races;
 mod records;
 mod refusals;
 mod rescue;
+mod rescue_edges;
 mod retiring;
 mod routing;
 mod slow;

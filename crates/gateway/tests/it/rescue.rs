@@ -20,10 +20,10 @@ use crate::tls;
 const TEXT: u8 = 1;
 const PING: u8 = 9;
 
-struct Rig {
-    gateway: Gateway,
-    controller: Controller,
-    fleet: Fleet,
+pub(crate) struct Rig {
+    pub(crate) gateway: Gateway,
+    pub(crate) controller: Controller,
+    pub(crate) fleet: Fleet,
     _dir: Dir,
 }
 
@@ -42,7 +42,7 @@ fn rescued_table(epoch: u64, fleet: &Fleet, workers: &[usize]) -> RoutingTable {
 
 impl Rig {
     /// A gateway that rescues, with so many workers.
-    async fn start(workers: usize) -> Self {
+    pub(crate) async fn start(workers: usize) -> Self {
         Self::with(Fleet::start(workers).await, |_| ()).await
     }
 
@@ -66,7 +66,7 @@ impl Rig {
     }
 
     /// A call whose caller has said `connected` and `start`, and whose worker has heard both.
-    async fn talk(&mut self, id: &str) -> (Ws<TcpStream>, Taken) {
+    pub(crate) async fn talk(&mut self, id: &str) -> (Ws<TcpStream>, Taken) {
         let mut caller = call(self.gateway.addr, &format!("/ws/{id}"), "X-Own: kept\r\n").await;
         caller.send(TEXT, b"connected").await.unwrap();
         caller.send(TEXT, b"start").await.unwrap();
@@ -77,14 +77,14 @@ impl Rig {
     }
 
     /// The call where it goes on: behind its opening.
-    async fn rescued(&mut self) -> Taken {
+    pub(crate) async fn rescued(&mut self) -> Taken {
         let mut taken = self.fleet.take().await;
         taken.expect(b"connected").await;
         taken.expect(b"start").await;
         taken
     }
 
-    async fn states(&mut self) -> Vec<String> {
+    pub(crate) async fn states(&mut self) -> Vec<String> {
         let question = ToGateway::ListCalls {
             request: 1,
             agent: None,
@@ -111,7 +111,7 @@ async fn closes(mut caller: Ws<impl Stream>) -> Vec<u8> {
 
 /// The caller says goodbye. Without it, whichever is gone first decides whether the other one is
 /// looked after.
-async fn hang_up(mut caller: Ws<TcpStream>, mut taken: Taken) {
+pub(crate) async fn hang_up(mut caller: Ws<TcpStream>, mut taken: Taken) {
     caller.send(CLOSE, b"\x03\xe8").await.unwrap();
     taken.expect(b"\x03\xe8").await;
 }

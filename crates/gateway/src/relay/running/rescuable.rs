@@ -9,7 +9,7 @@
 
 use crate::ledger::Closed;
 use crate::rescue::Way;
-use crate::slots::{FlowState, Lane};
+use crate::slots::{Deed, FlowState, Lane, small};
 
 use super::super::side::Side;
 use super::{After, Running};
@@ -88,14 +88,16 @@ impl Running {
         }
         let dies = ends.is_some() && self.loses_worker_by(side, seen.closed);
         let keep = if dies { seen.passes } else { bytes.len() };
+        let end = flow.end;
         if dies && seen.passes == 0 {
             // The beginning of a message that never ends, or of the close frame itself.
             flow.end -= small(held);
         }
-        self.make_room(side, &mut flow);
         self.slot.append(side, &mut flow, &bytes[..keep]);
         lane.put(self.slot.number(), side, &flow);
         self.count(side, &flow);
+        // What was thrown away.
+        self.slot.forget(side, flow.end..end);
         match (&mut self.lifeline, ends) {
             (Some(line), _) if dies => line.discard(way),
             (_, Some(code)) => {
@@ -171,18 +173,24 @@ impl Running {
     }
 
     /// What is held lies behind what was written meanwhile. It goes to the front, so that one more
-    /// read finds room; but not onto itself, because until then it is what a killed process leaves.
-    fn make_room(&self, side: Side, flow: &mut FlowState) {
+    /// read finds room.
+    ///
+    /// Where it lay it is what a killed process leaves, until it is put back. So it goes nowhere
+    /// near there, and as a deed of its own: a read that follows may write anywhere else.
+    pub(super) fn make_room(&self, side: Side, lane: &Lane) {
+        let flow = self.slot.flow(side);
         let length = flow.end - flow.start;
-        if length > 0 && flow.start >= length {
-            let mut held = Vec::new();
-            self.slot.leftover(side, flow, &mut held);
-            (flow.start, flow.end) = (0, 0);
-            self.slot.append(side, flow, &held);
+        // A TLS call leaves nothing, and of one more can be opened at once than is read.
+        if length == 0 || flow.start == 0 || flow.start < length && self.tls.is_none() {
+            return;
         }
+        let number = self.slot.number();
+        let mut flow = lane.take(number, side, Deed::Edit);
+        let (mut held, end) = (Vec::new(), flow.end);
+        self.slot.leftover(side, &flow, &mut held);
+        (flow.start, flow.end) = (0, 0);
+        self.slot.append(side, &mut flow, &held);
+        lane.put(number, side, &flow);
+        self.slot.forget(side, flow.end..end);
     }
-}
-
-fn small(bytes: usize) -> u32 {
-    u32::try_from(bytes).expect("less than an extent")
 }

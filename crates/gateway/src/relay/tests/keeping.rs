@@ -41,6 +41,10 @@ impl Keep for Fake {
 
     fn release(&self, calls: &[(u32, u32)]) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
+        if state.full > 0 {
+            state.full -= 1;
+            return Err(ErrorKind::WouldBlock.into());
+        }
         for call in calls {
             assert!(state.held.remove(call), "only what was held");
         }
@@ -130,6 +134,20 @@ fn a_keeper_without_room_is_asked_again_and_one_that_is_back_is_told_all() {
     };
     kept.relay.hold_all();
     kept.fake.wait(|state| state.held == before);
+}
+
+#[test]
+fn what_ended_is_released_although_all_is_held_again() {
+    let mut kept = kept(1);
+    kept.fake.wait(|state| state.held.len() == 1);
+    kept.fake.state.lock().unwrap().full = usize::MAX;
+    kept.peers.clear();
+    wait_for_end(&kept.ledger);
+    kept.relay.hold_all();
+    adopt(&mut kept, 1..2);
+    kept.fake.state.lock().unwrap().full = 0;
+    kept.fake
+        .wait(|state| state.holds == 2 && state.held.len() == 1);
 }
 
 #[test]

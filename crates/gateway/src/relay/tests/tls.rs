@@ -3,6 +3,10 @@
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
+use crate::relay::running::Running;
+use crate::relay::whole::tests::frame;
+use crate::rescue::Lifeline;
+
 use super::*;
 
 /// A caller who speaks TLS.
@@ -75,9 +79,10 @@ struct TlsRig {
     worker: TcpStream,
 }
 
-fn rig(early_down: &[u8]) -> TlsRig {
+/// Both ends of a caller's connection behind the handshake: the gateway's, and the caller's.
+fn shaken_hands() -> ((TcpStream, ServerConnection), Sealed) {
     let (mut client, mut server) = connections();
-    let ((our_caller, caller), (our_worker, worker)) = (pair(), pair());
+    let (our_caller, caller) = pair();
     let handshake = std::thread::spawn(move || {
         while client.is_handshaking() {
             client.complete_io(&mut &caller).unwrap();
@@ -88,22 +93,22 @@ fn rig(early_down: &[u8]) -> TlsRig {
         server.complete_io(&mut &our_caller).unwrap();
     }
     let (tls, socket) = handshake.join().unwrap();
+    ((our_caller, server), Sealed { tls, socket })
+}
+
+fn rig(early_down: &[u8]) -> TlsRig {
+    let (ours, caller) = shaken_hands();
+    let (our_worker, worker) = pair();
     let ledger = ledger();
     let ticket = begin(&ledger, "a", Purpose::Call, 1).unwrap();
     ticket.connected(Timestamp(1));
     let relay = Relay::start(1).unwrap();
-    let call = LiveCall::new_tls(
-        ticket,
-        (our_caller, server),
-        our_worker,
-        vec![],
-        early_down.to_vec(),
-    );
+    let call = LiveCall::new_tls(ticket, ours, our_worker, vec![], early_down.to_vec());
     relay.adopt(call.unwrap());
     TlsRig {
         ledger,
         relay,
-        caller: Sealed { tls, socket },
+        caller,
         worker,
     }
 }
@@ -206,4 +211,72 @@ fn a_tls_call_does_not_move() {
     let mut got = [0; 10];
     (&rig.worker).read_exact(&mut got).unwrap();
     assert_eq!(&got, b"still here");
+}
+
+/// Opened at once can be more than was read at once: a record whose beginning came before.
+#[test]
+fn a_held_message_has_room_behind_it_for_all_that_can_be_opened_at_once() {
+    let (ours, mut caller) = shaken_hands();
+    let ((our_worker, worker), ledger) = (pair(), ledger());
+    let ticket = begin(&ledger, "a", Purpose::Call, 1).unwrap();
+    let slots = Slots::create(2).unwrap();
+    let mut lane = slots.lane(0).unwrap();
+    let call = LiveCall::new_tls(ticket, ours, our_worker, vec![], vec![]).unwrap();
+    let call = call.with_lifeline(Some(Box::new(Lifeline::bare())));
+    let mut call = Running::new(call, &lane).unwrap();
+
+    let (passes, held) = (
+        frame(0x82, Some([1; 4]), &vec![7; 29_900]),
+        frame(0x82, Some([1; 4]), &vec![8; 30_500]),
+    );
+    let mut said = [&passes[..], &held, &[0x89, 0].repeat(50_000)].concat();
+    let sent = said.clone();
+    let mut seal = |length: usize| {
+        let rest = said.split_off(length);
+        let mut sealed = Vec::new();
+        caller.tls.writer().write_all(&said).unwrap();
+        while caller.tls.wants_write() {
+            caller.tls.write_tls(&mut sealed).unwrap();
+        }
+        said = rest;
+        sealed
+    };
+    let first = seal(passes.len() + passes.len() + 10);
+    let records: Vec<Vec<u8>> = (0..4).map(|_| seal(16_384)).collect();
+    let (begun, end) = records[0].split_at(records[0].len() - 1);
+    let overhead = records[0].len() - 16_384;
+    let mut last = [end, &records[1..].concat()].concat();
+    last.extend(seal(lane.buffer.len() - last.len() - overhead));
+    assert_eq!(last.len(), lane.buffer.len(), "one read");
+
+    let (mut heard, mut opened) = (Vec::new(), 0);
+    worker.set_nonblocking(true).unwrap();
+    for bytes in [&first[..11_000], &[&first[11_000..], begun].concat(), &last] {
+        (&caller.socket).write_all(bytes).unwrap();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let socket = call.socket(Side::Caller);
+        while rustix::io::ioctl_fionread(socket).unwrap() < bytes.len() as u64 {
+            assert!(std::time::Instant::now() < deadline, "they come in time");
+            std::thread::yield_now();
+        }
+        let before = call.ticket.counters().read().0;
+        call.pump(Side::Caller, &mut lane);
+        opened = call.ticket.counters().read().0;
+        println!("opened at once: {}", opened - before);
+        while heard.len() < passes.len() && opened > 0 || call.wants_write(Side::Worker) {
+            assert!(std::time::Instant::now() < deadline, "it goes on in time");
+            let mut some = [0; 4_096];
+            while let Ok(length @ 1..) = (&worker).read(&mut some) {
+                heard.extend(&some[..length]);
+            }
+            call.flush(Side::Worker, &mut lane);
+        }
+    }
+    worker.set_nonblocking(false).unwrap();
+    let opened = usize::try_from(opened).unwrap();
+    let got = heard.len();
+    heard.resize(opened - 1, 0);
+    (&worker).read_exact(&mut heard[got..]).unwrap();
+    // The beginning of a ping is held.
+    assert!(heard == sent[..opened - 1]);
 }
