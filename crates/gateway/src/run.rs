@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::call_log::CallLog;
 use crate::clock;
@@ -30,6 +30,9 @@ use crate::tls::{Tls, TlsError};
 
 /// How often the journals of processes that drain beside us are looked at.
 const ASIDE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is tried again to be found. The disk may be full for a moment, and calls are here.
+const FOUND_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a gateway did not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         tokio::select! {
             () = &mut shutdown => break false,
             Some(()) = hangup.recv() => gateway.reload(),
+            () = sleep(FOUND_EVERY), if !gateway.is_found => gateway.be_found(&handoff),
             offer = handoff.socket.accept() => match offer {
                 Ok((stream, _)) => if gateway.offer(stream).await {
                     break true;
@@ -114,6 +118,8 @@ pub(crate) struct Gateway {
     pub(crate) listener: TcpListener,
     pub(crate) accepting: Option<Stoppable>,
     pub(crate) link: Option<Stoppable>,
+    /// Who looks for us finds us: callers, and the next gateway.
+    pub(crate) is_found: bool,
     pub(crate) health: JoinHandle<()>,
     /// Counts what is lost with processes that drain beside us.
     pub(crate) aside: JoinHandle<()>,
@@ -176,6 +182,7 @@ impl Gateway {
             journal: None,
             tables: Arc::new(tables),
             accepting: None,
+            is_found: false,
             link: None,
             config,
             log,
@@ -193,17 +200,32 @@ impl Gateway {
             let asked = gateway.config.listen;
             tracing::warn!(%addr, %asked, "the listener that was taken over listens elsewhere");
         }
-        let calls = *gateway.ledger.open().borrow();
-        let serving = gateway
-            .accept()
-            .and_then(|()| doorplate.put_up(addr, calls));
-        match serving {
-            Err(error) if gateway.config.takeover.is_none() => return Err(error.into()),
-            Err(error) => tracing::error!(%error, "took calls over, but cannot be fully reached"),
-            Ok(()) => tracing::info!(%addr, gateway = %gateway.config.gateway, "taking calls"),
+        if gateway.config.takeover.is_some() {
+            gateway.be_found(doorplate);
+        } else {
+            gateway.serve(doorplate)?;
         }
         gateway.report(true);
         Ok(gateway)
+    }
+
+    /// Takes new calls, and says where. May be tried again.
+    fn serve(&mut self, doorplate: &Doorplate) -> io::Result<()> {
+        if self.accepting.is_none() {
+            self.accept()?;
+        }
+        let addr = self.listener.local_addr()?;
+        doorplate.put_up(addr, *self.ledger.open().borrow())?;
+        self.is_found = true;
+        tracing::info!(%addr, gateway = %self.config.gateway, "taking calls");
+        Ok(())
+    }
+
+    /// The same with calls that were taken over, which must not end for it.
+    fn be_found(&mut self, doorplate: &Doorplate) {
+        if let Err(error) = self.serve(doorplate) {
+            tracing::error!(%error, "took calls over, but cannot be fully reached");
+        }
     }
 
     pub(crate) fn accept(&mut self) -> io::Result<()> {

@@ -64,9 +64,14 @@ impl Doorplate {
 
     /// Puts both in their places; those of the process before us are replaced.
     ///
-    /// Last of all the file says who serves here now, and how many calls it began with.
+    /// Last of all the file says who serves here now, and how many calls it began with. May be
+    /// tried again.
     pub(crate) fn put_up(&self, addr: SocketAddr, calls: usize) -> io::Result<()> {
-        std::fs::rename(&self.draft, &self.path)?;
+        match std::fs::rename(&self.draft, &self.path) {
+            // An earlier try came so far.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         files::replace(&self.addr_file, addr.to_string().as_bytes())?;
         let up = Up {
             pid: std::process::id(),
