@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+mod baking;
 mod gates;
 mod migrations;
 mod stragglers;
