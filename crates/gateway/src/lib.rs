@@ -33,6 +33,7 @@ pub mod config;
 mod files;
 pub mod journal;
 mod quiet;
+mod shelves;
 mod stop;
 
 mod offer;

@@ -7,8 +7,10 @@
 //! written by a thread, so that no call waits for the disk, and a few milliseconds of them at once
 //! (see [`batches`](crate::batches)): so much of what is told a kill may take along.
 //!
-//! When the file has grown too long, or a write failed, the ledger says everything again and the
-//! file is replaced. So a full disk costs what is told while it is full, and nothing after it.
+//! When the file has grown too long, a write failed, or the disk was too slow for what was told, the
+//! ledger says everything again and the file is replaced. So a full disk costs what is told while it
+//! is full, and nothing after it; and a slow one never holds up whoever has something to tell, which
+//! may be a thread that relays calls.
 //!
 //! Runs of pins need no line: each line of a pin says when it runs out.
 
@@ -33,8 +35,8 @@ use crate::ledger::{Identity, Record};
 
 pub use self::replay::{Left, Lost, read};
 
-/// Lines waiting for the disk. Beyond this whoever has one waits too: a call is rather late than
-/// unknown to the next process.
+/// Lines waiting for the disk. What is told beyond this is dropped, and everything said again once
+/// the disk is back.
 const QUEUE_LINES_MAX: usize = 16_384;
 
 /// Written at once when lines come faster than the disk takes them, and kept for the next ones.
@@ -42,6 +44,9 @@ const BATCH_BYTES: usize = 64 * 1024;
 
 /// Lines that usually come in one batch.
 const BATCH_LINES: usize = 64;
+
+/// A usual line.
+const LINE_BYTES: usize = 256;
 
 /// The file is replaced beyond this: some 100,000 calls. If what is still true takes more than
 /// half of it, beyond twice that.
@@ -107,8 +112,16 @@ enum Item {
 #[derive(Debug, Clone)]
 pub struct Journal {
     queue: Sender<Item>,
+    told: Arc<Told>,
+}
+
+/// How what the file says may differ from what was told.
+#[derive(Debug, Default)]
+struct Told {
+    /// Something was dropped: the writer asks for everything once there is room.
+    dropped: AtomicBool,
     /// The writer asks to be told everything again.
-    wanted: Arc<AtomicBool>,
+    wanted: AtomicBool,
 }
 
 impl Journal {
@@ -122,17 +135,7 @@ impl Journal {
     }
 
     pub(crate) fn bounded(path: &Path, lines: Vec<Line>, bytes_max: u64) -> io::Result<Self> {
-        let (queue, items) = batches::queue(QUEUE_LINES_MAX);
-        let wanted = Arc::new(AtomicBool::new(false));
-        let mut writer = Writer {
-            path: path.to_owned(),
-            file: None,
-            owned: None,
-            bytes_max,
-            limit: bytes_max,
-            failed: None,
-            wanted: Arc::clone(&wanted),
-        };
+        let (journal, mut writer, items) = Self::make(path, bytes_max, QUEUE_LINES_MAX);
         std::thread::Builder::new()
             .name("call-journal".to_owned())
             .spawn(move || {
@@ -140,27 +143,52 @@ impl Journal {
                 drop(lines);
                 writer.write_all(items);
             })?;
-        Ok(Self { queue, wanted })
+        Ok(journal)
     }
 
-    /// Queues a line; waits only while the queue is full.
+    fn make(path: &Path, bytes_max: u64, lines_max: usize) -> (Self, Writer, Receiver<Item>) {
+        let (queue, items) = batches::queue(lines_max);
+        let told = Arc::new(Told::default());
+        let writer = Writer {
+            path: path.to_owned(),
+            file: None,
+            owned: None,
+            bytes_max,
+            limit: bytes_max,
+            failed: None,
+            told: Arc::clone(&told),
+        };
+        (Self { queue, told }, writer, items)
+    }
+
+    /// Queues a line; never waits.
     pub(crate) fn write(&self, line: Line) {
         self.send(Item::Line(line));
     }
 
     /// Whether the writer asks for [`Journal::replace`]. Says so once.
     pub(crate) fn wants_all(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
+        let wanted = &self.told.wanted;
+        wanted.load(Ordering::Relaxed) && wanted.swap(false, Ordering::Relaxed)
     }
 
-    /// Queues all that is true now, in place of every line before.
+    /// Queues all that is true now, in place of every line before; never waits.
     pub(crate) fn replace(&self, lines: Vec<Line>) {
         self.send(Item::Replace(lines));
     }
 
     fn send(&self, item: Item) {
-        // An error means that the writer is gone, and it has said why.
-        let _ = self.queue.send(item);
+        // Full; or the writer is gone, and has said why.
+        if self.queue.try_send(item).is_err() {
+            self.told.dropped.store(true, Ordering::Release);
+        }
+    }
+
+    /// As [`Journal::replace`], and waits until it is written.
+    pub(crate) fn close(self, lines: Vec<Line>) {
+        if self.queue.send(Item::Replace(lines)).is_ok() {
+            self.flush();
+        }
     }
 
     /// Waits until every line queued before is written.
@@ -182,7 +210,7 @@ struct Writer {
     bytes_max: u64,
     limit: u64,
     failed: Option<Instant>,
-    wanted: Arc<AtomicBool>,
+    told: Arc<Told>,
 }
 
 impl Writer {
@@ -208,8 +236,13 @@ impl Writer {
                 }
             }
             self.write(&mut bytes);
+            if self.told.dropped.swap(false, Ordering::Acquire) {
+                tracing::warn!("the disk is too slow for the call journal; it is written anew");
+                self.told.wanted.store(true, Ordering::Relaxed);
+            }
             // What a burst took is given back.
             batch.shrink_to(BATCH_LINES);
+            bytes.shrink_to(BATCH_LINES * LINE_BYTES);
         }
     }
 
@@ -222,14 +255,14 @@ impl Writer {
                     if *bytes > self.limit {
                         // Once: until it is replaced the file just grows.
                         self.limit = u64::MAX;
-                        self.wanted.store(true, Ordering::Relaxed);
+                        self.told.wanted.store(true, Ordering::Relaxed);
                     }
                 }
                 Err(error) => self.fail(&error),
             }
         } else if self.failed.is_some_and(|at| at.elapsed() >= RETRY_AFTER) {
             self.failed = None;
-            self.wanted.store(true, Ordering::Relaxed);
+            self.told.wanted.store(true, Ordering::Relaxed);
         }
         batch.clear();
     }

@@ -197,3 +197,28 @@ fn calls_go_on_without_a_disk() {
     hang_up(held);
     ledger.close_journal();
 }
+
+#[test]
+fn a_disk_that_is_stuck_holds_nobody_up_and_hears_everything_later() {
+    let scratch = Scratch::new();
+    let ledger = ledger();
+    let (journal, mut writer, items) = Journal::make(&scratch.file(), FILE_BYTES_MAX, 4);
+    ledger.journal_to(journal);
+    // Far more than there is room for, and nobody writes.
+    let held: Vec<Ticket> = (0..20).map(|_| live(&ledger, "a")).collect();
+    let disk = std::thread::spawn(move || {
+        writer.replace(&[]);
+        writer.write_all(items);
+    });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while left(&ledger, &scratch).lost.len() < held.len() {
+        assert!(Instant::now() < deadline, "everything is written in time");
+        // As each report does.
+        ledger.snapshot(Timestamp(10));
+    }
+    drop(held);
+    ledger.close_journal();
+    let last = read(&scratch.file()).unwrap();
+    assert_eq!((last.calls.len(), last.lost.len()), (1, 0));
+    disk.join().unwrap();
+}

@@ -4,8 +4,7 @@
 //! taken under the same lock as every admission. `Book::recount` is the slow, obvious version;
 //! tests compare the two.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use segue_core::table::{Epoch, RoutingTable};
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::calls::Calls;
 use super::counted::{Shared, Site};
 
 /// Of a worker that no table lists any more.
@@ -242,8 +242,7 @@ pub(crate) struct Book {
     /// Its agent exists no more: only pinned calls go on.
     pub(crate) withdrawn: bool,
     pub(super) shared: Shared,
-    /// Boxed, because a growing map moves what it holds and has room for twice as many.
-    records: HashMap<CallId, Box<Kept>>,
+    records: Calls,
     expiries: BTreeSet<(Timestamp, CallId)>,
     counts: BTreeMap<ReleaseId, ReleaseCounts>,
     workers: BTreeMap<WorkerId, u32>,
@@ -255,7 +254,7 @@ impl Book {
             table,
             withdrawn: false,
             shared: Shared::default(),
-            records: HashMap::new(),
+            records: Calls::default(),
             expiries: BTreeSet::new(),
             counts: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -263,15 +262,15 @@ impl Book {
     }
 
     pub(crate) fn record(&self, call: &CallId) -> Option<&Kept> {
-        self.records.get(call).map(|kept| &**kept)
+        self.records.get(call)
     }
 
     pub(crate) fn record_mut(&mut self, call: &CallId) -> Option<&mut Kept> {
-        self.records.get_mut(call).map(|kept| &mut **kept)
+        self.records.get_mut(call)
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = (&CallId, &Kept)> {
-        self.records.iter().map(|(call, kept)| (call, &**kept))
+        self.records.iter()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -313,7 +312,7 @@ impl Book {
         let kept = Kept::of(&record, site);
         self.expiries
             .insert((kept.expires().unwrap_or_default(), call.clone()));
-        self.records.insert(call, Box::new(kept));
+        self.records.get_or_insert(&call, || kept);
     }
 
     /// Counts one more connection of a call, at `site`. `fresh` makes the record if there is none.
@@ -323,10 +322,8 @@ impl Book {
         site: &Arc<Site>,
         fresh: impl FnOnce() -> Record,
     ) {
-        let record = match self.records.entry(call.clone()) {
-            Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(room) => room.insert(Box::new(Kept::of(&fresh(), Arc::clone(site)))),
-        };
+        let fresh = || Kept::of(&fresh(), Arc::clone(site));
+        let record = self.records.get_or_insert(call, fresh);
         if let Some(expires) = record.expires() {
             record.set_expires(None);
             self.expiries.remove(&(expires, call.clone()));
@@ -423,7 +420,7 @@ impl Book {
         for (release, counts) in &self.counts {
             again.releases.entry(*release).or_default().totals = counts.totals.clone();
         }
-        for record in self.records.values() {
+        for (_, record) in self.records.iter() {
             let releases: BTreeSet<ReleaseId> = record.sites().map(|(s, _)| s.release).collect();
             if releases.is_empty() {
                 again.releases.entry(record.pin.release).or_default().pinned += 1;

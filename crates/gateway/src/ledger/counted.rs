@@ -8,12 +8,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use segue_core::route::{Pin, Reason};
 use segue_core::table::Epoch;
 use segue_core::time::Timestamp;
+
+use crate::shelves::Shelves;
 
 use super::{Counters, Identity, Purpose};
 
@@ -125,9 +127,9 @@ pub(super) struct Counted {
     call: CallId,
     since: Timestamp,
     rare: Option<Box<Rare>>,
-    /// In milliseconds; 0: not yet. Written under the ledger's lock.
-    connected: AtomicU64,
     pub(super) counters: Counters,
+    /// Milliseconds behind `since`, and one more; 0: not yet. Written under the ledger's lock.
+    connected: AtomicU32,
     reason: Reason,
     is_override: bool,
     is_resume: bool,
@@ -178,13 +180,16 @@ impl Counted {
     pub(super) fn connected(&self) -> Option<Timestamp> {
         match self.connected.load(Ordering::Relaxed) {
             0 => None,
-            at => Some(Timestamp(at)),
+            after => Some(Timestamp(self.since.0 + u64::from(after - 1))),
         }
     }
 
     pub(super) fn set_connected(&self, at: Timestamp) {
-        // The first millisecond of 1970 is no time at which a call stands.
-        self.connected.store(at.0.max(1), Ordering::Relaxed);
+        // A clock that was set back meanwhile does not count.
+        let after = at.0.saturating_sub(self.since.0);
+        let after = u32::try_from(after).unwrap_or(u32::MAX - 1);
+        self.connected
+            .store(after.saturating_add(1), Ordering::Relaxed);
     }
 }
 
@@ -201,7 +206,7 @@ pub(super) struct Connection {
 /// larger; its low bits say where it is.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    entries: Vec<Option<Connection>>,
+    entries: Shelves<Option<Connection>>,
     free: Vec<u32>,
     next: u64,
 }
@@ -234,8 +239,8 @@ impl Connections {
             call: identity.call,
             since: identity.since,
             rare: identity.traceparent.map(rare),
-            connected: AtomicU64::new(0),
             counters: Counters::default(),
+            connected: AtomicU32::new(0),
             reason: identity.reason,
             is_override: identity.is_override,
             is_resume: identity.is_resume,
@@ -301,10 +306,10 @@ mod tests {
     /// Without the counts of references and what the allocator adds: 24 bytes for each allocation.
     #[test]
     fn an_idle_call_is_small() {
-        assert!(size_of::<Counted>() <= 88);
+        assert!(size_of::<Counted>() <= 80);
         assert!(size_of::<Option<Connection>>() <= 16);
-        assert!(size_of::<crate::ledger::Ticket>() <= 32);
-        assert!(size_of::<crate::ledger::book::Kept>() <= 56);
+        assert!(size_of::<crate::ledger::Ticket>() <= 24);
+        assert!(size_of::<Option<(CallId, crate::ledger::book::Kept)>>() <= 72);
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl Ledger {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn journal_to(&self, journal: Journal) {
+        self.locked().journal = Some(journal);
+    }
+
     /// Waits until every line so far is written.
     #[cfg(test)]
     pub(crate) fn journal_written(&self) {
@@ -47,14 +52,13 @@ impl Ledger {
 
     /// Ends journaling with all that is true now, and waits until that is written.
     pub fn close_journal(&self) {
-        let journal = {
+        let (journal, lines) = {
             let mut admission = self.locked();
-            let lines = admission.lines();
-            let journal = admission.journal.take();
-            journal.inspect(|journal| journal.replace(lines))
+            (admission.journal.take(), admission.lines())
         };
+        // Not under the lock: the disk may be slow.
         if let Some(journal) = journal {
-            journal.flush();
+            journal.close(lines);
         }
     }
 
@@ -135,6 +139,15 @@ impl Admission {
             journal.replace(self.lines());
         } else {
             journal.write(line);
+        }
+    }
+
+    /// Says everything again if the journal's writer asks for it.
+    pub(super) fn mend_journal(&self) {
+        if let Some(journal) = &self.journal
+            && journal.wants_all()
+        {
+            journal.replace(self.lines());
         }
     }
 

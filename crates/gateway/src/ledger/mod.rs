@@ -28,6 +28,7 @@
 
 mod admission;
 mod book;
+mod calls;
 mod counted;
 mod end;
 mod ended;
@@ -190,6 +191,7 @@ impl Ledger {
     pub fn snapshot(&self, now: Timestamp) -> BTreeMap<AgentName, AgentPresence> {
         let mut admission = self.lock(now);
         self.drop_withdrawn(&mut admission, now);
+        admission.mend_journal();
         let books = admission.books.iter();
         books
             .map(|(a, book)| (a.clone(), book.presence()))

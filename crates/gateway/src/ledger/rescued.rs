@@ -63,7 +63,7 @@ impl Ticket {
         if self.counted.is_override() {
             return;
         }
-        let mut admission = self.ledger.lock(now);
+        let mut admission = self.ledger().lock(now);
         if let Some(book) = admission.books.get_mut(self.counted.agent()) {
             book.counts_mut(self.counted.release()).totals.rescued += 1;
         }

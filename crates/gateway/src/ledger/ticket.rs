@@ -22,20 +22,24 @@ use super::{
 /// Counts one connection for as long as it exists. Not to be cloned.
 #[derive(Debug)]
 pub struct Ticket {
-    pub(super) ledger: Arc<Ledger>,
+    /// `None`: the count is closed.
+    ledger: Option<Arc<Ledger>>,
     pub(super) counted: Arc<Counted>,
     site: Arc<Site>,
-    open: bool,
 }
 
 impl Ticket {
     pub(super) fn new(ledger: Arc<Ledger>, counted: Arc<Counted>, site: Arc<Site>) -> Self {
         Self {
-            ledger,
+            ledger: Some(ledger),
             counted,
             site,
-            open: true,
         }
+    }
+
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        let open = self.ledger.as_ref();
+        open.expect("whoever closes a ticket has it by value")
     }
 
     /// What it is.
@@ -70,7 +74,8 @@ impl Ticket {
         up: &dyn Fn(&WorkerId, SocketAddr) -> bool,
         now: Timestamp,
     ) -> Result<(), Refused> {
-        let mut admission = self.ledger.lock(now);
+        let ledger = Arc::clone(self.ledger());
+        let mut admission = ledger.lock(now);
         let gone = Refused::Route(Refusal::NoWorker);
         let Admission {
             books, connections, ..
@@ -110,7 +115,7 @@ impl Ticket {
 
     /// The connection stands: from now on its end is the end of a call.
     pub fn connected(&self, now: Timestamp) {
-        let mut admission = self.ledger.lock(now);
+        let mut admission = self.ledger().lock(now);
         let counted = &self.counted;
         counted.set_connected(now);
         if let Some(book) = admission.books.get_mut(counted.agent())
@@ -146,8 +151,10 @@ impl Ticket {
 
     /// Uncounts the connection because another process counts it now: it did not end.
     pub fn given(mut self) {
-        self.open = false;
-        let mut admission = self.ledger.locked();
+        let Some(ledger) = self.ledger.take() else {
+            return;
+        };
+        let mut admission = ledger.locked();
         admission.connections.remove(self.counted.number);
         let now = admission.seen;
         if let Some(book) = admission.books.get_mut(self.counted.agent()) {
@@ -156,28 +163,26 @@ impl Ticket {
             }
             book.leave(self.counted.call(), &self.site, now);
         }
-        self.ledger.open.send_replace(admission.connections.len());
+        ledger.open.send_replace(admission.connections.len());
     }
 
     /// This one, still open, in the place of the one that closes.
-    fn again(&self) -> Self {
+    fn again(&self, ledger: &Arc<Ledger>) -> Self {
         Self::new(
-            Arc::clone(&self.ledger),
+            Arc::clone(ledger),
             Arc::clone(&self.counted),
             Arc::clone(&self.site),
         )
     }
 
     fn close(&mut self, end: End, now: Timestamp) {
-        if !self.open {
+        let Some(ledger) = self.ledger.take() else {
             return;
-        }
-        self.open = false;
-        let ledger = Arc::clone(&self.ledger);
+        };
         let mut admission = ledger.lock(now);
         let now = admission.seen;
         if let Some(postponed) = &mut admission.postponed {
-            let ticket = self.again();
+            let ticket = self.again(&ledger);
             postponed.push(Postponed {
                 ticket,
                 end,
