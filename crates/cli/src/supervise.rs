@@ -3,6 +3,7 @@
 //! They are processes of their own, found again by their records: the supervisor can be killed,
 //! restarted or upgraded, and neither a call nor a rollout notices.
 
+mod binary;
 mod child;
 mod draining;
 mod ending;
@@ -42,6 +43,10 @@ const LISTEN_MAX: Duration = Duration::from_secs(15);
 /// How often the lock is tried by a supervisor that has just become another binary.
 const LOCK_TRIES: usize = 10;
 
+/// How long a supervisor that is asked to go waits for a gateway that has just crashed: some
+/// milliseconds are enough, and systemd ends this process after ten seconds.
+const SETTLED_MAX: Duration = Duration::from_secs(5);
+
 /// How often things are looked at that do not announce themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -74,49 +79,103 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
     });
     let mut becomes = resumed.await;
     loop {
-        if let Some(binary) = becomes.take() {
-            match wishes.now().await {
-                // Whoever wants it to end does not want it to begin again.
-                Some(wish) => wishes.put_back(wish),
-                None => output::trouble(&upgrade::become_it(home, &binary)),
+        let pid = gateway.pid();
+        let due = async {
+            match &mut becomes {
+                Some(becoming) => becoming.is_due(home, pid).await,
+                None => std::future::pending().await,
+            }
+        };
+        // What more than one part is needed for is done outside, where all of them are free.
+        let next = tokio::select! {
+            () = &mut announced, if !is_announced => {
+                is_announced = true;
+                None
+            }
+            _ = controller.keep(home, &config) => None,
+            () = draining.keep(home) => None,
+            turn = gateway.keep(home, &config) => (turn == Turn::Closed).then_some(Next::Gateway),
+            is_due = due => Some(Next::Becomes { is_due }),
+            wish = wishes.next() => Some(Next::Wish(wish)),
+        };
+        let mut parts = Parts {
+            home,
+            config: &config,
+            controller: &mut controller,
+            gateway: &mut gateway,
+            draining: &mut draining,
+        };
+        match next {
+            None => {}
+            Some(Next::Gateway) => parts.next_gateway()?,
+            Some(Next::Becomes { is_due }) => {
+                let becoming = becomes.take();
+                match (wishes.now().await, becoming) {
+                    // Whoever wants it to end does not want it to begin again.
+                    (Some(wish), _) => wishes.put_back(wish),
+                    (None, Some(becoming)) if is_due => output::trouble(&becoming.now(home)),
+                    (None, Some(becoming)) => becoming.never(home),
+                    (None, None) => {}
+                }
+            }
+            Some(Next::Wish(Wish::End)) => {
+                settle(parts).await?;
+                return wind_down(home, &mut wishes, Some(controller), Some(gateway), draining)
+                    .await;
+            }
+            Some(Next::Wish(Wish::Leave)) => {
+                settle(parts).await?;
+                output::say(
+                    "leaving: gateway, controller and workers go on; `segue serve` finds them again",
+                );
+                return Ok(Exit::Ok);
+            }
+            Some(Next::Wish(Wish::Upgrade(_))) if becomes.is_some() => {
+                output::say("an upgrade is under way already");
+            }
+            Some(Next::Wish(Wish::Upgrade(request))) => {
+                becomes = upgrade::upgrade(parts, request).await;
+            }
+            Some(Next::Wish(Wish::Reload)) => {
+                controller.hang_up();
+                gateway.hang_up();
+                output::say(
+                    "the configuration is read again: see what came of it with `segue logs controller`",
+                );
             }
         }
+    }
+}
+
+/// What the supervisor does next.
+enum Next {
+    /// Another gateway beside one that takes no new calls.
+    Gateway,
+    /// It becomes another binary, or gives that up.
+    Becomes {
+        is_due: bool,
+    },
+    Wish(Wish),
+}
+
+/// Keeps the gateway until nothing of one that crashed waits in our keeping, which ends with us.
+async fn settle(mut parts: Parts<'_>) -> anyhow::Result<()> {
+    let home = parts.home;
+    let mut idle = pin!(async {
+        while !keeper::is_idle(home).await {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    });
+    let mut late = pin!(tokio::time::sleep(SETTLED_MAX));
+    loop {
         tokio::select! {
-            () = &mut announced, if !is_announced => is_announced = true,
-            _ = controller.keep(home, &config) => {}
-            () = draining.keep(home) => {}
-            turn = gateway.keep(home, &config) => {
-                if turn == Turn::Closed {
-                    draining.take(home, &gateway)?;
-                    let id = draining.free_id(home)?;
-                    gateway = Child::find_or_start(home, &config, Program::gateway(id))?;
-                }
+            biased;
+            () = &mut idle => return Ok(()),
+            () = &mut late => {
+                output::say("warning: the calls of a gateway that crashed were not taken back, and end");
+                return Ok(());
             }
-            wish = wishes.next() => match wish {
-                Wish::End => {
-                    return wind_down(home, &mut wishes, Some(controller), Some(gateway), draining)
-                        .await;
-                }
-                Wish::Leave => {
-                    output::say("leaving: gateway, controller and workers go on; `segue serve` finds them again");
-                    return Ok(Exit::Ok);
-                }
-                Wish::Upgrade(request) => {
-                    let parts = Parts {
-                        home,
-                        config: &config,
-                        controller: &mut controller,
-                        gateway: &mut gateway,
-                        draining: &mut draining,
-                    };
-                    becomes = upgrade::upgrade(parts, request).await;
-                }
-                Wish::Reload => {
-                    controller.hang_up();
-                    gateway.hang_up();
-                    output::say("the configuration is read again: see what came of it with `segue logs controller`");
-                }
-            },
+            kept = parts.keep_gateway() => kept?,
         }
     }
 }

@@ -12,6 +12,7 @@ use segue_core::names::{GatewayId, ReleaseId};
 use serde_json::{Value, json};
 
 use super::LOOK_EVERY;
+use super::binary::Binary;
 use super::draining::first_id;
 use crate::home::Home;
 use crate::output;
@@ -71,14 +72,9 @@ impl Program {
         home.run().join(format!("{}.json", self.name))
     }
 
-    fn start(&self, home: &Home, config: &Path) -> anyhow::Result<Handle> {
-        self.start_from(&ourselves()?, home, config)
-    }
-
-    /// Starts it from another binary.
     pub(super) fn start_from(
         &self,
-        binary: &str,
+        binary: &Binary,
         home: &Home,
         config: &Path,
     ) -> anyhow::Result<Handle> {
@@ -89,7 +85,7 @@ impl Program {
     /// Starts one that takes over from the gateway at `socket`, with a record beside that one's.
     pub(super) fn take_over(
         &self,
-        binary: &str,
+        binary: &Binary,
         home: &Home,
         config: &Path,
         socket: &Path,
@@ -107,7 +103,7 @@ impl Program {
 
     fn spawn(
         &self,
-        binary: &str,
+        binary: &Binary,
         home: &Home,
         config: &Path,
         more: &[String],
@@ -128,7 +124,7 @@ impl Program {
         }
         args.extend_from_slice(more);
         let spawn = Spawn {
-            program: binary.to_owned(),
+            program: binary.program(),
             args,
             env: BTreeMap::new(),
             dir: None,
@@ -137,18 +133,9 @@ impl Program {
             note,
         };
         spawn
-            .start()
+            .start_as(&binary.to_string())
             .with_context(|| format!("the {} cannot be started", self.name))
     }
-}
-
-/// The program to start. After an upgrade the kernel says that the file of this process is deleted;
-/// the one in its place is meant.
-pub(super) fn ourselves() -> std::io::Result<String> {
-    let path = std::env::current_exe()?.display().to_string();
-    Ok(path
-        .strip_suffix(" (deleted)")
-        .map_or_else(|| path.clone(), str::to_owned))
 }
 
 /// Who the gateway of a record is. Records of earlier versions do not say; there was only one.
@@ -175,6 +162,8 @@ pub(super) enum Turn {
 pub(super) struct Child {
     program: Program,
     handle: Handle,
+    /// What it is started again from.
+    binary: Binary,
     started: Instant,
     wait: Duration,
     /// It has ended, and is started again at this moment.
@@ -200,10 +189,11 @@ impl Child {
         if program.id.is_some() {
             program.id = Some(id_of(&handle.record().note));
         }
-        Ok(Some(Self::of(program, handle)))
+        let binary = Binary::of(handle.pid()).unwrap_or(Binary::Ours);
+        Ok(Some(Self::of(program, handle, binary)))
     }
 
-    fn of(program: Program, handle: Handle) -> Self {
+    fn of(program: Program, handle: Handle, binary: Binary) -> Self {
         let log = fs::metadata(&handle.record().log);
         Self {
             program,
@@ -215,6 +205,7 @@ impl Child {
             told: String::new(),
             listened: false,
             handle,
+            binary,
         }
     }
 
@@ -244,8 +235,8 @@ impl Child {
             return Ok(child);
         }
         let log_from = fs::metadata(home.log().join(format!("{name}.log")));
-        let handle = program.start(home, config)?;
-        let mut child = Self::of(program, handle);
+        let handle = program.start_from(&Binary::Ours, home, config)?;
+        let mut child = Self::of(program, handle, Binary::Ours);
         child.log_from = log_from.map_or(0, |log| log.len());
         Ok(child)
     }
@@ -282,10 +273,22 @@ impl Child {
     }
 
     /// Another process is this one now.
-    pub(super) fn becomes(&mut self, handle: Handle, log_from: u64) {
+    pub(super) fn becomes(&mut self, handle: Handle, binary: Binary, log_from: u64) {
         let program = self.program.clone();
-        *self = Self::of(program, handle);
+        *self = Self::of(program, handle, binary);
         self.log_from = log_from;
+    }
+
+    pub(super) fn binary(&self) -> &Binary {
+        &self.binary
+    }
+
+    /// It is well: from here on it is started again from the very file that it runs, whatever is in
+    /// the place of that later.
+    pub(super) fn hold_binary(&mut self) {
+        if let Some(binary) = Binary::of(self.handle.pid()) {
+            self.binary = binary;
+        }
     }
 
     pub(super) fn into_handle(self) -> Handle {
@@ -316,7 +319,7 @@ impl Child {
         // Its last words, before others are added; they are said once it runs again.
         let last = self.ended.take().map(|exit| self.epitaph(exit));
         let log = fs::metadata(&self.handle.record().log);
-        match self.program.start(home, config) {
+        match self.program.start_from(&self.binary, home, config) {
             Ok(handle) => {
                 self.handle = handle;
                 self.started = Instant::now();

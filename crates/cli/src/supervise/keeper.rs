@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use segue_gateway::keeper::Keeper;
+use segue_gateway::keeper::{Keeper, census};
 
 use crate::home::Home;
 
@@ -16,4 +16,12 @@ pub(super) fn start(home: &Home) -> Option<Keeper> {
     Keeper::start(&socket(home))
         .inspect_err(|error| tracing::error!(%error, "calls are not kept: there is no keeper"))
         .ok()
+}
+
+/// Whether nothing in its keeping waits for the next gateway: what is left is in the hands of
+/// gateways that run, and nobody loses anything when the keeping ends.
+pub(super) async fn is_idle(home: &Home) -> bool {
+    let socket = socket(home);
+    let ask = move || !socket.exists() || census(&socket).is_ok_and(|has| has.orphaned == 0);
+    tokio::task::spawn_blocking(ask).await.unwrap_or(false)
 }

@@ -9,20 +9,20 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use segue_controller::platform::process::Handle;
 use segue_gateway::handoff::Misfit;
 
+use super::binary::Binary;
 use super::child::{Child, Program, Turn, last_words};
 use super::draining::Draining;
 use super::hand_over::{self, Handed};
 use super::journey::{Journey, Outcome, Step};
+use super::keeper;
 use super::try_out::{TriedOut, try_out};
 use super::wishes::Request;
 use crate::client::Client;
 use crate::exit::{Exit, Trouble};
 use crate::home::Home;
-use crate::output;
 
 /// How long a controller may take to end by itself: it writes everything down as it goes.
 const CONTROLLER_GRACE: Duration = Duration::from_secs(5);
@@ -33,8 +33,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How often it is asked.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
-/// How this very program is started again although another file may be in its place.
-const OURSELVES: &str = "/proc/self/exe";
+/// How long the supervisor waits for the gateway before it becomes another program: a gateway that
+/// crashed is back within a second, or its binary is of no use.
+const SETTLED_MAX: Duration = Duration::from_secs(30);
 
 /// What is upgraded.
 pub(super) struct Parts<'a> {
@@ -45,15 +46,41 @@ pub(super) struct Parts<'a> {
     pub(super) draining: &'a mut Draining,
 }
 
-/// Upgrades everything but this process. `Some`: the binary that it is to become now.
-pub(super) async fn upgrade(parts: Parts<'_>, request: Request) -> Option<PathBuf> {
+impl Parts<'_> {
+    /// Waits until the gateway was started again, or another one beside it. May be dropped while it
+    /// waits.
+    pub(super) async fn keep_gateway(&mut self) -> anyhow::Result<()> {
+        match self.gateway.keep(self.home, self.config).await {
+            Turn::Restarted => Ok(()),
+            Turn::Closed => self.next_gateway(),
+        }
+    }
+
+    /// Leaves the gateway alone, which takes no new calls, and starts another one.
+    pub(super) fn next_gateway(&mut self) -> anyhow::Result<()> {
+        self.draining.take(self.home, self.gateway)?;
+        let id = self.draining.free_id(self.home)?;
+        *self.gateway = Child::find_or_start(self.home, self.config, Program::gateway(id))?;
+        Ok(())
+    }
+}
+
+/// The binary that this process is to become, as soon as nobody loses anything by it.
+pub(super) struct Becoming {
+    binary: PathBuf,
+    deadline: Instant,
+    is_told: bool,
+}
+
+/// Upgrades everything but this process. `Some`: what it is to become.
+pub(super) async fn upgrade(parts: Parts<'_>, request: Request) -> Option<Becoming> {
     let mut journey = Journey::begin(parts.home, request);
     journey.say(&format!("upgrading to {}", journey.binary().display()));
     go_on(parts, journey).await
 }
 
 /// Goes on with an upgrade that an earlier supervisor had begun.
-pub(super) async fn resume(parts: Parts<'_>) -> Option<PathBuf> {
+pub(super) async fn resume(parts: Parts<'_>) -> Option<Becoming> {
     let mut journey = Journey::find(parts.home)?;
     match journey.step() {
         Step::Trying => {
@@ -80,11 +107,15 @@ pub(super) async fn resume(parts: Parts<'_>) -> Option<PathBuf> {
     }
 }
 
-async fn go_on(mut parts: Parts<'_>, mut journey: Journey) -> Option<PathBuf> {
+async fn go_on(mut parts: Parts<'_>, mut journey: Journey) -> Option<Becoming> {
     match steps(&mut parts, &mut journey).await {
         Ok(()) => {
             journey.enter(Step::Supervisor);
-            Some(journey.binary().to_owned())
+            Some(Becoming {
+                binary: journey.binary().to_owned(),
+                deadline: Instant::now() + SETTLED_MAX,
+                is_told: false,
+            })
         }
         Err(error) => {
             let trouble = error.downcast_ref::<Trouble>();
@@ -112,12 +143,12 @@ async fn steps(parts: &mut Parts<'_>, journey: &mut Journey) -> anyhow::Result<(
 }
 
 fn said(handed: &Handed) -> String {
-    let calls = handed.calls;
-    let moved = format!(
-        "gateway: pid {} took over with {calls} live call{}",
-        handed.pid,
-        if calls == 1 { "" } else { "s" }
-    );
+    let with = match handed.calls {
+        Some(1) => " with 1 live call".to_owned(),
+        Some(calls) => format!(" with {calls} live calls"),
+        None => String::new(),
+    };
+    let moved = format!("gateway: pid {} took over{with}", handed.pid);
     match handed.stays {
         Some(pid) => format!(
             "{moved}; pid {pid} keeps the calls that cannot move (TLS) until they end, and takes \
@@ -139,8 +170,8 @@ async fn fits(parts: &Parts<'_>, journey: &mut Journey) -> Result<(), Trouble> {
 
 /// Starts the controller anew. One that does not come up is replaced by the old one.
 async fn controller(parts: &mut Parts<'_>, journey: &mut Journey) -> anyhow::Result<()> {
-    let binary = journey.binary().display().to_string();
-    let failed = match restart(parts, &binary).await {
+    let before = parts.controller.binary().clone();
+    let failed = match restart(parts, Binary::named(journey.binary())).await {
         Ok(()) => {
             let pid = parts.controller.pid();
             journey.say(&format!("controller: pid {pid} answers"));
@@ -151,7 +182,7 @@ async fn controller(parts: &mut Parts<'_>, journey: &mut Journey) -> anyhow::Res
     journey.say(&format!(
         "controller: {failed:#}; the one before is started again"
     ));
-    let again = restart(parts, OURSELVES).await;
+    let again = restart(parts, before).await;
     let now = match again {
         Ok(()) => "the controller before runs again",
         Err(_) => "the controller before does not answer either",
@@ -161,18 +192,19 @@ async fn controller(parts: &mut Parts<'_>, journey: &mut Journey) -> anyhow::Res
     Err(Trouble::new(Exit::Failed, message, hint).into())
 }
 
-async fn restart(parts: &mut Parts<'_>, binary: &str) -> anyhow::Result<()> {
+async fn restart(parts: &mut Parts<'_>, binary: Binary) -> anyhow::Result<()> {
     let program = Program::controller();
     parts.controller.stop(CONTROLLER_GRACE).await;
     let log_from = program.log_length(parts.home);
-    let handle = program.start_from(binary, parts.home, parts.config)?;
-    parts.controller.becomes(handle, log_from);
+    let handle = program.start_from(&binary, parts.home, parts.config)?;
+    parts.controller.becomes(handle, binary, log_from);
     let deadline = Instant::now() + ANSWER_MAX;
     let mut answer = std::pin::pin!(answers(parts.home, deadline));
     loop {
         tokio::select! {
             answered = &mut answer => {
                 anyhow::ensure!(answered, "it did not answer for {} s", ANSWER_MAX.as_secs());
+                parts.controller.hold_binary();
                 return Ok(());
             }
             exit = parts.controller.exited() => {
@@ -182,10 +214,7 @@ async fn restart(parts: &mut Parts<'_>, binary: &str) -> anyhow::Result<()> {
             // Calls come before controllers.
             turn = parts.gateway.keep(parts.home, parts.config) => {
                 if turn == Turn::Closed {
-                    parts.draining.take(parts.home, parts.gateway)?;
-                    let id = parts.draining.free_id(parts.home)?;
-                    *parts.gateway =
-                        Child::find_or_start(parts.home, parts.config, Program::gateway(id))?;
+                    parts.next_gateway()?;
                 }
             }
         }
@@ -208,20 +237,55 @@ async fn answers(home: &Home, deadline: Instant) -> bool {
     false
 }
 
-/// Becomes the new binary, with the same process id and arguments. Returns only if it cannot.
-pub(super) fn become_it(home: &Home, binary: &Path) -> anyhow::Error {
-    use std::os::unix::process::CommandExt as _;
-    let error = std::process::Command::new(binary)
-        .args(std::env::args_os().skip(1))
-        .exec();
+impl Becoming {
+    /// Waits until the gateway `pid` serves and nothing of one that crashed waits in our keeping, which
+    /// ends with this program. False: it did not come to that in time. May be dropped while it waits.
+    pub(super) async fn is_due(&mut self, home: &Home, pid: u32) -> bool {
+        while !(hand_over::serves(home, pid).is_some() && keeper::is_idle(home).await) {
+            if Instant::now() >= self.deadline {
+                return false;
+            }
+            if !self.is_told {
+                self.is_told = true;
+                if let Some(mut journey) = Journey::find(home) {
+                    journey.say("supervisor: waits until the gateway has its calls back");
+                }
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+        true
+    }
+
+    /// Becomes it, with the same process id and arguments. Returns only if it cannot.
+    pub(super) fn now(self, home: &Home) -> anyhow::Error {
+        use std::os::unix::process::CommandExt as _;
+        let error = std::process::Command::new(&self.binary)
+            .args(std::env::args_os().skip(1))
+            .exec();
+        let why = format!("the supervisor cannot become the new binary: {error}");
+        stays(home, &why);
+        anyhow::Error::new(error).context("the supervisor stays what it is")
+    }
+
+    /// Gives it up.
+    pub(super) fn never(self, home: &Home) {
+        let waited = SETTLED_MAX.as_secs();
+        let why = format!(
+            "the supervisor stays what it is: the gateway crashed, and has not taken its calls back for {waited} s"
+        );
+        stays(home, &why);
+    }
+}
+
+fn stays(home: &Home, why: &str) {
     if let Some(mut journey) = Journey::find(home) {
         journey.end(Outcome::failed(
             Exit::Failed,
-            &format!("the supervisor cannot become the new binary: {error}"),
-            "gateway and controller run it already; start `segue serve` anew at your leisure",
+            why,
+            "gateway and controller run the new binary already; start `segue serve` anew at your \
+             leisure",
         ));
     }
-    anyhow::Error::new(error).context("the supervisor stays what it is")
 }
 
 /// Last words of a process that ended on the way, as one error: with its own hint if it gave one.
@@ -239,11 +303,4 @@ pub(super) fn ended(what: &str, handle: &Handle, log_from: u64) -> Trouble {
             Some("nothing was changed, and calls go on; see `segue logs gateway`".to_owned())
         }),
     }
-}
-
-/// What this program is called now, for `SIGUSR2`: the file in its place.
-pub(super) fn in_place() -> anyhow::Result<PathBuf> {
-    let path = super::child::ourselves().context("this program has no name")?;
-    output::say(&format!("asked to become what is now at {path}"));
-    Ok(path.into())
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::LOOK_EVERY;
-use super::upgrade::in_place;
+use super::binary::in_place;
 use crate::home::Home;
 use crate::output;
 
@@ -100,14 +100,13 @@ impl Wishes {
                 _ = self.interrupt.recv() => return Wish::End,
                 _ = self.terminate.recv() => return Wish::Leave,
                 _ = self.hangup.recv() => return Wish::Reload,
-                _ = self.user.recv() => match in_place() {
-                    Ok(binary) => {
-                        let id = format!("signal-{}", self.heard);
-                        self.heard += 1;
-                        return Wish::Upgrade(Request { id, binary });
-                    }
-                    Err(error) => output::say(&format!("no upgrade: {error:#}")),
-                },
+                _ = self.user.recv() => {
+                    let binary = in_place();
+                    output::say(&format!("asked to become what is now at {}", binary.display()));
+                    let id = format!("signal-{}", self.heard);
+                    self.heard += 1;
+                    return Wish::Upgrade(Request { id, binary });
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }

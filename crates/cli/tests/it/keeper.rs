@@ -2,16 +2,6 @@
 
 use crate::site::{SETTINGS, Site, reports};
 
-/// Waits until so many calls would outlive their gateway.
-async fn kept(site: &Site, calls: u64) {
-    let said = format!("calls kept: {calls} of {calls}");
-    site.until(&said, || {
-        // It warns of other things in a place for tests, and says so by its exit code.
-        String::from_utf8_lossy(&site.run(&["doctor", "--all"]).stdout).contains(&said)
-    })
-    .await;
-}
-
 /// kill -9 of the gateway, and another one takes calls.
 async fn kill_gateway(site: &Site) {
     let before = site.pid("run/gateway.json");
@@ -30,7 +20,7 @@ async fn calls_outlive_their_gateway() {
     let crowd = site.crowd("a", 8, 12_000);
     site.live(8).await;
     for _ in 0..3 {
-        kept(&site, 8).await;
+        site.kept(8).await;
         kill_gateway(&site).await;
     }
     site.live(8).await;
@@ -62,12 +52,12 @@ async fn calls_are_kept_again_by_the_next_supervisor() {
     site.deploy("v1");
     let crowd = site.crowd("a", 4, 12_000);
     site.live(4).await;
-    kept(&site, 4).await;
+    site.kept(4).await;
     site.kill_serve();
     let said = String::from_utf8_lossy(&site.run(&["doctor"]).stdout).into_owned();
     assert!(said.contains("calls kept: none"), "{said}");
     site.serve().await;
-    kept(&site, 4).await;
+    site.kept(4).await;
     kill_gateway(&site).await;
     reports(crowd).await;
     site.until("none was lost", || {

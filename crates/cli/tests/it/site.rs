@@ -352,6 +352,16 @@ env = {{ SAMPLE_CALL_LOG = "{}" }}
         self.until(&format!("{count} live calls"), is).await;
     }
 
+    /// Waits until so many calls would outlive their gateway.
+    pub(crate) async fn kept(&self, calls: u64) {
+        let said = format!("calls kept: {calls} of {calls}");
+        self.until(&said, || {
+            // It warns of other things in a place for tests, and says so by its exit code.
+            String::from_utf8_lossy(&self.run(&["doctor", "--all"]).stdout).contains(&said)
+        })
+        .await;
+    }
+
     /// What callers and workers logged.
     pub(crate) fn judge(&self) -> Verdict {
         let smoke = self.home().join("log/smoke.jsonl");

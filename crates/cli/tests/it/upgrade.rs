@@ -1,5 +1,7 @@
 //! A new binary in the place of the one that runs.
 
+mod crashes;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -27,41 +29,6 @@ fn install(binary: &Path) {
     let beside = binary.with_extension("new");
     fs::copy(SEGUE, &beside).unwrap();
     fs::rename(&beside, binary).unwrap();
-}
-
-/// The supervisor still runs the old file, which has no name any more. What it starts again is the
-/// file in its place, and no call notices.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_controller_that_ends_after_an_upgrade_is_started_from_the_new_file() {
-    let site = Site::prepare(SETTINGS, "");
-    let binary = site.dir.join("segue");
-    install(&binary);
-    let mut command = Command::new(&binary);
-    command
-        .arg("serve")
-        .current_dir(&site.dir)
-        .env("SEGUE_HOME", site.home())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let _serve = Serve(command.spawn().unwrap());
-    let answers = || site.agent().is_some() && site.state("run/gateway.addr").is_some();
-    site.until("it answers", answers).await;
-    site.deploy("v1");
-    let crowd = site.crowd("a", 3, 6_000);
-    site.live(3).await;
-    install(&binary);
-    let before = site.pid("run/controller.json");
-    assert!(site.kill("run/controller.json"));
-    site.until("another controller runs", || {
-        site.pid("run/controller.json") != before && site.agent().is_some()
-    })
-    .await;
-    let pid = site.pid("run/controller.json").unwrap();
-    let runs = fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).unwrap();
-    assert_eq!(runs, binary.canonicalize().unwrap());
-    reports(crowd).await;
-    site.spotless(3);
 }
 
 /// How many people talk while everything is replaced. `SEGUE_TEST_CALLS=1000` for the full count.
@@ -137,6 +104,16 @@ impl Place {
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path.display().to_string()
+    }
+
+    /// A new binary whose first gateway crashes at a step.
+    fn crashes_once(&self, step: &str) -> String {
+        let text = format!(
+            "[ $1 = gateway ] && [ ! -e crashed ] && touch crashed && export SEGUE_FAIL_AT={step}=crash\n\
+             exec {} \"$@\"",
+            self.binary.display()
+        );
+        self.script("crashes", &text)
     }
 
     /// What `segue upgrade` says of a binary that must be refused, and what keeps running.
@@ -241,64 +218,6 @@ async fn a_signal_upgrades_to_the_file_in_place_with_the_controller_dead() {
     let after = place.pids();
     assert!(before[0] != after[0] && before[1] != after[1], "{after:?}");
     place.is_new();
-    reports(crowd).await;
-    place.site.spotless(3);
-}
-
-/// A gateway that breaks wherever it may: the one before serves on.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_gateway_that_crashes_at_any_step_leaves_the_old_one_serving() {
-    let place = Place::open().await;
-    place.site.deploy("v1");
-    let crowd = place.site.crowd("a", 5, 20_000);
-    place.site.live(5).await;
-    for step in ["connected", "restored", "calls", "ready", "yours"] {
-        let real = place.binary.display();
-        let breaks = format!("export SEGUE_FAIL_AT=handoff.{step}=crash; exec {real} \"$@\"");
-        let breaks = place.script(step, &breaks);
-        place.refused(&breaks, 1, "the new gateway did not take over");
-        place.site.live(5).await;
-    }
-    went_well(&place.upgrade());
-    reports(crowd).await;
-    place.site.spotless(5);
-}
-
-/// The supervisor is killed on the way, and the next one goes on.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_supervisor_that_is_killed_on_the_way_is_continued_by_the_next() {
-    let mut place = Place::open().await;
-    place.site.deploy("v1");
-    let crowd = place.site.crowd("a", 3, 25_000);
-    place.site.live(3).await;
-    let before = place.pids();
-    // The taker is stuck just before everything is its own, and then nobody looks.
-    let real = place.binary.display();
-    let stalls = format!(
-        "[ $1 = gateway ] && [ ! -e stalled ] && touch stalled && export SEGUE_FAIL_AT=handoff.restored=stall; exec {real} \"$@\""
-    );
-    let stalls = place.script("stalls", &stalls);
-    let binary = ["upgrade", "--binary", &stalls];
-    let mut upgrade = place.site.command(&binary).spawn().unwrap();
-    place
-        .site
-        .until("the taker is there", || {
-            place.site.pid("run/gateway-next.json").is_some()
-        })
-        .await;
-    place.serve.0.kill().unwrap();
-    place.serve.0.wait().unwrap();
-    upgrade.kill().unwrap();
-    upgrade.wait().unwrap();
-    place.site.serve().await;
-    place
-        .site
-        .until("it is done", || {
-            place.site.said().contains("the upgrade is done")
-        })
-        .await;
-    let after = place.pids();
-    assert!(before[0] != after[0] && before[1] != after[1], "{after:?}");
     reports(crowd).await;
     place.site.spotless(3);
 }
