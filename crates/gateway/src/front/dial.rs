@@ -48,26 +48,37 @@ impl Tried {
     }
 }
 
-/// Connects to a worker.
+/// Connects to a worker, for longer than a moment.
 pub(crate) async fn connect(addr: SocketAddr) -> Option<TcpStream> {
+    let stream = connect_lightly(addr).await?;
+    watch_peer(&stream);
+    Some(stream)
+}
+
+/// Has the kernel notice a worker that vanished.
+pub(super) fn watch_peer(stream: &TcpStream) {
+    if let Err(error) = keep_alive(stream) {
+        tracing::debug!(%error, "no keepalive to a worker");
+    }
+}
+
+/// As [`connect`], but for what only a connection needs that lasts: calls get it when they do.
+async fn connect_lightly(addr: SocketAddr) -> Option<TcpStream> {
     let connect = TcpStream::connect(addr);
     let stream = timeout(DIAL_TIMEOUT, connect).await.ok()?.ok()?;
     // Small frames would wait for acknowledgements without it.
     let _ = stream.set_nodelay(true);
-    if let Err(error) = keep_alive(&stream) {
-        tracing::debug!(%error, "no keepalive to a worker");
-    }
     Some(stream)
 }
 
-/// Connects to the ticket's worker, or to others of its release if it cannot be reached.
+/// Connects to the ticket's worker, or to others of its release if it cannot be reached; lightly.
 pub(super) async fn dial(
     front: &Front,
     ticket: &mut Ticket,
     tried: &mut Tried,
 ) -> Option<TcpStream> {
     loop {
-        if let Some(stream) = connect(ticket.addr()).await {
+        if let Some(stream) = connect_lightly(ticket.addr()).await {
             return Some(stream);
         }
         if let Some(unsaid) = UNREACHED.may_say(clock::now()) {

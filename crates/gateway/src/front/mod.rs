@@ -229,8 +229,10 @@ impl Drop for Guest {
 /// What every caller's socket has, set where it costs nothing: who is accepted inherits it.
 fn prepare(listener: &TcpListener) {
     // Without it small frames wait for acknowledgements; nothing else depends on it.
-    let no_delay = sockopt::set_tcp_nodelay(listener, true).map_err(io::Error::from);
-    if let Err(error) = no_delay.and_then(|()| relay::keep_alive(listener)) {
+    let set = sockopt::set_tcp_nodelay(listener, true)
+        .and_then(|()| sockopt::set_socket_oobinline(listener, true))
+        .map_err(io::Error::from);
+    if let Err(error) = set.and_then(|()| relay::keep_alive(listener)) {
         tracing::warn!(%error, "callers' sockets lack options; frames may be late");
     }
 }

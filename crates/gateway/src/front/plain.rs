@@ -67,6 +67,7 @@ impl Guest {
             let answer = Answer::new(503, "no worker of the release could be reached");
             return Err(Some(answer.with("Retry-After", "1")));
         };
+        dial::watch_peer(&worker);
         let ours = headers_for_worker(&ticket.identity(), request, self.peer, caller.scheme());
         let length = (request.framing != Framing::None).then_some(body.bytes.len());
         let mut message = request.to_worker(&pairs(&ours), length);

@@ -75,6 +75,36 @@ pub enum Sink {
     Dead,
 }
 
+/// How far the life of a call's sockets is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// It may end at once: what only a call needs that lasts is not done yet.
+    Fresh,
+    /// See [`season`].
+    Seasoned,
+    /// Another process has or had duplicates of them, so closing them may not end them.
+    Shared,
+}
+
+/// Does what only a call needs that lasts: has the kernel notice a worker that vanished, and notes
+/// the kernel's counts. Nobody may read or write the sockets meanwhile.
+pub(super) fn season(slot: &Slot, caller: &TcpStream, worker: &TcpStream) {
+    if let Err(error) = keep_alive(worker) {
+        tracing::debug!(%error, "no keepalive to a worker");
+    }
+    note_counts(slot, caller, worker);
+}
+
+fn note_counts(slot: &Slot, caller: &TcpStream, worker: &TcpStream) {
+    if slot.is_keepable()
+        && let Err(error) = slot.note_counts(caller, worker)
+    {
+        // It is relayed all the same; only a crash would end it.
+        tracing::debug!(%error, "a call cannot be kept");
+        slot.set_unkeepable();
+    }
+}
+
 /// A call without its sockets, as it travels in a handoff.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MovedCall {
@@ -112,6 +142,7 @@ pub struct LiveCall {
     pub(super) slot: Option<Slot>,
     /// Whether the keeper was given duplicates of its sockets.
     pub(super) held: bool,
+    pub(super) age: Age,
     /// The keys of the caller's side, if it speaks TLS. They cannot leave this process.
     pub(super) tls: Option<Box<ServerConnection>>,
     /// How it can outlive its worker, if it can.
@@ -136,10 +167,16 @@ impl LiveCall {
             socket.set_nonblocking(true)?;
             socket.set_nodelay(true)?;
         }
-        Self::of_ready(ticket, caller, worker, early_up, early_down)
+        sockopt::set_socket_oobinline(&caller, true)?;
+        keep_alive(&worker)?;
+        let call = Self::of_ready(ticket, caller, worker, early_up, early_down)?;
+        // Nobody knows who else has these sockets.
+        let age = Age::Shared;
+        Ok(Self { age, ..call })
     }
 
-    /// As [`LiveCall::new`], of sockets that do not block and do not delay.
+    /// As [`LiveCall::new`], of sockets that nobody else has, and that do not block and do not
+    /// delay; the caller's has the options of the front's listener.
     ///
     /// # Errors
     ///
@@ -163,10 +200,11 @@ impl LiveCall {
             strikes: 0,
             slot: None,
             held: false,
+            age: Age::Fresh,
             tls: None,
             lifeline: None,
         };
-        call.hear_urgent_bytes()?;
+        sockopt::set_socket_oobinline(&call.worker, true)?;
         for (side, early) in [(Side::Caller, early_up), (Side::Worker, early_down)] {
             call.count(side, &early);
             call.see(side, &early);
@@ -216,6 +254,7 @@ impl LiveCall {
             strikes: moved.strikes,
             slot: None,
             held: false,
+            age: Age::Shared,
             tls: None,
             lifeline: moved.lifeline,
         };
@@ -265,6 +304,27 @@ impl LiveCall {
     ///
     /// When all slots are in use, or more waits than there is room for.
     pub(crate) fn enroll(&mut self, slots: &Arc<Slots>) -> io::Result<()> {
+        let slot = self.enter(slots)?;
+        if self.age == Age::Fresh {
+            season(&slot, &self.caller, &self.worker);
+            self.age = Age::Seasoned;
+        } else {
+            note_counts(&slot, &self.caller, &self.worker);
+        }
+        self.slot = Some(slot);
+        Ok(())
+    }
+
+    /// As [`LiveCall::enroll`], but for what is done later to a fresh call.
+    pub(super) fn enroll_lightly(&mut self, slots: &Arc<Slots>) -> io::Result<()> {
+        if self.age != Age::Fresh {
+            return self.enroll(slots);
+        }
+        self.slot = Some(self.enter(slots)?);
+        Ok(())
+    }
+
+    fn enter(&mut self, slots: &Arc<Slots>) -> io::Result<Slot> {
         let waits = self.up.leftover.len().max(self.down.leftover.len());
         if waits > EXTENT_BYTES {
             return Err(io::Error::other("more waits in a call than ever can"));
@@ -289,16 +349,8 @@ impl LiveCall {
             slot.append(side, &mut state, &flow.leftover);
             slot.set_flow(side, &state);
         }
-        if self.tls.is_none()
-            && let Err(error) = slot.note_counts(&self.caller, &self.worker)
-        {
-            // It is relayed all the same; only a crash would end it.
-            tracing::debug!(%error, "a call cannot be kept");
-            slot.set_unkeepable();
-        }
-        self.slot = Some(slot);
         self.held = false;
-        Ok(())
+        Ok(slot)
     }
 
     /// What the keeper needs. `None`: it has no slot, or cannot be kept.

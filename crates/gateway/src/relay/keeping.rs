@@ -1,7 +1,8 @@
 //! What a shard has yet to tell the keeper.
 //!
 //! Telling is batched and never waited for: a call goes on whether it is held or not. A call that
-//! ends before the keeper heard of it is never mentioned.
+//! ends before the keeper heard of it is never mentioned, and what only calls need that last is done
+//! when they are told of.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -16,14 +17,14 @@ pub(super) const BATCH: usize = 64;
 
 /// How long news for the keeper may wait for more of it; and for room in its socket. For so long a
 /// new call would be lost with its gateway.
-const DELAY: Duration = Duration::from_millis(10);
+pub(super) const DELAY: Duration = Duration::from_millis(10);
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Keeping {
     keep: Option<Arc<dyn Keep>>,
-    /// Keys of calls that are to be held.
-    holds: VecDeque<u64>,
+    /// Keys of calls that are to be seasoned and held, and since when they are.
+    holds: VecDeque<(Instant, u64)>,
     /// Slot and generation of calls that were held and have ended.
     releases: Vec<(u32, u32)>,
     due: Option<Instant>,
@@ -46,26 +47,20 @@ impl Keeping {
         self.due
     }
 
-    pub(super) fn hold(&mut self, key: u64) {
-        if self.keep.is_some() {
-            self.holds.push_back(key);
-            self.wake();
-        }
+    /// A call came, or has been there since then.
+    pub(super) fn hold(&mut self, key: u64, since: Instant) {
+        self.holds.push_back((since, key));
+        self.due.get_or_insert(since + DELAY);
     }
 
     pub(super) fn release(&mut self, call: (u32, u32)) {
         if self.keep.is_some() {
             self.releases.push(call);
-            self.wake();
-        }
-    }
-
-    fn wake(&mut self) {
-        let waiting = self.holds.len().max(self.releases.len());
-        let now = Instant::now();
-        let due = *self.due.get_or_insert(now + DELAY);
-        if waiting.is_multiple_of(BATCH) && due > now {
-            self.due = Some(now);
+            let now = Instant::now();
+            let due = self.due.get_or_insert(now + DELAY);
+            if self.releases.len().is_multiple_of(BATCH) {
+                *due = now.min(*due);
+            }
         }
     }
 
@@ -76,11 +71,11 @@ impl Keeping {
             return;
         }
         self.due = None;
-        let Some(keep) = self.keep.clone() else {
-            return;
-        };
+        let keep = self.keep.clone();
         // First, so that the keeper has room.
-        while !self.releases.is_empty() {
+        while let Some(keep) = &keep
+            && !self.releases.is_empty()
+        {
             let batch = self.releases.len().min(BATCH);
             match keep.release(&self.releases[..batch]) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -91,9 +86,15 @@ impl Keeping {
                 Ok(()) | Err(_) => drop(self.releases.drain(..batch)),
             }
         }
-        while !self.holds.is_empty() {
-            let batch = self.holds.len().min(BATCH);
-            match self.hold_batch(&*keep, batch, find) {
+        // With those that are nearly as old, but none that perhaps ends at once.
+        while let Some((since, _)) = self.holds.front()
+            && *since + DELAY / 2 <= now
+        {
+            let old = self.holds.iter().take(BATCH);
+            let batch = old
+                .take_while(|(since, _)| *since + DELAY / 2 <= now)
+                .count();
+            match self.hold_batch(keep.as_deref(), batch, find) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.due = Some(now + DELAY);
                     return;
@@ -101,23 +102,36 @@ impl Keeping {
                 Ok(()) => drop(self.holds.drain(..batch)),
                 Err(error) => {
                     tracing::debug!(%error, "calls are not held until a keeper is back");
-                    self.holds.clear();
+                    self.holds.drain(..batch);
                 }
             }
         }
+        // What holding all calls took is given back.
+        self.holds.shrink_to(self.holds.len().max(BATCH * 4));
+        let next = self.holds.front().map(|(since, _)| *since + DELAY);
+        self.due = next;
     }
 
     fn hold_batch<'a>(
         &self,
-        keep: &dyn Keep,
+        keep: Option<&dyn Keep>,
         batch: usize,
         find: &dyn Fn(u64) -> Option<&'a Running>,
     ) -> io::Result<()> {
         let keys = self.holds.iter().take(batch);
-        let calls: Vec<&Running> = keys.filter_map(|key| find(*key)).collect();
+        let calls: Vec<&Running> = keys.filter_map(|(_, key)| find(*key)).collect();
+        calls.iter().for_each(|call| call.season());
+        let Some(keep) = keep else {
+            return Ok(());
+        };
+        let is_kept = |call: &&Running| !call.held.get() && call.to_hold().is_some();
+        let calls: Vec<&Running> = calls.into_iter().filter(is_kept).collect();
         let held: Vec<Held<'_>> = calls.iter().filter_map(|call| call.to_hold()).collect();
         if held.is_empty() {
             return Ok(());
+        }
+        for call in &calls {
+            call.set_shared();
         }
         keep.hold(&held)?;
         for call in calls {

@@ -96,11 +96,9 @@ impl Wake {
         }
     }
 
-    /// Ahead of looking for what there is to do: what comes later wakes again.
+    /// Ahead of looking for what there is to do: what comes later wakes again. The counter just
+    /// grows: it is watched for its changes.
     fn reset(&self) {
-        let mut count = [0; 8];
-        // Its only failure is "nothing to read", and then nothing is to be reset.
-        let _ = rustix::io::read(&self.event, &mut count);
         self.woken.swap(false, Ordering::AcqRel);
     }
 }

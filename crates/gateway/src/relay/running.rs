@@ -20,7 +20,7 @@ use crate::ledger::{By, Closed, End, Ticket};
 use crate::rescue::Lifeline;
 use crate::slots::{Deed, FlowState, Intake, Lane, Slot, cut};
 
-use super::call::{Flow, LiveCall, Sink, farewell};
+use super::call::{Age, Flow, LiveCall, Sink, farewell, season};
 use super::side::Side;
 use super::{Held, tls};
 
@@ -36,6 +36,7 @@ pub(super) struct Running {
     pub(super) leaving: bool,
     /// Whether the keeper was given duplicates of its sockets.
     pub(super) held: Cell<bool>,
+    age: Cell<Age>,
     /// How it can outlive its worker, if it can. As long as it has this, nothing of it has ended.
     lifeline: Option<Box<Lifeline>>,
 }
@@ -53,7 +54,7 @@ impl Running {
     /// Takes a call up. `None`: there is no slot for it, and it has ended.
     pub(super) fn new(mut call: LiveCall, lane: &Lane) -> Option<Self> {
         if !call.slot.as_ref().is_some_and(|slot| slot.is_of(lane))
-            && let Err(error) = call.enroll(lane.slots())
+            && let Err(error) = call.enroll_lightly(lane.slots())
         {
             tracing::error!(%error, call = %call.ticket.identity().call, "a call is lost");
             return None;
@@ -66,12 +67,14 @@ impl Running {
             tls: call.tls,
             leaving: call.leaving,
             held: Cell::new(call.held),
+            age: Cell::new(call.age),
             lifeline: call.lifeline,
         })
     }
 
     /// Puts it down: the reverse of [`Running::new`].
     pub(super) fn into_call(self) -> LiveCall {
+        self.season();
         let flow = |side| {
             let state = self.slot.flow(side);
             let mut leftover = Vec::new();
@@ -95,6 +98,8 @@ impl Running {
             worker: self.worker,
             slot: Some(self.slot),
             held: self.held.get(),
+            // Wherever it goes.
+            age: Age::Shared,
             tls: self.tls,
             lifeline: self.lifeline,
         }
@@ -120,6 +125,29 @@ impl Running {
             caller: self.caller.as_fd(),
             worker: self.worker.as_fd(),
         })
+    }
+
+    /// Whether it is to be looked at again when it has lasted: to be seasoned, or to be held.
+    pub(super) fn is_young(&self) -> bool {
+        self.age.get() == Age::Fresh || !self.held.get() && self.slot.is_keepable()
+    }
+
+    /// Does what only a call needs that lasts, once.
+    pub(super) fn season(&self) {
+        if self.age.get() == Age::Fresh {
+            season(&self.slot, &self.caller, &self.worker);
+            self.age.set(Age::Seasoned);
+        }
+    }
+
+    /// Another process is given duplicates of its sockets.
+    pub(super) fn set_shared(&self) {
+        self.age.set(Age::Shared);
+    }
+
+    /// Whether closing its sockets may not end them.
+    pub(super) fn is_shared(&self) -> bool {
+        self.age.get() == Age::Shared
     }
 
     /// Slot and generation.
@@ -429,8 +457,11 @@ impl Running {
             // Once more, when it is written.
             return;
         }
-        // An error means that the socket is gone already, which reading it will show.
-        let _ = self.socket(side.other()).shutdown(Shutdown::Write);
+        // A call that is over with this is closed at once, and that says the same.
+        if self.is_shared() || !(flow.ended && back.ended && !self.is_waiting(side.other())) {
+            // An error means that the socket is gone already, which reading it will show.
+            let _ = self.socket(side.other()).shutdown(Shutdown::Write);
+        }
         flow.sink = Sink::Shut;
         self.slot.set_flow(side, &flow);
     }
@@ -495,9 +526,13 @@ impl Running {
         self.slot.close(Closed { by, code });
     }
 
-    /// Ends both streams. Others may hold duplicates of the sockets, so closing them is not enough.
+    /// Ends both streams. Others may hold duplicates of the sockets, so closing them is not enough;
+    /// and closing one whose peer has more to say would reset it.
     pub(super) fn shut(&self) {
         for side in Side::BOTH {
+            if !self.is_shared() && self.from(side).ended {
+                continue;
+            }
             // Whoever reads what came before finds an end and no reset.
             let _ = self.socket(side).shutdown(Shutdown::Both);
         }

@@ -19,11 +19,12 @@ use rustix::event::{Timespec, epoll};
 use rustix::io;
 
 use crate::clock;
+use crate::shelves::Shelves;
 use crate::slots::Lane;
 
 use super::Wake;
 use super::call::LiveCall;
-use super::keeping::Keeping;
+use super::keeping::{DELAY, Keeping};
 use super::running::{After, Running};
 use super::side::Side;
 use super::{Keep, Rescuers};
@@ -104,7 +105,7 @@ pub(super) struct Shard {
     epoll: OwnedFd,
     wake: Arc<Wake>,
     commands: Receiver<Command>,
-    places: Vec<Place>,
+    places: Shelves<Place>,
     free: Vec<u32>,
     /// When calls that are over are cut; the wait is the same for all, so a queue is in order.
     deadlines: VecDeque<(Instant, u64)>,
@@ -136,12 +137,14 @@ impl Shard {
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(WAKE);
-        epoll::add(&epoll, &wake.event, data, epoll::EventFlags::IN)?;
+        // Once for each time that it is woken, so that it need not be read.
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &wake.event, data, flags)?;
         Ok(Self {
             epoll,
             wake,
             commands,
-            places: Vec::new(),
+            places: Shelves::default(),
             free: Vec::new(),
             deadlines: VecDeque::new(),
             farewells: VecDeque::new(),
@@ -154,7 +157,7 @@ impl Shard {
     pub(super) fn run(mut self) {
         let abort = AbortOnPanic;
         self.relay();
-        for place in &mut self.places {
+        for place in self.places.iter_mut() {
             if let Some(entry) = place.entry.take() {
                 // Others may hold the sockets; the count goes with the call.
                 entry.call.shut();
@@ -245,9 +248,9 @@ impl Shard {
         for side in Side::BOTH {
             entry.call.flush(side, &mut self.lane);
         }
-        if !entry.call.held.get() && entry.call.to_hold().is_some() {
+        if entry.call.is_young() {
             let key = pack(index, place.generation, Side::Caller);
-            self.keeping.hold(key);
+            self.keeping.hold(key, Instant::now());
         }
         self.end_if_marked(index);
         self.settle(index);
@@ -259,13 +262,16 @@ impl Shard {
     }
 
     fn hold_again(&mut self, wanted: impl Fn(&Running) -> bool) {
+        // They are as old as need be.
+        let now = Instant::now();
+        let since = now.checked_sub(DELAY).unwrap_or(now);
         for (index, place) in self.places.iter_mut().enumerate() {
             if let Some(entry) = place.entry.as_mut().filter(|entry| wanted(&entry.call)) {
                 entry.call.held.set(false);
-                if entry.call.to_hold().is_some() {
+                if entry.call.is_young() {
                     let index = u32::try_from(index).expect("made by adopt");
                     let key = pack(index, place.generation, Side::Caller);
-                    self.keeping.hold(key);
+                    self.keeping.hold(key, since);
                 }
             }
         }
@@ -423,12 +429,17 @@ impl Shard {
     }
 
     fn end(&mut self, index: u32) {
-        if let Some(call) = self.remove(index) {
-            if call.held.get() {
-                self.keeping.release(call.number());
-            }
-            call.finish(clock::now());
+        let Some(entry) = self.take(index) else {
+            return;
+        };
+        // Closing them takes sockets out that nobody else has.
+        if entry.call.is_shared() {
+            self.unwatch(&entry);
         }
+        if entry.call.held.get() {
+            self.keeping.release(entry.call.number());
+        }
+        entry.call.finish(clock::now());
     }
 
     /// Gives a call away whose worker is dead.
@@ -450,13 +461,24 @@ impl Shard {
         }
     }
 
-    /// Takes a call out of its place and its sockets out of the epoll set. The latter is not left
-    /// to closing them: another process may hold them, and then they would go on being reported.
+    /// Takes a call out of its place and its sockets out of the epoll set.
     fn remove(&mut self, index: u32) -> Option<Running> {
+        let entry = self.take(index)?;
+        self.unwatch(&entry);
+        Some(entry.call)
+    }
+
+    fn take(&mut self, index: u32) -> Option<Entry> {
         let place = &mut self.places[index as usize];
         let entry = place.entry.take()?;
         place.generation = (place.generation + 1) & GENERATION_MASK;
         self.free.push(index);
+        Some(entry)
+    }
+
+    /// Takes sockets out of the epoll set. It is not left to closing them if another process may
+    /// hold them, because then they would go on being reported.
+    fn unwatch(&self, entry: &Entry) {
         for (side, interest) in Side::BOTH.into_iter().zip(entry.interest) {
             if interest != Interest::Nothing
                 && let Err(error) = epoll::delete(&self.epoll, entry.call.socket(side))
@@ -464,7 +486,6 @@ impl Shard {
                 tracing::warn!(%error, "a socket could not be taken out of epoll");
             }
         }
-        Some(entry.call)
     }
 }
 
