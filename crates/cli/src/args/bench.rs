@@ -11,7 +11,7 @@ pub(crate) struct BenchArgs {
     /// What to measure [default: everything]
     #[arg(value_enum)]
     pub(crate) modes: Vec<BenchMode>,
-    /// Beside which proxies [default: those that are installed; with --tls HAProxy]
+    /// Beside which proxies [default: those that are installed; with --tls haproxy]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PEERS")]
     pub(crate) against: Option<Vec<BenchPeer>>,
     /// How often each is measured, in turns; what is told is the median
