@@ -9,6 +9,7 @@
 //! process.
 
 mod call;
+mod interest;
 mod keeping;
 mod outlive;
 mod running;

@@ -21,6 +21,7 @@ use crate::rescue::Lifeline;
 use crate::slots::{Deed, FlowState, Intake, Lane, Slot, cut};
 
 use super::call::{Age, Flow, LiveCall, Sink, farewell, season};
+use super::interest::Interest;
 use super::side::Side;
 use super::{Held, tls};
 
@@ -32,8 +33,12 @@ pub(super) struct Running {
     worker: TcpStream,
     slot: Slot,
     tls: Option<Box<ServerConnection>>,
-    /// Ended by policy: each side gets a close frame of ours, as soon as a frame ends.
-    pub(super) leaving: bool,
+    /// Tells a late event of the call that was in its place before from one of this call.
+    pub(super) generation: u32,
+    /// What its sockets are watched for.
+    pub(super) interest: [Interest; 2],
+    /// It is over but for its last bytes, and they have a deadline.
+    pub(super) ending: bool,
     /// Whether the keeper was given duplicates of its sockets.
     pub(super) held: Cell<bool>,
     age: Cell<Age>,
@@ -52,7 +57,7 @@ pub(super) enum After {
 
 impl Running {
     /// Takes a call up. `None`: there is no slot for it, and it has ended.
-    pub(super) fn new(mut call: LiveCall, lane: &Lane) -> Option<Self> {
+    pub(super) fn new(mut call: LiveCall, lane: &Lane, generation: u32) -> Option<Self> {
         if !call.slot.as_ref().is_some_and(|slot| slot.is_of(lane))
             && let Err(error) = call.enroll_lightly(lane.slots())
         {
@@ -65,7 +70,9 @@ impl Running {
             worker: call.worker,
             slot: call.slot.expect("it was enrolled"),
             tls: call.tls,
-            leaving: call.leaving,
+            generation,
+            interest: Default::default(),
+            ending: false,
             held: Cell::new(call.held),
             age: Cell::new(call.age),
             lifeline: call.lifeline,
@@ -90,7 +97,7 @@ impl Running {
             up: flow(Side::Caller),
             down: flow(Side::Worker),
             closed: self.slot.closed(),
-            leaving: self.leaving,
+            leaving: self.is_leaving(),
             connected: self.slot.connected(),
             strikes: 0,
             ticket: self.ticket,
@@ -110,6 +117,12 @@ impl Running {
             Side::Caller => &self.caller,
             Side::Worker => &self.worker,
         }
+    }
+
+    /// Ended by policy: each side gets a close frame of ours, as soon as a frame ends.
+    #[inline]
+    pub(super) fn is_leaving(&self) -> bool {
+        self.slot.ends()
     }
 
     /// Whether it can move to another process.
@@ -188,7 +201,7 @@ impl Running {
     pub(super) fn is_over(&self) -> bool {
         Side::BOTH.into_iter().all(|side| {
             let flow = self.from(side);
-            (flow.ended || self.leaving && flow.is_done()) && !self.is_waiting(side)
+            (flow.ended || self.is_leaving() && flow.is_done()) && !self.is_waiting(side)
         })
     }
 
@@ -209,13 +222,12 @@ impl Running {
     /// Whether some side was told nothing yet, because a frame to it is not whole.
     pub(super) fn owes_farewell(&self) -> bool {
         let owed = |flow: FlowState| flow.sink == Sink::Open && !flow.is_done();
-        self.leaving && Side::BOTH.into_iter().any(|side| owed(self.from(side)))
+        self.is_leaving() && Side::BOTH.into_iter().any(|side| owed(self.from(side)))
     }
 
     /// Ends the call by policy. Again for one that was ended is no change.
     pub(super) fn leave(&mut self, lane: &mut Lane) {
         self.cut_lifeline();
-        self.leaving = true;
         self.slot.set_ends();
         self.slot.close(Closed::BY_POLICY);
         for side in Side::BOTH {
@@ -314,7 +326,8 @@ impl Running {
         if self.lifeline.is_some() {
             return self.forward_whole(side, lane, flow, bytes);
         }
-        let intake = flow.take_in(bytes, self.leaving);
+        let leaving = self.is_leaving();
+        let intake = flow.take_in(bytes, leaving);
         let mut rest = &bytes[..intake.forward];
         let mut failed = false;
         if !rest.is_empty() {
@@ -326,7 +339,7 @@ impl Running {
                 Err(()) => failed = true,
             }
         }
-        let straight = rest.is_empty() && intake.code.is_none() && !self.leaving;
+        let straight = rest.is_empty() && intake.code.is_none() && !leaving;
         if straight {
             lane.put(self.slot.number(), side, &flow);
             self.count(side, &flow);

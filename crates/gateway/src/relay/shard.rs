@@ -24,6 +24,7 @@ use crate::slots::Lane;
 
 use super::Wake;
 use super::call::LiveCall;
+use super::interest::Interest;
 use super::keeping::{DELAY, Keeping};
 use super::running::{After, Running};
 use super::side::Side;
@@ -60,53 +61,14 @@ pub(super) enum Command {
     Stop,
 }
 
-struct Place {
-    /// Tells a late event of the previous call in this place from one of this call.
-    generation: u32,
-    entry: Option<Entry>,
-}
-
-struct Entry {
-    call: Running,
-    interest: [Interest; 2],
-    ending: bool,
-}
-
-/// What a socket is watched for. An idle call is little more than this, so it is small.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Interest {
-    Nothing,
-    Read,
-    Write,
-    Both,
-}
-
-impl Interest {
-    fn new(read: bool, write: bool) -> Self {
-        match (read, write) {
-            (false, false) => Self::Nothing,
-            (true, false) => Self::Read,
-            (false, true) => Self::Write,
-            (true, true) => Self::Both,
-        }
-    }
-
-    fn flags(self) -> epoll::EventFlags {
-        match self {
-            Self::Nothing => epoll::EventFlags::empty(),
-            Self::Read => epoll::EventFlags::IN,
-            Self::Write => epoll::EventFlags::OUT,
-            Self::Both => epoll::EventFlags::IN | epoll::EventFlags::OUT,
-        }
-    }
-}
-
 pub(super) struct Shard {
     epoll: OwnedFd,
     wake: Arc<Wake>,
     commands: Receiver<Command>,
-    places: Shelves<Place>,
+    places: Shelves<Option<Running>>,
     free: Vec<u32>,
+    /// Of the call that came last: see [`Running::generation`].
+    generation: u32,
     /// When calls that are over are cut; the wait is the same for all, so a queue is in order.
     deadlines: VecDeque<(Instant, u64)>,
     /// When calls that are ended by policy are cut if a frame to them is still not whole.
@@ -146,6 +108,7 @@ impl Shard {
             commands,
             places: Shelves::default(),
             free: Vec::new(),
+            generation: 0,
             deadlines: VecDeque::new(),
             farewells: VecDeque::new(),
             lane,
@@ -157,11 +120,9 @@ impl Shard {
     pub(super) fn run(mut self) {
         let abort = AbortOnPanic;
         self.relay();
-        for place in self.places.iter_mut() {
-            if let Some(entry) = place.entry.take() {
-                // Others may hold the sockets; the count goes with the call.
-                entry.call.shut();
-            }
+        for call in self.places.iter_mut().filter_map(Option::take) {
+            // Others may hold the sockets; the count goes with the call.
+            call.shut();
         }
         drop(abort);
     }
@@ -229,27 +190,20 @@ impl Shard {
     }
 
     fn adopt(&mut self, call: LiveCall) {
-        let Some(call) = Running::new(call, &self.lane) else {
+        self.generation = (self.generation + 1) & GENERATION_MASK;
+        let Some(call) = Running::new(call, &self.lane, self.generation) else {
             return;
         };
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place {
-                generation: 0,
-                entry: None,
-            });
+            self.places.push(None);
             u32::try_from(self.places.len() - 1).expect("far fewer calls than 2^32")
         });
-        let place = &mut self.places[index as usize];
-        let entry = place.entry.insert(Entry {
-            call,
-            interest: [Interest::Nothing; 2],
-            ending: false,
-        });
+        let call = self.places[index as usize].insert(call);
         for side in Side::BOTH {
-            entry.call.flush(side, &mut self.lane);
+            call.flush(side, &mut self.lane);
         }
-        if entry.call.is_young() {
-            let key = pack(index, place.generation, Side::Caller);
+        if call.is_young() {
+            let key = pack(index, call.generation, Side::Caller);
             self.keeping.hold(key, Instant::now());
         }
         self.end_if_marked(index);
@@ -265,12 +219,12 @@ impl Shard {
         // They are as old as need be.
         let now = Instant::now();
         let since = now.checked_sub(DELAY).unwrap_or(now);
-        for (index, place) in self.places.iter_mut().enumerate() {
-            if let Some(entry) = place.entry.as_mut().filter(|entry| wanted(&entry.call)) {
-                entry.call.held.set(false);
-                if entry.call.is_young() {
+        for (index, call) in self.places.iter().enumerate() {
+            if let Some(call) = call.as_ref().filter(|call| wanted(call)) {
+                call.held.set(false);
+                if call.is_young() {
                     let index = u32::try_from(index).expect("made by adopt");
-                    let key = pack(index, place.generation, Side::Caller);
+                    let key = pack(index, call.generation, Side::Caller);
                     self.keeping.hold(key, since);
                 }
             }
@@ -284,9 +238,8 @@ impl Shard {
         let places = &self.places;
         self.keeping.tell(&|key| {
             let (index, generation, _) = unpack(key);
-            let place = places.get(index as usize)?;
-            let entry = place.entry.as_ref();
-            Some(&entry.filter(|_| place.generation == generation)?.call)
+            let call = places.get(index as usize)?.as_ref();
+            call.filter(|call| call.generation == generation)
         });
     }
 
@@ -301,15 +254,14 @@ impl Shard {
 
     /// True: it begins to end now.
     fn end_if_marked(&mut self, index: u32) -> bool {
-        let place = &mut self.places[index as usize];
-        let Some(entry) = &mut place.entry else {
+        let Some(call) = &mut self.places[index as usize] else {
             return false;
         };
-        if entry.call.leaving || !entry.call.ticket.counters().is_to_end() {
+        if call.is_leaving() || !call.ticket.counters().is_to_end() {
             return false;
         }
-        entry.call.leave(&mut self.lane);
-        let key = pack(index, place.generation, Side::Caller);
+        call.leave(&mut self.lane);
+        let key = pack(index, call.generation, Side::Caller);
         self.farewells.push_back((Instant::now() + FAREWELL, key));
         true
     }
@@ -317,8 +269,8 @@ impl Shard {
     fn give_all(&mut self) -> Vec<LiveCall> {
         let mut calls = Vec::with_capacity(self.places.len() - self.free.len());
         for index in 0..self.places.len() {
-            let movable = |entry: &Entry| entry.call.is_movable();
-            if !self.places[index].entry.as_ref().is_some_and(movable) {
+            let call = self.places[index].as_ref();
+            if !call.is_some_and(Running::is_movable) {
                 continue;
             }
             let index = u32::try_from(index).expect("made by adopt");
@@ -331,66 +283,60 @@ impl Shard {
 
     fn on_event(&mut self, key: u64, flags: epoll::EventFlags) {
         let (index, generation, side) = unpack(key);
-        let Some(place) = self.places.get_mut(index as usize) else {
-            return;
-        };
-        if place.generation != generation {
-            return;
-        }
-        let Some(entry) = &mut place.entry else {
+        let Some(call) = at(&mut self.places, index, generation) else {
             return;
         };
         // What the call wants of this socket is what it is watched for.
-        let wanted = entry.interest[side.index()];
+        let wanted = call.interest[side.index()];
         if flags == epoll::EventFlags::IN && wanted == Interest::Read {
-            if entry.call.pump(side, &mut self.lane) == After::Changed {
+            if call.pump(side, &mut self.lane) == After::Changed {
                 self.settle(index);
             }
             return;
         }
         let failed = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-        if (failed || flags.contains(epoll::EventFlags::OUT)) && entry.call.wants_write(side) {
-            entry.call.flush(side, &mut self.lane);
+        if (failed || flags.contains(epoll::EventFlags::OUT)) && call.wants_write(side) {
+            call.flush(side, &mut self.lane);
         }
-        if (failed || flags.contains(epoll::EventFlags::IN)) && entry.call.wants_read(side) {
-            entry.call.pump(side, &mut self.lane);
+        if (failed || flags.contains(epoll::EventFlags::IN)) && call.wants_read(side) {
+            call.pump(side, &mut self.lane);
         }
         self.settle(index);
     }
 
     /// Brings the epoll set in line with what the call wants now, and ends the call if it is over.
     fn settle(&mut self, index: u32) {
-        let place = &mut self.places[index as usize];
-        let Some(entry) = &mut place.entry else {
+        let Some(call) = &mut self.places[index as usize] else {
             return;
         };
-        if entry.call.is_lost() {
+        if call.is_lost() {
             self.lose(index);
             return;
         }
-        if entry.call.is_over() {
+        if call.is_over() {
             self.end(index);
             return;
         }
         let mut failed = None;
-        for (side, have) in Side::BOTH.into_iter().zip(&mut entry.interest) {
-            let want = Interest::new(entry.call.wants_read(side), entry.call.wants_write(side));
-            if want == *have {
+        for side in Side::BOTH {
+            let have = call.interest[side.index()];
+            let want = Interest::new(call.wants_read(side), call.wants_write(side));
+            if want == have {
                 continue;
             }
-            let socket = entry.call.socket(side);
-            let data = epoll::EventData::new_u64(pack(index, place.generation, side));
-            let done = match (*have, want) {
+            let socket = call.socket(side);
+            let data = epoll::EventData::new_u64(pack(index, call.generation, side));
+            let done = match (have, want) {
                 (_, Interest::Nothing) => epoll::delete(&self.epoll, socket),
                 (Interest::Nothing, want) => epoll::add(&self.epoll, socket, data, want.flags()),
                 (_, want) => epoll::modify(&self.epoll, socket, data, want.flags()),
             };
             failed = failed.or(done.err());
-            *have = want;
+            call.interest[side.index()] = want;
         }
-        if !entry.ending && entry.call.is_ending() {
-            entry.ending = true;
-            let key = pack(index, place.generation, Side::Caller);
+        if !call.ending && call.is_ending() {
+            call.ending = true;
+            let key = pack(index, call.generation, Side::Caller);
             self.deadlines.push_back((Instant::now() + ENDING, key));
         }
         if let Some(error) = failed {
@@ -405,13 +351,11 @@ impl Shard {
         {
             self.farewells.pop_front();
             let (index, generation, _) = unpack(key);
-            let place = &mut self.places[index as usize];
-            let entry = place.entry.as_mut();
-            match entry.filter(|_| place.generation == generation) {
-                Some(entry) if entry.call.owes_farewell() => self.end(index),
+            match at(&mut self.places, index, generation) {
+                Some(call) if call.owes_farewell() => self.end(index),
                 // Both sides were told. Whether they answer or not, it is over soon.
-                Some(entry) if !entry.ending => {
-                    entry.ending = true;
+                Some(call) if !call.ending => {
+                    call.ending = true;
                     self.deadlines.push_back((Instant::now() + ENDING, key));
                 }
                 _ => {}
@@ -422,24 +366,24 @@ impl Shard {
         {
             self.deadlines.pop_front();
             let (index, generation, _) = unpack(key);
-            if self.places[index as usize].generation == generation {
+            if at(&mut self.places, index, generation).is_some() {
                 self.end(index);
             }
         }
     }
 
     fn end(&mut self, index: u32) {
-        let Some(entry) = self.take(index) else {
+        let Some(call) = self.take(index) else {
             return;
         };
         // Closing them takes sockets out that nobody else has.
-        if entry.call.is_shared() {
-            self.unwatch(&entry);
+        if call.is_shared() {
+            self.unwatch(&call);
         }
-        if entry.call.held.get() {
-            self.keeping.release(entry.call.number());
+        if call.held.get() {
+            self.keeping.release(call.number());
         }
-        entry.call.finish(clock::now());
+        call.finish(clock::now());
     }
 
     /// Gives a call away whose worker is dead.
@@ -463,30 +407,34 @@ impl Shard {
 
     /// Takes a call out of its place and its sockets out of the epoll set.
     fn remove(&mut self, index: u32) -> Option<Running> {
-        let entry = self.take(index)?;
-        self.unwatch(&entry);
-        Some(entry.call)
+        let call = self.take(index)?;
+        self.unwatch(&call);
+        Some(call)
     }
 
-    fn take(&mut self, index: u32) -> Option<Entry> {
-        let place = &mut self.places[index as usize];
-        let entry = place.entry.take()?;
-        place.generation = (place.generation + 1) & GENERATION_MASK;
+    fn take(&mut self, index: u32) -> Option<Running> {
+        let call = self.places[index as usize].take()?;
         self.free.push(index);
-        Some(entry)
+        Some(call)
     }
 
     /// Takes sockets out of the epoll set. It is not left to closing them if another process may
     /// hold them, because then they would go on being reported.
-    fn unwatch(&self, entry: &Entry) {
-        for (side, interest) in Side::BOTH.into_iter().zip(entry.interest) {
+    fn unwatch(&self, call: &Running) {
+        for (side, interest) in Side::BOTH.into_iter().zip(call.interest) {
             if interest != Interest::Nothing
-                && let Err(error) = epoll::delete(&self.epoll, entry.call.socket(side))
+                && let Err(error) = epoll::delete(&self.epoll, call.socket(side))
             {
                 tracing::warn!(%error, "a socket could not be taken out of epoll");
             }
         }
     }
+}
+
+/// The call of a key. `None`: it is there no more.
+fn at(places: &mut Shelves<Option<Running>>, index: u32, generation: u32) -> Option<&mut Running> {
+    let call = places.get_mut(index as usize)?.as_mut();
+    call.filter(|call| call.generation == generation)
 }
 
 const GENERATION_MASK: u32 = u32::MAX >> 1;
@@ -517,10 +465,10 @@ mod tests {
 
     #[test]
     fn an_idle_call_is_small_here() {
-        let entry = size_of::<Place>();
+        let entry = size_of::<Option<Running>>();
         let own = entry - size_of::<crate::ledger::Ticket>();
         println!("entry: {entry} bytes, without its ticket {own}");
-        assert!(own <= 64, "{own} bytes");
+        assert!(own <= 48, "{own} bytes");
     }
 
     #[test]

@@ -98,6 +98,8 @@ const RESUME: u8 = 2;
 const RETIRING: u8 = 4;
 /// The call is being ended by policy.
 const ENDS: u8 = 8;
+/// The same in the second word.
+const ENDS_WORD: u64 = (ENDS as u64) << 56;
 /// More is in the cold cell.
 const COLD: u8 = 16;
 
@@ -175,9 +177,15 @@ pub(super) fn progress(slot: &[AtomicU64]) -> u64 {
 
 /// Notes that the call is being ended by policy.
 pub(super) fn set_ends(slot: &[AtomicU64]) {
-    let flag = u64::from(ENDS) << 56;
     let facts = slot[FACTS].load(Ordering::Relaxed);
-    slot[FACTS].store(facts | flag, Ordering::Relaxed);
+    cut();
+    slot[FACTS].store(facts | ENDS_WORD, Ordering::Relaxed);
+}
+
+/// See [`set_ends`].
+#[inline]
+pub(super) fn ends(slot: &[AtomicU64]) -> bool {
+    slot[FACTS].load(Ordering::Relaxed) & ENDS_WORD != 0
 }
 
 /// What does not fit into the slot.

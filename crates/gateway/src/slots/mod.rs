@@ -293,6 +293,12 @@ impl Slot {
         facts::connected(self.words())
     }
 
+    /// Whether the call is being ended by policy.
+    #[inline]
+    pub(crate) fn ends(&self) -> bool {
+        facts::ends(self.words())
+    }
+
     /// The call is being ended by policy.
     pub(crate) fn set_ends(&self) {
         facts::set_ends(self.words());

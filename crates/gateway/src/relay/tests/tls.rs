@@ -223,7 +223,7 @@ fn a_held_message_has_room_behind_it_for_all_that_can_be_opened_at_once() {
     let mut lane = slots.lane(0).unwrap();
     let call = LiveCall::new_tls(ticket, ours, our_worker, vec![], vec![]).unwrap();
     let call = call.with_lifeline(Some(Box::new(Lifeline::bare())));
-    let mut call = Running::new(call, &lane).unwrap();
+    let mut call = Running::new(call, &lane, 0).unwrap();
 
     let (passes, held) = (
         frame(0x82, Some([1; 4]), &vec![7; 29_900]),
