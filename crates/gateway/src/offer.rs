@@ -7,14 +7,16 @@ use tokio::signal::unix::Signal;
 use tokio::time::{interval, timeout};
 
 use crate::clock;
-use crate::handoff::{self, Giving, HandoffError, Header, Last};
+use crate::front::Front;
+use crate::handoff::{self, Giving, HandoffError, Header, Last, NotGiven};
 use crate::journal;
-use crate::relay::LiveCall;
+use crate::relay::{LiveCall, Relay};
 use crate::run::{Gateway, blocking};
-use crate::setup::take_down;
+use crate::setup::{HOLD_MAX, take_down};
 
-/// How long a giver waits for connections that are being set up, before it gives: what is not a
-/// call by then stays with it. Live calls flow on meanwhile.
+/// How long a giver waits for callers of whom nothing is decided yet and who cannot move: they are
+/// within a TLS handshake, or within the body of a request. It decides nothing behind this. New
+/// connections wait meanwhile; live calls flow on.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// How often a draining gateway says what it waits for.
@@ -36,21 +38,23 @@ impl Gateway {
             }
         };
         tracing::info!("handing over");
-        if let Some(accepting) = self.accepting.take() {
-            accepting.stop(SETTLE).await;
-        }
-        let mut guests = self.front.open();
-        // Who is not through by then stays with us.
-        let _ = timeout(SETTLE, guests.wait_for(|open| *open == 0)).await;
+        // While new connections are taken: a controller that is stuck keeps none of them waiting.
         if let Some(link) = self.link.take() {
             link.stop(GOODBYE_TIMEOUT).await;
         }
+        if let Some(accepting) = self.accepting.take() {
+            accepting.stop(SETTLE).await;
+        }
+        // Who has not said yet what it wants goes along, unless its keys are here.
+        self.front.recall();
+        let mut undecided = self.front.undecided();
+        let _ = timeout(SETTLE, undecided.wait_for(|undecided| *undecided == 0)).await;
         match self.hand_over(giving).await {
-            Ok(_) => {
-                self.keeping.give();
+            Ok(giving) => {
+                self.taker = Some(giving);
                 let life = self.reporter.life().after_handoff();
                 *self.reporter.life() = life;
-                if *self.ledger.open().borrow() > 0 {
+                if *self.ledger.open().borrow() > 0 || self.ledger.has_untold() {
                     let journal = journal::aside::name(&self.config.journal_file());
                     if let Err(error) = self.ledger.journal(&journal) {
                         tracing::error!(%error, "calls are not journaled");
@@ -62,6 +66,7 @@ impl Gateway {
             }
             Err(error) => {
                 tracing::error!(%error, "the handoff failed; going on");
+                self.front.let_on();
                 if let Err(error) = self.accept() {
                     tracing::error!(%error, "no new calls can be taken");
                 }
@@ -71,12 +76,14 @@ impl Gateway {
         }
     }
 
-    async fn hand_over(&self, giving: Giving) -> Result<usize, HandoffError> {
+    async fn hand_over(&self, giving: Giving) -> Result<Giving, HandoffError> {
         let listener = self.listener.try_clone()?;
         let (relay, ledger) = (Arc::clone(&self.relay), Arc::clone(&self.ledger));
         let life = self.reporter.life().clone();
-        let ward = self.keeping.ward();
+        let keeping = Arc::clone(&self.keeping);
         blocking(move || {
+            // What the taker is told of us and the keeper stays so until it has our calls.
+            let _still = keeping.still();
             handoff::fail::at("settled")?;
             // What is decided behind this would be known to nobody, so nothing is; what ends
             // behind it is told with the calls.
@@ -84,7 +91,7 @@ impl Gateway {
                 incarnation: life.incarnation,
                 sequence: life.sequence,
                 ledger: ledger.seal(clock::now()),
-                ward,
+                wards: keeping.wards(),
             };
             if let Err(error) = giving.prepare(&listener, header) {
                 ledger.unseal();
@@ -106,11 +113,20 @@ impl Gateway {
                     ledger.leave_journal();
                     calls.into_iter().for_each(LiveCall::given);
                     ledger.handed_over(ended);
-                    Ok(count)
+                    keeping.give();
+                    Ok(giving)
                 }
-                Err(error) => {
+                Err(NotGiven { error, theirs }) => {
+                    if let Some(theirs) = theirs {
+                        let held: Vec<_> = calls.iter().filter_map(LiveCall::to_hold).collect();
+                        keeping.renew(theirs, &held, &mut { HOLD_MAX });
+                    }
                     for call in calls {
                         relay.adopt(call);
+                    }
+                    if theirs.is_some() {
+                        // Those, too, that were in nobody's hands just then.
+                        relay.hold_all();
                     }
                     ledger.unseal();
                     Err(error)
@@ -145,13 +161,22 @@ impl Gateway {
         drop(self.listener);
         let (mut calls, mut guests) = (self.ledger.open(), self.front.open());
         let mut status = interval(STATUS_EVERY);
+        let mut taker = self.taker.take();
         loop {
+            guests.mark_unchanged();
+            if let Some(giving) = taker.take() {
+                taker = give_late(giving, &self.front, &self.relay).await;
+            }
+            let is_giving = taker.is_some();
+            let mut more = guests.clone();
             let empty = async {
                 // The senders live as long as we do.
                 let _ = guests.wait_for(|open| *open == 0).await;
                 let _ = calls.wait_for(|open| *open == 0).await;
             };
             tokio::select! {
+                // Whatever was being set up is a call now, or gone.
+                Ok(()) = more.changed(), if is_giving => {}
                 () = empty => {
                     if *self.front.open().borrow() == 0 && *self.ledger.open().borrow() == 0 {
                         break;
@@ -184,4 +209,31 @@ impl Gateway {
         blocking(move || log.flush()).await;
         tracing::info!("ended; no call was open");
     }
+}
+
+/// Gives the taker what has come since it took over, if it can move. Answers who is to have what
+/// comes next: nobody, once nothing is being set up any more.
+async fn give_late(giving: Giving, front: &Arc<Front>, relay: &Arc<Relay>) -> Option<Giving> {
+    // Asked before: what is set up meanwhile wakes us again.
+    let is_last = *front.open().borrow() == 0;
+    let (front, relay) = (Arc::clone(front), Arc::clone(relay));
+    blocking(move || {
+        let parked = front.take_parked();
+        if let Err(error) = giving.give_guests(&parked) {
+            tracing::warn!(%error, callers = parked.len(), "callers cannot be handed over");
+            return None;
+        }
+        let mut calls = relay.give_all().into_iter();
+        while let Some(call) = calls.next() {
+            if let Err(error) = giving.give_late(&call) {
+                tracing::warn!(%error, "what stands late stays here");
+                let stay = std::iter::once(call).chain(calls);
+                stay.for_each(|call| relay.adopt(call));
+                return None;
+            }
+            call.given();
+        }
+        (!is_last).then_some(giving)
+    })
+    .await
 }

@@ -15,7 +15,7 @@ use crate::call_log::CallLog;
 use crate::clock;
 use crate::config::Config;
 use crate::front::Front;
-use crate::handoff::HandoffError;
+use crate::handoff::{Giving, HandoffError, Taking};
 use crate::health::Health;
 use crate::journal;
 use crate::keeper::Keeping;
@@ -123,6 +123,8 @@ pub(crate) struct Gateway {
     pub(crate) health: JoinHandle<()>,
     /// Counts what is lost with processes that drain beside us.
     pub(crate) aside: JoinHandle<()>,
+    /// Who has taken our calls, while some may come behind.
+    pub(crate) taker: Option<Giving>,
     /// Our journal, once another process has the usual one.
     pub(crate) journal: Option<PathBuf>,
 }
@@ -137,13 +139,15 @@ impl Gateway {
         let log = CallLog::open(&log_file).map_err(|source| state_error(&log_file, source))?;
         let ledger = Ledger::new(Some(log.clone()));
         let hands = Hands::new(&config, &ledger)?;
+        let mut giver = None;
         let (listener, life, tables) = if let Some(path) = config.takeover.clone() {
             let (hands, gateway) = (hands.clone(), config.gateway.clone());
             let taken = blocking(move || {
                 let taken = hands.take_over(&path, gateway);
                 taken.map_err(|source| RunError::Takeover { path, source })
             });
-            let (listener, life) = taken.await?;
+            let (listener, life, taking) = taken.await?;
+            giver = Some(taking);
             // Behind the takeover: until then the process before us writes the file.
             (listener, life, load_tables(&config, &ledger))
         } else {
@@ -170,6 +174,9 @@ impl Gateway {
             tls,
             config.limits,
         );
+        if let Some(taking) = giver {
+            take_late(taking, hands.clone(), Arc::clone(&front))?;
+        }
         let watching = health.watch(Arc::clone(&ledger));
         let mut gateway = Self {
             reporter: Arc::new(Reporter::new(Arc::clone(&ledger), life)),
@@ -179,6 +186,7 @@ impl Gateway {
                 hands.clone(),
                 log.clone(),
             )),
+            taker: None,
             journal: None,
             tables: Arc::new(tables),
             accepting: None,
@@ -269,6 +277,17 @@ fn load_tables(config: &Config, ledger: &Ledger) -> TableFile {
         Err(error) => tracing::error!(%error, "starting without tables"),
     }
     tables
+}
+
+/// On a thread of its own, which no end of this process waits for.
+fn take_late(taking: Taking, hands: Hands, front: Arc<Front>) -> io::Result<()> {
+    let runtime = tokio::runtime::Handle::current();
+    let takes = move || {
+        let _inside = runtime.enter();
+        hands.take_late(&taking, &front);
+    };
+    let thread = std::thread::Builder::new().name("late".to_owned());
+    thread.spawn(takes).map(drop)
 }
 
 /// Never ends.

@@ -53,6 +53,7 @@ impl Guest {
         let asking = facts.asking(&table, Purpose::Call);
         let up = |worker: &_, addr| front.health.up(worker, addr);
         let begun = front.ledger.begin(asking, &up, clock::now());
+        self.decided();
         let mut ticket = begun.map_err(answer_to)?;
         let request = &match table.rescue {
             Some(_) => Cow::Owned(without_extensions(request)),

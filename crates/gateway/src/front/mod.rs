@@ -12,6 +12,7 @@ pub(crate) mod trace;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::config::Limits;
 use crate::health::Health;
 use crate::http::Answer;
 use crate::http::body::Turns;
-use crate::http::head::read_head;
+use crate::http::head::read_head_on;
 use crate::http::request::{Request, Wants};
 use crate::ledger::{Identity, Ledger, Refused, Ticket};
 use crate::quiet::Quiet;
@@ -67,12 +68,27 @@ pub(crate) struct Front {
     turns: Turns,
     addresses: Mutex<HashMap<IpAddr, usize>>,
     open: watch::Sender<usize>,
+    /// Those of them of which nothing is decided and counted yet.
+    undecided: watch::Sender<usize>,
+    /// Whether callers who have not said what they want are to be handed over.
+    recalled: watch::Sender<bool>,
+    parked: Mutex<Vec<Parked>>,
+}
+
+/// A caller who was accepted and has not said yet what it wants, as it goes to another gateway.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) socket: std::net::TcpStream,
+    pub(crate) peer: SocketAddr,
+    /// The beginning of its head.
+    pub(crate) said: Vec<u8>,
 }
 
 /// One connection that is no call yet.
 struct Guest {
     front: Arc<Front>,
     peer: SocketAddr,
+    is_decided: AtomicBool,
 }
 
 /// A call that stands and waits for its relay.
@@ -108,6 +124,9 @@ impl Front {
             turns: Turns::default(),
             addresses: Mutex::default(),
             open: watch::Sender::new(0),
+            undecided: watch::Sender::new(0),
+            recalled: watch::Sender::new(false),
+            parked: Mutex::default(),
         });
         tokio::spawn(rescue_all(Arc::downgrade(&front), calls));
         front
@@ -116,6 +135,55 @@ impl Front {
     /// Follows the number of connections that are no calls yet.
     pub(crate) fn open(&self) -> watch::Receiver<usize> {
         self.open.subscribe()
+    }
+
+    /// Follows how many of them want something that is not decided yet.
+    pub(crate) fn undecided(&self) -> watch::Receiver<usize> {
+        self.undecided.subscribe()
+    }
+
+    /// Has callers who have not said yet what they want wait for [`Front::take_parked`]. With TLS
+    /// they cannot move, and go on.
+    pub(crate) fn recall(&self) {
+        self.recalled.send_replace(true);
+    }
+
+    /// Serves them here after all.
+    pub(crate) fn let_on(self: &Arc<Self>) {
+        let parked = {
+            // Under the lock: who comes behind it sees that nobody is recalled any more.
+            let mut parked = self.lock_parked();
+            self.recalled.send_replace(false);
+            std::mem::take(&mut *parked)
+        };
+        for parked in parked {
+            self.go_on(parked);
+        }
+    }
+
+    /// Those that wait since [`Front::recall`].
+    pub(crate) fn take_parked(&self) -> Vec<Parked> {
+        std::mem::take(&mut *self.lock_parked())
+    }
+
+    /// Serves a caller who was accepted elsewhere.
+    pub(crate) fn go_on(self: &Arc<Self>, parked: Parked) {
+        let Parked { socket, peer, said } = parked;
+        let deadline = Instant::now() + self.limits.head_timeout;
+        match TcpStream::from_std(socket) {
+            Ok(socket) => match self.admit(peer) {
+                Ok(guest) => {
+                    tokio::spawn(guest.attend(Caller::Plain(socket), said, deadline));
+                }
+                Err(reason) => self.turn_away(&socket, peer, reason),
+            },
+            Err(error) => tracing::warn!(%peer, %error, "a caller who moved cannot be heard"),
+        }
+    }
+
+    fn lock_parked(&self) -> std::sync::MutexGuard<'_, Vec<Parked>> {
+        // Whole after every change.
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts as one of [`Front::open`] until it is dropped.
@@ -181,9 +249,11 @@ impl Front {
         }
         *here += 1;
         self.open.send_modify(|open| *open += 1);
+        self.undecided.send_modify(|undecided| *undecided += 1);
         Ok(Guest {
             front: Arc::clone(self),
             peer,
+            is_decided: AtomicBool::new(false),
         })
     }
 }
@@ -212,6 +282,7 @@ impl Drop for Busy {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        self.decided();
         let addresses = self.front.addresses.lock();
         let mut addresses = addresses.unwrap_or_else(PoisonError::into_inner);
         let origin = origin(self.peer.ip());
@@ -248,7 +319,7 @@ fn origin(ip: IpAddr) -> IpAddr {
 impl Guest {
     async fn serve(self, socket: TcpStream) {
         let deadline = Instant::now() + self.front.limits.head_timeout;
-        let mut caller = match &self.front.tls {
+        let caller = match &self.front.tls {
             None => Caller::Plain(socket),
             Some(tls) => match timeout_at(deadline, tls.accept(socket)).await {
                 Ok(Ok(caller)) => caller,
@@ -259,7 +330,31 @@ impl Guest {
                 Err(_) => return,
             },
         };
-        match self.request(&mut caller, deadline).await {
+        self.attend(caller, Vec::new(), deadline).await;
+    }
+
+    /// Serves a caller who has said the beginning of a head.
+    async fn attend(self, mut caller: Caller, mut said: Vec<u8>, deadline: Instant) {
+        let mut recalled = self.front.recalled.subscribe();
+        let can_move = matches!(caller, Caller::Plain(_));
+        let head = loop {
+            tokio::select! {
+                // Who has said all of it is served here.
+                biased;
+                read = timeout_at(deadline, read_head_on(&mut caller, &mut said)) => break read,
+                () = stopped(&mut recalled), if can_move => {}
+            }
+            match self.park(caller, said) {
+                None => return,
+                Some(back) => (caller, said) = back,
+            }
+        };
+        let outcome = match head {
+            Ok(Ok((head, behind))) => self.request(&mut caller, &head, behind).await,
+            Ok(Err(error)) => Err(Answer::to_unread(&error)),
+            Err(_) => Err(Some(Answer::new(408, "the head took too long"))),
+        };
+        match outcome {
             Ok(Some(upgraded)) => self.into_call(caller, upgraded),
             Ok(None) | Err(None) => close(caller).await,
             Err(Some(answer)) => {
@@ -276,14 +371,36 @@ impl Guest {
         }
     }
 
-    async fn request(&self, caller: &mut Caller, deadline: Instant) -> Outcome {
-        let read = timeout_at(deadline, read_head(caller, Vec::new()));
-        let (head, behind) = match read.await {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(Answer::to_unread(&error)),
-            Err(_) => return Err(Some(Answer::new(408, "the head took too long"))),
+    /// Leaves a caller to [`Front::take_parked`]; gives it back if it need not go any more.
+    fn park(&self, caller: Caller, said: Vec<u8>) -> Option<(Caller, Vec<u8>)> {
+        let mut parked = self.front.lock_parked();
+        let Caller::Plain(socket) = caller else {
+            return Some((caller, said));
         };
-        let request = Request::parse(&head)?;
+        if !*self.front.recalled.borrow() {
+            return Some((Caller::Plain(socket), said));
+        }
+        match socket.into_std() {
+            Ok(socket) => parked.push(Parked {
+                socket,
+                peer: self.peer,
+                said,
+            }),
+            Err(error) => tracing::warn!(peer = %self.peer, %error, "a caller cannot move"),
+        }
+        None
+    }
+
+    /// What it wants is counted, or refused.
+    fn decided(&self) {
+        if !self.is_decided.swap(true, Ordering::Relaxed) {
+            let undecided = &self.front.undecided;
+            undecided.send_modify(|undecided| *undecided -= 1);
+        }
+    }
+
+    async fn request(&self, caller: &mut Caller, head: &[u8], behind: Vec<u8>) -> Outcome {
+        let request = Request::parse(head)?;
         match request.wants.clone() {
             Wants::WebSocket { key } => self.call(caller, &request, &key, behind).await,
             Wants::Answer { waits } => self.plain(caller, &request, waits, behind).await,
@@ -292,8 +409,7 @@ impl Guest {
 
     /// The connection is a call now: it leaves the front's books and this task.
     fn into_call(self, caller: Caller, upgraded: Upgraded) {
-        let relay = Arc::clone(&self.front.relay);
-        drop(self);
+        let relay = &self.front.relay;
         let Upgraded {
             ticket,
             worker,
@@ -319,6 +435,8 @@ impl Guest {
             Ok(call) => relay.adopt(call.with_lifeline(lifeline)),
             Err(error) => tracing::error!(%error, "a call could not be relayed"),
         }
+        // Now, not before: who gives the calls away asks the relay once more behind this.
+        drop(self);
     }
 }
 

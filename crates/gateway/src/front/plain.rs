@@ -59,6 +59,7 @@ impl Guest {
         let up = |worker: &_, addr| front.health.up(worker, addr);
         let asking = facts.asking(&table, purpose);
         let begun = front.ledger.begin(asking, &up, clock::now());
+        self.decided();
         let mut ticket = begun.map_err(answer_to)?;
 
         let tried = &mut Tried::default();

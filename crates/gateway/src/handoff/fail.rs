@@ -7,7 +7,7 @@
 use super::HandoffError;
 
 /// What may be asked for, by the name behind `handoff.`: steps of the taker, then of the giver.
-pub const STEPS: [&str; 17] = [
+pub const STEPS: [&str; 20] = [
     // The taker.
     "connected",
     "welcomed",
@@ -17,7 +17,9 @@ pub const STEPS: [&str; 17] = [
     "adopted",
     "ready",
     "yours",
+    "owned",
     "took",
+    "late_came",
     // The giver.
     "greeted",
     "settled",
@@ -27,6 +29,7 @@ pub const STEPS: [&str; 17] = [
     "heard_ready",
     "said_yours",
     "heard_took",
+    "late_sent",
 ];
 
 /// Breaks here if that was asked for.

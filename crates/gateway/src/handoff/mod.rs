@@ -7,8 +7,8 @@
 //! with what is known of it. A call stands still from there to *took*, some milliseconds.
 //!
 //! ```text
-//! taker   hello            restores, prepared              adopts, ready         took → relays
-//! giver         welcome, header               calls, done               yours          → lets go
+//! taker   hello            restores, prepared              adopts, ready         owns, took → relays
+//! giver         welcome, header               calls, done               yours               → lets go
 //!               (calls flow)                  (calls stand still)
 //! ```
 //!
@@ -19,9 +19,15 @@
 //! - before it, any failure leaves the giver with everything, and it goes on as if nothing were: a
 //!   taker that ended cannot have relayed a byte, and one that is stuck behind *yours* is ended
 //!   first;
-//! - the taker relays nothing before it;
+//! - the taker relays nothing before it, and has told the [keeper](crate::keeper) that the calls
+//!   are its own: a taker that dies behind *took* leaves them to the next gateway. One that dies
+//!   between the two leaves a giver that tells the keeper so anew, before it relays;
 //! - a giver that dies after the taker said *ready* leaves the taker with everything. That it has
 //!   died is asked of the kernel: a closed stream alone is a giver that changed its mind.
+//!
+//! What is not through when the calls go comes behind them, on the same connection: callers who
+//! have not said yet what they want at once, and calls as they stand, one by one with a *took* of
+//! its own each. So the giver keeps no call that can move.
 //!
 //! TLS calls cannot move, because their keys live in the giver's memory. The giver relays them
 //! until they end, and then it ends too.
@@ -37,13 +43,16 @@ mod take;
 mod versions;
 mod wire;
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
+use crate::keeper::WardId;
 use crate::ledger::{Late, LedgerState};
 use crate::relay::MovedCall;
 
-pub(crate) use self::give::Giving;
-pub(crate) use self::take::{TakenCall, Taking};
+pub(crate) use self::give::{Giving, NotGiven};
+pub(crate) use self::take::{Came, TakenCall, Taking};
 pub use self::versions::{Misfit, Versions};
 pub use self::wire::HandoffError;
 
@@ -63,8 +72,12 @@ enum ToGiver {
     /// The ledger is restored; now the calls.
     Prepared,
     /// The calls may be ours.
-    Ready,
-    /// They are.
+    Ready {
+        /// What we are to the keeper.
+        #[serde(default)]
+        ward: Option<WardId>,
+    },
+    /// They are; also said to calls that come late.
     Took,
 }
 
@@ -87,6 +100,9 @@ enum ToTaker {
     Done(Last),
     /// From here on the calls are the taker's.
     Yours,
+    /// Callers who were accepted and have not said what they want. Comes with a descriptor for
+    /// each.
+    Guests { guests: Vec<MovedGuest> },
 }
 
 /// What either side makes of bytes that are no message of ours; see [`crate::fuzz`].
@@ -109,9 +125,18 @@ pub(crate) struct Header {
     pub(crate) incarnation: String,
     pub(crate) sequence: u64,
     pub(crate) ledger: LedgerState,
-    /// What the giver is to the keeper.
+    /// What the giver is to the keeper, and was.
     #[serde(default)]
-    pub(crate) ward: Option<u64>,
+    pub(crate) wards: Vec<WardId>,
+}
+
+/// A caller without the socket, as it travels.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct MovedGuest {
+    peer: SocketAddr,
+    /// What it has said so far.
+    #[serde(with = "bytes")]
+    said: Vec<u8>,
 }
 
 /// What goes behind the calls.

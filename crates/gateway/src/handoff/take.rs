@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use segue_core::time::Timestamp;
 
+use crate::front::Parked;
+use crate::keeper::WardId;
 use crate::ledger::{Late, Ledger};
 use crate::relay::{LiveCall, MovedCall};
 
@@ -29,6 +31,14 @@ pub(crate) struct TakenCall {
     pub(crate) moved: MovedCall,
     pub(crate) caller: TcpStream,
     pub(crate) worker: TcpStream,
+}
+
+/// What comes behind the calls.
+pub(crate) enum Came {
+    /// Calls that stood late. Nobody relays them until [`Taking::took_late`].
+    Calls(Vec<TakenCall>),
+    /// Callers who have not said what they want.
+    Guests(Vec<Parked>),
 }
 
 impl TakenCall {
@@ -89,18 +99,7 @@ impl Taking {
                         return Err(HandoffError::Protocol("calls without their sockets"));
                     }
                     count += calls.len();
-                    let mut fds = fds.into_iter().map(TcpStream::from);
-                    let sockets = std::iter::from_fn(|| fds.next().zip(fds.next()));
-                    let taken = calls.into_iter().zip(sockets);
-                    take(
-                        taken
-                            .map(|(moved, (caller, worker))| TakenCall {
-                                moved,
-                                caller,
-                                worker,
-                            })
-                            .collect(),
-                    );
+                    take(with_sockets(calls, fds));
                 }
                 (ToTaker::Done(last), _) if last.calls == count => return Ok(last.late),
                 _ => return Err(HandoffError::Protocol("calls are missing")),
@@ -109,17 +108,27 @@ impl Taking {
     }
 
     /// Says that we are ready and waits for the word that makes everything ours. A giver that dies
-    /// here leaves it to us. Blocks.
-    pub(crate) fn confirm(&self) -> Result<(), HandoffError> {
+    /// here leaves it to us. `ward` is what we are to the keeper, and `own` tells it that the calls
+    /// are ours: before the giver lets go of them, and before we relay. Blocks.
+    pub(crate) fn confirm(
+        &self,
+        ward: Option<WardId>,
+        own: impl FnOnce(),
+    ) -> Result<(), HandoffError> {
         fail::at("adopted")?;
-        send(&self.stream, &ToGiver::Ready, &[])?;
+        send(&self.stream, &ToGiver::Ready { ward }, &[])?;
         fail::at("ready")?;
         // However long it takes: the giver may have said yes already, and giving up on that would
         // lose the calls. It answers, or it dies.
         self.stream.set_read_timeout(None)?;
+        let mut own = Some(own);
         let confirmed = match self.receive() {
             Ok((ToTaker::Yours, _)) => {
                 fail::at("yours")?;
+                if let Some(own) = own.take() {
+                    own();
+                }
+                fail::at("owned")?;
                 send(&self.stream, &ToGiver::Took, &[])
             }
             Ok(_) => Err(HandoffError::Protocol("neither yes nor no")),
@@ -128,10 +137,45 @@ impl Taking {
         match confirmed {
             Err(error) if error.is_end() && self.peer.has_died() => {
                 tracing::warn!("the other gateway died; its calls are here");
+                if let Some(own) = own.take() {
+                    own();
+                }
                 Ok(())
             }
             Err(error) => Err(error),
             Ok(()) => fail::at("took").or(Ok(())),
+        }
+    }
+
+    /// What the giver hands over behind the calls. `None`: that was all, or the giver is gone.
+    /// Blocks.
+    pub(crate) fn next(&self) -> Result<Option<Came>, HandoffError> {
+        self.stream.set_read_timeout(None)?;
+        match self.receive() {
+            Ok((ToTaker::Calls { calls }, fds)) if fds.len() == 2 * calls.len() => {
+                fail::at("late_came")?;
+                Ok(Some(Came::Calls(with_sockets(calls, fds))))
+            }
+            Ok((ToTaker::Guests { guests }, fds)) if fds.len() == guests.len() => {
+                let parked = guests.into_iter().zip(fds).map(|(guest, socket)| Parked {
+                    peer: guest.peer,
+                    said: guest.said,
+                    socket: socket.into(),
+                });
+                Ok(Some(Came::Guests(parked.collect())))
+            }
+            Ok(_) => Err(HandoffError::Protocol("neither calls nor callers")),
+            Err(error) if error.is_end() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The calls that came last are ours. On an error they are the giver's.
+    pub(crate) fn took_late(&self) -> Result<(), HandoffError> {
+        match send(&self.stream, &ToGiver::Took, &[]) {
+            // Then they are nobody else's.
+            Err(error) if error.is_end() && self.peer.has_died() => Ok(()),
+            sent => sent,
         }
     }
 
@@ -141,4 +185,17 @@ impl Taking {
             heard => Ok(heard),
         }
     }
+}
+
+fn with_sockets(calls: Vec<MovedCall>, fds: Vec<std::os::fd::OwnedFd>) -> Vec<TakenCall> {
+    let mut fds = fds.into_iter().map(TcpStream::from);
+    let sockets = std::iter::from_fn(|| fds.next().zip(fds.next()));
+    let taken = calls.into_iter().zip(sockets);
+    taken
+        .map(|(moved, (caller, worker))| TakenCall {
+            moved,
+            caller,
+            worker,
+        })
+        .collect()
 }

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -26,6 +26,12 @@ pub(super) const FDS_MAX: usize = 2 * CALLS_PER_MESSAGE;
 /// Longest frame. 64 calls under backpressure hold 64 KiB in each direction, as base64; a ledger
 /// with all the pins it may have is about 100 MB.
 const FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Longest word of a side that nothing is known of yet.
+pub(super) const GREETING_BYTES_MAX: usize = 16 * 1024;
+
+/// What is read of a body at once: room is only made for what comes.
+const READ_BYTES: usize = 256 * 1024;
 
 /// How long one step may take while every call flows: a stuck peer only keeps new calls waiting.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,9 +132,20 @@ pub(super) fn send<T: Serialize>(
     Ok(())
 }
 
+/// The next message, which must be there as a whole within the read timeout of the stream.
 pub(super) fn receive<T: DeserializeOwned>(
-    mut stream: &UnixStream,
+    stream: &UnixStream,
 ) -> Result<(T, Vec<OwnedFd>), HandoffError> {
+    receive_bounded(stream, FRAME_BYTES_MAX)
+}
+
+/// As [`receive`], of a message with at most so many bytes.
+pub(super) fn receive_bounded<T: DeserializeOwned>(
+    stream: &UnixStream,
+    bytes_max: usize,
+) -> Result<(T, Vec<OwnedFd>), HandoffError> {
+    let patience = stream.read_timeout()?;
+    let deadline = patience.map(|patience| Instant::now() + patience);
     let mut prefix = [0; 8];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -148,10 +165,82 @@ pub(super) fn receive<T: DeserializeOwned>(
     let (length, count) = prefix.split_at(4);
     let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
     let length = number(length);
-    if bytes != 8 || number(count) != fds.len() || length > FRAME_BYTES_MAX {
+    if bytes != 8 || number(count) != fds.len() || length > bytes_max {
         return Err(HandoffError::Protocol("a frame contradicts itself"));
     }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok((serde_json::from_slice(&body)?, fds))
+    let body = read_body(stream, length, deadline);
+    stream.set_read_timeout(patience)?;
+    Ok((serde_json::from_slice(&body?)?, fds))
+}
+
+/// One deadline for all of it: a side that drips would have a timeout anew with each byte.
+fn read_body(
+    mut stream: &UnixStream,
+    length: usize,
+    deadline: Option<Instant>,
+) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while body.len() < length {
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            stream.set_read_timeout(Some(left))?;
+        }
+        let had = body.len();
+        body.resize(length.min(had + READ_BYTES), 0);
+        match stream.read(&mut body[had..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => body.truncate(had + read),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => body.truncate(had),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::RecvTimeoutError;
+
+    use super::*;
+
+    #[test]
+    fn who_drips_has_one_deadline_for_all_of_a_message() {
+        let (mut slow, ours) = UnixStream::pair().unwrap();
+        set_timeouts(&ours, Duration::from_millis(100)).unwrap();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let dripping = std::thread::spawn(move || {
+            slow.write_all(&[0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+            let mut bytes = 0;
+            // Each byte would be in time for a timeout of its own.
+            while bytes < 1_024 && slow.write_all(b" ").is_ok() {
+                bytes += 1;
+                if stopped.recv_timeout(Duration::from_millis(20)) != Err(RecvTimeoutError::Timeout)
+                {
+                    break;
+                }
+            }
+            bytes
+        });
+        let error = receive::<serde_json::Value>(&ours).unwrap_err();
+        assert!(matches!(error, HandoffError::Io(_)), "{error}");
+        assert_eq!(
+            ours.read_timeout().unwrap(),
+            Some(Duration::from_millis(100))
+        );
+        drop((ours, stop));
+        assert!(dripping.join().unwrap() < 1_024, "it was given up");
+    }
+
+    #[test]
+    fn a_greeting_is_short() {
+        let (mut other, ours) = UnixStream::pair().unwrap();
+        let length = u32::try_from(GREETING_BYTES_MAX + 1).unwrap();
+        other.write_all(&length.to_be_bytes()).unwrap();
+        other.write_all(&[0; 4]).unwrap();
+        let heard = receive_bounded::<serde_json::Value>(&ours, GREETING_BYTES_MAX);
+        assert!(matches!(heard, Err(HandoffError::Protocol(_))), "{heard:?}");
+    }
 }

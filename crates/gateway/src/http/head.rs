@@ -182,14 +182,22 @@ pub(crate) async fn read_head<S: AsyncRead + Unpin>(
     stream: &mut S,
     mut read: Vec<u8>,
 ) -> Result<(Vec<u8>, Vec<u8>), ReadHeadError> {
+    read_head_on(stream, &mut read).await
+}
+
+/// As [`read_head`]. May be dropped at any wait: what was read by then is in `read`.
+pub(crate) async fn read_head_on<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    read: &mut Vec<u8>,
+) -> Result<(Vec<u8>, Vec<u8>), ReadHeadError> {
     let mut seen = 0;
     loop {
-        if let Some(end) = scan(&read, seen)? {
+        if let Some(end) = scan(read, seen)? {
             if end > HEAD_BYTES_MAX {
                 return Err(ReadHeadError::TooLong);
             }
             let behind = read.split_off(end);
-            return Ok((read, behind));
+            return Ok((std::mem::take(read), behind));
         }
         // The last three bytes may begin the empty line.
         seen = read.len().saturating_sub(3);
@@ -197,7 +205,7 @@ pub(crate) async fn read_head<S: AsyncRead + Unpin>(
             return Err(ReadHeadError::TooLong);
         }
         read.reserve(4 * 1024);
-        match stream.read_buf(&mut read).await {
+        match stream.read_buf(read).await {
             Ok(0) => return Err(ReadHeadError::Ended),
             Ok(_) => {}
             Err(error) => return Err(ReadHeadError::Io(error)),

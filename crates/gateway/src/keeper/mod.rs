@@ -10,9 +10,11 @@
 //! go on as well and would end with their gateway; with a new one they are given to it again.
 
 mod client;
+mod lenders;
 mod recovery;
 mod server;
 mod session;
+mod unheld;
 mod ward;
 mod wire;
 

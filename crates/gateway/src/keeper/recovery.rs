@@ -6,16 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 
 use rustix::net::sockopt;
 use segue_core::names::{AgentName, CallId};
 use segue_core::time::Timestamp;
 
-use crate::frames::close_frame;
 use crate::handoff::TakenCall;
 use crate::journal::Lost;
 use crate::ledger::Identity;
-use crate::relay::Side;
+use crate::relay::{Side, goodbye};
 use crate::slots;
 
 use super::session::Orphan;
@@ -49,8 +49,8 @@ impl Recovered {
         // ward over has moved its calls further since.
         orphans.sort_by_key(|orphan| std::cmp::Reverse(orphan.ward));
         let (mut all, mut seen) = (Self::default(), BTreeSet::new());
-        for orphan in orphans {
-            all.wards.push(orphan.ward);
+        all.wards = orphans.iter().map(|orphan| orphan.ward).collect();
+        for orphan in by_gateway(orphans) {
             all.listeners.extend(orphan.listener.map(TcpListener::from));
             let Some(memory) = orphan.memory else {
                 tracing::error!("a gateway left sockets and no memory of them");
@@ -173,18 +173,34 @@ fn key(identity: &Identity) -> (AgentName, CallId, Timestamp) {
     (agent.clone(), call.clone(), *since)
 }
 
-/// Tells one socket from another, whoever holds it.
-fn inode(socket: &TcpStream) -> Option<u64> {
-    rustix::fs::fstat(socket).ok().map(|stat| stat.st_ino)
+/// One for each gateway: one that lost its connection to the keeper and was killed before it had
+/// told everything again leaves two wards of the same calls.
+fn by_gateway(orphans: Vec<Orphan>) -> Vec<Orphan> {
+    let mut all: Vec<(Option<u64>, Orphan)> = Vec::new();
+    for orphan in orphans {
+        let memory = orphan.memory.as_ref().and_then(inode);
+        let same = |(other, _): &&mut (Option<u64>, Orphan)| memory.is_some() && *other == memory;
+        match all.iter_mut().find(same) {
+            Some((_, there)) => {
+                for (call, ends) in orphan.calls {
+                    there.calls.entry(call).or_insert(ends);
+                }
+                there.listener = there.listener.take().or(orphan.listener);
+            }
+            None => all.push((memory, orphan)),
+        }
+    }
+    all.into_iter().map(|(_, orphan)| orphan).collect()
+}
+
+/// Tells one socket from another, or one memory, whoever holds it.
+fn inode(of: &impl AsFd) -> Option<u64> {
+    rustix::fs::fstat(of).ok().map(|stat| stat.st_ino)
 }
 
 /// Says goodbye to a side to which whole frames went.
 fn say_restarted(to: Side, socket: &TcpStream) {
-    let mask = (to == Side::Worker).then(|| {
-        let random = uuid::Uuid::now_v7();
-        *random.as_bytes().last_chunk().expect("of sixteen bytes")
-    });
-    let frame = close_frame(RESTARTED, RESTARTED_REASON, mask);
+    let frame = goodbye(to, RESTARTED, RESTARTED_REASON);
     // A side that does not take thirty bytes hears nothing.
     let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
     let _ = rustix::net::send(socket, &frame, flags);

@@ -16,7 +16,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, Resource, geteuid, getrlimit, pidfd_open};
 
-use super::ward::{Fault, Wards};
+use super::lenders::Lenders;
+use super::ward::{Fault, Ward, Wards};
 use super::wire::{
     self, CallKey, KEEPER_VERSION, Message as _, ORPHANS_PER_RECORD, Record, ToGateway, ToKeeper,
     WardId,
@@ -75,6 +76,7 @@ impl Keeper {
             fds_max,
             crowded: None,
             expires: None,
+            lenders: None,
         };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
@@ -137,6 +139,8 @@ struct Server {
     /// There was no descriptor for one who wants to come in; the next try is then.
     crowded: Option<Instant>,
     expires: Option<Instant>,
+    /// While there is no room for more descriptors.
+    lenders: Option<Lenders>,
 }
 
 /// Who is connected, or was and may still live.
@@ -317,7 +321,7 @@ impl Server {
         if !self.wards.died(ward, now) {
             return;
         }
-        let calls = self.wards.get(ward).map_or(0, |ward| ward.calls.len());
+        let calls = self.wards.get(ward).map_or(0, Ward::len);
         tracing::info!(
             calls,
             "a gateway is no more; its calls are kept for the next one"
@@ -411,6 +415,7 @@ impl Server {
             (_, ToKeeper::Own(replaces)) => {
                 // One that was taken over meanwhile owns nothing.
                 let _ = self.wards.own(id, &replaces);
+                self.lenders = None;
                 Ok(())
             }
             (_, ToKeeper::Unlisten) => {
@@ -443,26 +448,39 @@ impl Server {
     /// Takes the calls whose descriptors arrived and for which there is room.
     fn on_hold(&mut self, index: usize, calls: &[CallKey], fds: Vec<OwnedFd>) {
         let id = self.guests[index].ward;
-        let (mut fds, mut unheld) = (fds.into_iter(), 0);
+        let (mut fds, mut unheld) = (fds.into_iter(), Vec::new());
         for call in calls {
+            let (caller, worker) = (fds.next(), fds.next());
+            if self.wards.holds(id, *call) {
+                continue;
+            }
             let room = self.wards.descriptors() + 2 <= self.fds_max;
-            let held = match (fds.next(), fds.next()) {
+            let held = match (caller, worker) {
                 (Some(caller), Some(worker)) if room => {
                     self.wards.hold(id, *call, [caller, worker])
                 }
-                _ => Err(Fault::TooManyCalls),
+                (Some(caller), Some(_)) => self.share(id, *call, &caller),
+                _ => Err(Fault::NoRoom),
             };
-            unheld += usize::from(held == Err(Fault::TooManyCalls));
+            if matches!(held, Err(Fault::TooManyCalls | Fault::NoRoom)) {
+                unheld.push(*call);
+            }
         }
-        if unheld > 0 {
-            self.wards.count_unheld(unheld);
-            tracing::warn!(
-                unheld,
-                "no descriptors are left for calls; they go on, but would end with their gateway"
-            );
-            let calls = unheld as u64;
-            self.guests[index].tell(&ToGateway::Unheld { calls });
+        if !unheld.is_empty() {
+            self.wards.count_unheld(unheld.len());
+            self.guests[index].tell(&ToGateway::Unheld(unheld));
         }
+    }
+
+    /// Holds a call without descriptors of its own, if the gateway has it from another one whose
+    /// calls are here, too: in a handoff, and after a crash.
+    fn share(&mut self, id: WardId, call: CallKey, caller: &OwnedFd) -> Result<(), Fault> {
+        let known = self.lenders.take();
+        let lenders = known.filter(|lenders| lenders.are_of(id));
+        let lenders = lenders.unwrap_or_else(|| Lenders::find(id, &self.wards));
+        let lent = lenders.lent(caller, &self.wards);
+        self.lenders = Some(lenders);
+        self.wards.share(lent.ok_or(Fault::NoRoom)?, id, call)
     }
 
     /// Gives all orphans, those included whose gateway died this very moment.
@@ -478,7 +496,7 @@ impl Server {
         for id in &claimed {
             guest.outbox.push_back(Parcel::Orphan(*id));
             let ward = self.wards.get(*id).expect("it was just claimed");
-            let calls: Vec<CallKey> = ward.calls.keys().copied().collect();
+            let calls: Vec<CallKey> = ward.keys().collect();
             for calls in calls.chunks(ORPHANS_PER_RECORD) {
                 guest.outbox.push_back(Parcel::Calls(*id, calls.to_vec()));
             }
@@ -560,7 +578,7 @@ fn deliver(socket: &OwnedFd, parcel: &Parcel, wards: &Wards<OwnedFd>) -> io::Res
             };
             let (mut there, mut fds) = (Vec::new(), Vec::new());
             for call in calls {
-                if let Some(ends) = ward.calls.get(call) {
+                if let Some(ends) = ward.ends(*call) {
                     there.push(*call);
                     fds.extend(ends.iter().map(|fd| fd.as_fd()));
                 }

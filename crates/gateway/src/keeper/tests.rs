@@ -10,7 +10,11 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketT
 
 use super::session::{KeeperError, Session};
 use super::wire::{Message as _, ToGateway, ToKeeper};
-use super::{CallKey, Figures, Keeper, census};
+use super::{CallKey, Figures, Keeper, Recovered, census};
+use crate::ledger::Purpose;
+use crate::ledger::tests::{begin, ledger};
+use crate::relay::LiveCall;
+use crate::slots::Slots;
 
 /// A socket path of its own for each test.
 struct Place(PathBuf);
@@ -62,7 +66,7 @@ fn calls_survive_the_hands_that_held_them() {
     let held = calls
         .iter()
         .map(|(key, caller, worker)| (*key, [caller.1.as_fd(), worker.1.as_fd()]));
-    first.hold_all(held).unwrap();
+    first.hold_all(held, &mut Duration::from_secs(1)).unwrap();
     first.say(&ToKeeper::Own(vec![])).unwrap();
     first.say(&ToKeeper::Release(vec![key(7)])).unwrap();
     until(&place, |figures| figures.held == 199);
@@ -137,19 +141,105 @@ fn calls_beyond_the_descriptors_go_on_unheld() {
     let held = calls
         .iter()
         .map(|(key, caller, worker)| (*key, [caller.1.as_fd(), worker.1.as_fd()]));
-    gateway.hold_all(held).unwrap();
+    gateway.hold_all(held, &mut Duration::from_secs(1)).unwrap();
     gateway.say(&ToKeeper::Own(vec![])).unwrap();
     let figures = until(&place, |figures| figures.gateways == 1);
     assert_eq!((figures.held, figures.unheld), (3, 2));
     let soon = Instant::now() + Duration::from_secs(10);
     let said = gateway.next(soon).unwrap().message;
-    assert_eq!(said, ToGateway::Unheld { calls: 2 });
+    assert_eq!(said, ToGateway::Unheld(vec![key(3), key(4)]));
     // There is room again once a call has ended.
     gateway.say(&ToKeeper::Release(vec![key(0)])).unwrap();
     let (_, caller, worker) = &calls[4];
     let one = (key(4), [caller.1.as_fd(), worker.1.as_fd()]);
-    gateway.hold_all(std::iter::once(one)).unwrap();
+    gateway.hold_all(std::iter::once(one), &mut Duration::from_secs(1)).unwrap();
     until(&place, |figures| (figures.held, figures.unheld) == (3, 2));
+}
+
+/// A gateway that takes over has the same sockets. There is room for them once.
+#[test]
+fn calls_that_change_hands_need_no_second_descriptors() {
+    let place = Place::new();
+    let _keeper = Keeper::bounded(&place.0, 9).unwrap();
+    let calls: Vec<_> = (0..4).map(|slot| (slot, pair(), pair())).collect();
+    let fill = |session: &Session, slots_from: u32| {
+        session.open(None, None).unwrap();
+        let held = calls.iter().map(|(slot, caller, worker)| {
+            let ends = [caller.1.as_fd(), worker.1.as_fd()];
+            (key(slots_from + slot), ends)
+        });
+        session.hold_all(held, &mut Duration::from_secs(1)).unwrap();
+    };
+    let first = Session::connect(&place.0).unwrap();
+    fill(&first, 0);
+    first.say(&ToKeeper::Own(vec![])).unwrap();
+    until(&place, |figures| figures.held == 4);
+    let second = Session::connect(&place.0).unwrap();
+    fill(&second, 10);
+    second.say(&ToKeeper::Own(vec![first.ward()])).unwrap();
+    let figures = until(&place, |figures| figures.gateways == 1);
+    assert_eq!((figures.held, figures.unheld), (4, 0));
+    // One that ends makes room for another one.
+    second.say(&ToKeeper::Release(vec![key(10)])).unwrap();
+    let (caller, worker) = (pair(), pair());
+    let one = (key(20), [caller.1.as_fd(), worker.1.as_fd()]);
+    let held = second.hold_all(std::iter::once(one), &mut Duration::from_secs(1));
+    held.unwrap();
+    second.say(&ToKeeper::Give).unwrap();
+    until(&place, |figures| figures.orphaned == 4);
+    let third = Session::connect(&place.0).unwrap();
+    let mut orphans = third.claim().unwrap();
+    let mut orphan = orphans.remove(0);
+    for (slot, caller, _) in &calls[1..] {
+        let [end, _] = orphan.calls.remove(&key(10 + slot)).unwrap();
+        (&caller.0).write_all(&[7]).unwrap();
+        let mut heard = [0];
+        TcpStream::from(end).read_exact(&mut heard).unwrap();
+        assert_eq!(heard, [7]);
+    }
+    assert!(orphan.calls.contains_key(&key(20)));
+}
+
+/// Its connection broke, and it was killed before it had told everything again.
+#[test]
+fn a_gateway_that_dies_between_two_connections_leaves_all_its_calls() {
+    let place = Place::new();
+    let _keeper = Keeper::start(&place.0).unwrap();
+    let (ledger, slots) = (ledger(), Slots::create(8).unwrap());
+    let mut peers = Vec::new();
+    let calls = ["a", "b"].map(|name| {
+        let ticket = begin(&ledger, name, Purpose::Call, 1).unwrap();
+        let ((caller, at_caller), (worker, at_worker)) = (pair(), pair());
+        peers.push((at_caller, at_worker));
+        let mut call = LiveCall::new(ticket, caller, worker, Vec::new(), Vec::new()).unwrap();
+        call.enroll(&slots).unwrap();
+        call
+    });
+    let fill = |session: &Session, calls: &[LiveCall]| {
+        session.open(slots.memory(), None).unwrap();
+        session.say(&ToKeeper::Own(vec![])).unwrap();
+        let held = calls.iter().filter_map(LiveCall::to_hold).map(|call| {
+            let key = CallKey {
+                slot: call.slot,
+                generation: call.generation,
+            };
+            (key, [call.caller, call.worker])
+        });
+        session.hold_all(held, &mut Duration::from_secs(1)).unwrap();
+    };
+    let first = Session::connect(&place.0).unwrap();
+    fill(&first, &calls);
+    let second = Session::connect(&place.0).unwrap();
+    fill(&second, &calls[..1]);
+    until(&place, |figures| figures.held == 3);
+    for session in [first, second] {
+        session.say(&ToKeeper::Give).unwrap();
+    }
+    until(&place, |figures| figures.orphaned == 3);
+    let next = Session::connect(&place.0).unwrap();
+    let recovered = Recovered::read(next.claim().unwrap());
+    assert_eq!((recovered.calls.len(), recovered.lost.len()), (2, 0));
+    assert_eq!(recovered.wards.len(), 2);
 }
 
 #[test]

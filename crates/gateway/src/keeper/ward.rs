@@ -6,6 +6,7 @@
 //! counts, and a gateway that dies while it takes an orphan over leaves it as it was.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::wire::{CallKey, Figures, WardId};
@@ -25,6 +26,8 @@ pub(super) enum Fault {
     TooManyWards,
     #[error("a ward holds {CALLS_MAX} calls at most")]
     TooManyCalls,
+    #[error("no descriptors are left")]
+    NoRoom,
     #[error("the ward was taken over, or never was")]
     NoWard,
     #[error("that ward is open already")]
@@ -51,13 +54,49 @@ pub(super) struct Ward<F> {
     state: State,
     pub(super) memory: Option<F>,
     pub(super) listener: Option<F>,
-    pub(super) calls: HashMap<CallKey, [F; 2]>,
+    calls: HashMap<CallKey, [F; 2]>,
+    /// Calls of which another ward has, or had, the same descriptors.
+    shared: HashMap<CallKey, Arc<[F; 2]>>,
+}
+
+impl<F> Ward<F> {
+    fn new(memory: Option<F>, listener: Option<F>) -> Self {
+        Self {
+            state: State::Filling,
+            memory,
+            listener,
+            calls: HashMap::new(),
+            shared: HashMap::new(),
+        }
+    }
+
+    /// How many calls it holds.
+    pub(super) fn len(&self) -> usize {
+        self.calls.len() + self.shared.len()
+    }
+
+    /// Which they are.
+    pub(super) fn keys(&self) -> impl Iterator<Item = CallKey> {
+        self.calls.keys().chain(self.shared.keys()).copied()
+    }
+
+    /// The descriptors of one of them: caller, worker.
+    pub(super) fn ends(&self, call: CallKey) -> Option<&[F; 2]> {
+        let shared = || self.shared.get(&call).map(|ends| &**ends);
+        self.calls.get(&call).or_else(shared)
+    }
+
+    fn has(&self, call: CallKey) -> bool {
+        self.ends(call).is_some()
+    }
 }
 
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Wards<F> {
     wards: BTreeMap<WardId, Ward<F>>,
+    /// Calls whose descriptors are shared: two descriptors each, in however many wards.
+    shared: usize,
     unheld: u64,
 }
 
@@ -65,6 +104,7 @@ impl<F> Wards<F> {
     pub(super) fn new() -> Self {
         Self {
             wards: BTreeMap::new(),
+            shared: 0,
             unheld: 0,
         }
     }
@@ -86,30 +126,72 @@ impl<F> Wards<F> {
         if self.wards.len() >= WARDS_MAX {
             return Err(Fault::TooManyWards);
         }
-        let ward = Ward {
-            state: State::Filling,
-            memory,
-            listener,
-            calls: HashMap::new(),
-        };
-        self.wards.insert(id, ward);
+        self.wards.insert(id, Ward::new(memory, listener));
         Ok(())
     }
 
-    /// Holds a call. Again is no change but for the descriptors, which are of the same sockets.
+    /// Holds a call. Again is no change: the descriptors are of the same sockets.
     pub(super) fn hold(&mut self, id: WardId, call: CallKey, ends: [F; 2]) -> Result<(), Fault> {
+        let ward = self.filled(id, call)?;
+        if !ward.has(call) {
+            ward.calls.insert(call, ends);
+        }
+        Ok(())
+    }
+
+    /// Holds a call by the descriptors that another ward has of the same sockets.
+    pub(super) fn share(
+        &mut self,
+        (lender, lent): (WardId, CallKey),
+        id: WardId,
+        call: CallKey,
+    ) -> Result<(), Fault> {
+        self.filled(id, call)?;
+        let lender = self.wards.get_mut(&lender).ok_or(Fault::NoWard)?;
+        let ends = match lender.calls.remove(&lent) {
+            Some(ends) => {
+                self.shared += 1;
+                Arc::clone(lender.shared.entry(lent).or_insert(Arc::new(ends)))
+            }
+            None => Arc::clone(lender.shared.get(&lent).ok_or(Fault::NoWard)?),
+        };
+        self.filled(id, call)?.shared.insert(call, ends);
+        Ok(())
+    }
+
+    /// A ward that has room for a call.
+    fn filled(&mut self, id: WardId, call: CallKey) -> Result<&mut Ward<F>, Fault> {
         let ward = self.wards.get_mut(&id).ok_or(Fault::NoWard)?;
-        if ward.calls.len() >= CALLS_MAX {
+        if ward.len() >= CALLS_MAX && !ward.has(call) {
             return Err(Fault::TooManyCalls);
         }
-        ward.calls.insert(call, ends);
-        Ok(())
+        Ok(ward)
+    }
+
+    /// Whether a ward holds a call.
+    pub(super) fn holds(&self, id: WardId, call: CallKey) -> bool {
+        self.get(id).is_some_and(|ward| ward.has(call))
+    }
+
+    /// All others, in which descriptors of the calls of this one may be.
+    pub(super) fn beside(&self, id: WardId) -> impl Iterator<Item = (WardId, &Ward<F>)> {
+        let others = self.wards.iter().filter(move |(other, _)| **other != id);
+        others.map(|(other, ward)| (*other, ward))
     }
 
     /// Lets go of a call that ended, if it was ever held.
     pub(super) fn release(&mut self, id: WardId, call: CallKey) {
         if let Some(ward) = self.wards.get_mut(&id) {
             ward.calls.remove(&call);
+            let ended = ward.shared.remove(&call).and_then(Arc::into_inner);
+            self.shared -= usize::from(ended.is_some());
+        }
+    }
+
+    fn remove(&mut self, id: WardId) {
+        if let Some(ward) = self.wards.remove(&id) {
+            let ended = ward.shared.into_values().filter_map(Arc::into_inner);
+            self.shared -= ended.count();
         }
     }
 
@@ -125,14 +207,14 @@ impl<F> Wards<F> {
         let ward = self.wards.get_mut(&id).ok_or(Fault::NoWard)?;
         ward.state = State::Active;
         for other in replaces.iter().filter(|other| **other != id) {
-            self.wards.remove(other);
+            self.remove(*other);
         }
         Ok(())
     }
 
     /// Its gateway ends in order.
     pub(super) fn bye(&mut self, id: WardId) {
-        self.wards.remove(&id);
+        self.remove(id);
         self.let_go(id);
     }
 
@@ -141,7 +223,7 @@ impl<F> Wards<F> {
     pub(super) fn cut(&mut self, id: WardId) {
         self.let_go(id);
         if self.is(id, State::Filling) {
-            self.wards.remove(&id);
+            self.remove(id);
         }
     }
 
@@ -190,22 +272,20 @@ impl<F> Wards<F> {
     /// Drops the orphans that nobody took over for [`ORPHAN_MAX`]. Answers how many calls that
     /// ends.
     pub(super) fn expire(&mut self, now: Instant) -> usize {
-        let mut calls = 0;
-        self.wards.retain(|_, ward| {
-            let State::Orphaned {
+        let is_over = |ward: &Ward<F>| match ward.state {
+            State::Orphaned {
                 since,
                 claimed: None,
-            } = ward.state
-            else {
-                return true;
-            };
-            let stays = now.saturating_duration_since(since) < ORPHAN_MAX;
-            if !stays {
-                calls += ward.calls.len();
-            }
-            stays
-        });
-        calls
+            } => now.saturating_duration_since(since) >= ORPHAN_MAX,
+            _ => false,
+        };
+        let over = self.wards.iter().filter(|(_, ward)| is_over(ward));
+        let (ids, calls): (Vec<WardId>, Vec<usize>) =
+            over.map(|(id, ward)| (*id, ward.len())).unzip();
+        for id in ids {
+            self.remove(id);
+        }
+        calls.into_iter().sum()
     }
 
     /// So many calls could not be held.
@@ -219,7 +299,7 @@ impl<F> Wards<F> {
             ..Figures::default()
         };
         for ward in self.wards.values() {
-            let calls = ward.calls.len() as u64;
+            let calls = ward.len() as u64;
             match ward.state {
                 State::Filling => {}
                 State::Active => {
@@ -239,7 +319,7 @@ impl<F> Wards<F> {
                 + usize::from(ward.memory.is_some())
                 + usize::from(ward.listener.is_some())
         };
-        self.wards.values().map(count).sum()
+        self.wards.values().map(count).sum::<usize>() + 2 * self.shared
     }
 
     /// It takes nothing over any more.
@@ -360,6 +440,37 @@ mod tests {
         wards.cut(1);
         wards.open(99, None, None).unwrap();
         assert_eq!(wards.own(1, &[]), Err(Fault::NoWard));
+    }
+
+    /// A gateway takes over from another, and there is room for one of both.
+    #[test]
+    fn wards_may_have_the_same_descriptors() {
+        let now = Instant::now();
+        for giver_first in [true, false] {
+            let mut wards = Wards::new();
+            active(&mut wards, 1);
+            wards.open(2, None, None).unwrap();
+            for _ in 0..2 {
+                wards.share((1, key(0)), 2, key(5)).unwrap();
+                assert_eq!(wards.descriptors(), 4);
+            }
+            assert_eq!(wards.get(2).unwrap().ends(key(5)), Some(&[2, 3]));
+            assert_eq!(wards.get(1).unwrap().ends(key(0)), Some(&[2, 3]));
+            let lent = (1, key(9));
+            assert_eq!(wards.share(lent, 2, key(6)), Err(Fault::NoWard));
+            if giver_first {
+                wards.died(1, now);
+                wards.own(2, &[1]).unwrap();
+                assert_eq!((wards.descriptors(), wards.figures().held), (2, 1));
+                wards.release(2, key(5));
+            } else {
+                wards.cut(2);
+                assert_eq!(wards.descriptors(), 4);
+                wards.release(1, key(0));
+                wards.bye(1);
+            }
+            assert_eq!(wards.descriptors(), 0);
+        }
     }
 
     #[test]

@@ -87,8 +87,8 @@ pub(crate) enum ToGateway {
     Calls { ward: WardId, calls: Vec<CallKey> },
     /// Those were all orphaned wards.
     Claimed { wards: u64 },
-    /// So many calls could not be kept, for want of descriptors.
-    Unheld { calls: u64 },
+    /// These calls could not be kept, for want of descriptors.
+    Unheld(Vec<CallKey>),
     /// A ward was orphaned.
     Orphaned,
     /// See [`Figures`].
@@ -235,7 +235,7 @@ impl Message for ToGateway {
                 Record::new(104, std::iter::once(*ward).chain(calls))
             }
             Self::Claimed { wards } => Record::new(105, [*wards]),
-            Self::Unheld { calls } => Record::new(106, [*calls]),
+            Self::Unheld(calls) => Record::new(106, calls.iter().map(|call| word(*call))),
             Self::Orphaned => Record::new(107, []),
             Self::Figures(figures) => {
                 let Figures {
@@ -266,7 +266,7 @@ impl Message for ToGateway {
                 calls: calls(words),
             },
             (105, [wards]) => Self::Claimed { wards: *wards },
-            (106, [calls]) => Self::Unheld { calls: *calls },
+            (106, words) => Self::Unheld(calls(words)),
             (107, []) => Self::Orphaned,
             (108, [held, orphaned, unheld, gateways]) => Self::Figures(Figures {
                 held: *held,
@@ -407,7 +407,7 @@ mod tests {
                 calls: vec![call; ORPHANS_PER_RECORD],
             },
             ToGateway::Claimed { wards: 2 },
-            ToGateway::Unheld { calls: 3 },
+            ToGateway::Unheld(vec![call; CALLS_PER_RECORD]),
             ToGateway::Orphaned,
             ToGateway::Figures(Figures {
                 held: 1,

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use segue_core::route::Pin;
 use segue_core::time::Timestamp;
 
 use crate::call_log;
 use crate::journal::{Journal, Left, Line, Lost};
 
 use super::book::Kept;
-use super::{Admission, Ledger, Purpose, ended};
+use super::{Admission, Ledger, Purpose, Record, ended};
 
 impl Ledger {
     /// Journals from now on, beginning with all that is true now.
@@ -97,24 +98,35 @@ impl Ledger {
     /// Names and counts connections that were lost with a process that was killed.
     ///
     /// Several lost connections of a call are one lost call, as they are one ended call otherwise;
-    /// and a call that still has another one is none.
+    /// and a call that still has another one is none. Where the table of its agent went with the
+    /// process, another one stands in until its callers will not come back.
     pub(crate) fn count_lost(&self, lost: &[Lost], now: Timestamp) {
         let mut admission = self.lock(now);
         let mut counted = BTreeSet::new();
-        let mut records = Vec::new();
+        let (mut records, mut stands_in) = (Vec::new(), BTreeSet::new());
         for lost in lost {
             let identity = &lost.identity;
+            if admission.stand_in(identity) {
+                stands_in.insert(&identity.agent);
+            }
             let call = (&identity.agent, &identity.call, identity.release);
             if let Some(book) = admission.books.get_mut(&identity.agent)
                 && !book.record(&identity.call).is_some_and(Kept::is_connected)
                 && counted.insert(call)
             {
                 records.push(ended::of_lost(lost, now));
+                if stands_in.contains(&identity.agent) {
+                    let expires = now + book.table.stickiness;
+                    book.insert_pinned(identity.call.clone(), pin(lost), expires);
+                }
                 if identity.is_override {
                     continue;
                 }
                 book.counts_mut(identity.release).totals.lost += 1;
             }
+        }
+        if !stands_in.is_empty() {
+            self.publish(&admission);
         }
         drop(admission);
         for record in records {
@@ -126,6 +138,22 @@ impl Ledger {
                 log.write(call_log::Line::lost(lost, now));
             }
         }
+    }
+}
+
+/// What is known of a call that was lost with everything else that was known of it.
+fn pin(lost: &Lost) -> Record {
+    let identity = &lost.identity;
+    let pin = Pin {
+        release: identity.release,
+        worker: lost.worker.clone(),
+    };
+    let (epoch, reason) = (identity.epoch, identity.reason);
+    Record {
+        started: true,
+        connected: lost.connected.is_some(),
+        keeps_pin: true,
+        ..Record::new(pin, epoch, reason, identity.is_override, identity.since)
     }
 }
 
@@ -181,5 +209,42 @@ impl Admission {
             }));
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_core::time::Millis;
+
+    use super::*;
+    use crate::ledger::tests::{begin, desk, ledger, old};
+
+    /// A gateway that took no new calls is killed, and its agent has no table any more.
+    #[test]
+    fn lost_calls_of_an_agent_without_a_table_are_counted_and_told() {
+        let before = ledger();
+        let lost: Vec<Lost> = ["a", "b"]
+            .iter()
+            .map(|call| {
+                let ticket = begin(&before, call, Purpose::Call, 1).unwrap();
+                Lost {
+                    identity: ticket.identity(),
+                    worker: ticket.worker().clone(),
+                    connected: Some(Timestamp(2)),
+                }
+            })
+            .collect();
+        let after = Ledger::new(None);
+        after.count_lost(&lost, Timestamp(3));
+        for now in [4, 5] {
+            let report = after.snapshot(Timestamp(now));
+            let counts = &report[&desk()].releases[&old()];
+            assert_eq!((counts.totals.lost, counts.live, counts.pinned), (2, 0, 2));
+            assert_eq!(report[&desk()], after.locked().books[&desk()].recount());
+        }
+        assert_eq!(after.untold().records.len(), 2);
+        assert!(begin(&after, "c", Purpose::Call, 6).is_err(), "takes none");
+        let late = Timestamp(3) + Millis::from_secs(301);
+        assert!(after.snapshot(late).is_empty());
     }
 }

@@ -13,7 +13,9 @@ use segue_core::table::{Epoch, ReleaseRoute, RoutingTable};
 use segue_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Book, Ended, Identity, Ledger, Record, Ticket};
+use crate::journal::Line;
+
+use super::{Admission, Book, Ended, Identity, Ledger, Purpose, Record, Ticket};
 
 /// A host that no request names: RFC 2606 keeps it free.
 const NOBODYS_HOST: &str = "stand-in.invalid";
@@ -137,51 +139,23 @@ impl Ledger {
     /// its last call.
     pub fn stand_in(&self, moved: &Moved, now: Timestamp) {
         let mut admission = self.lock(now);
-        let Identity {
-            agent,
-            release,
-            label,
-            ..
-        } = &moved.identity;
-        if admission.books.contains_key(agent) {
-            return;
+        if admission.stand_in(&moved.identity) {
+            self.publish(&admission);
         }
-        let route = ReleaseRoute {
-            label: label.clone(),
-            takes_new_calls: false,
-            retiring: false,
-        };
-        let table = RoutingTable {
-            agent: agent.clone(),
-            epoch: Epoch(0),
-            salt: String::new(),
-            split: Split::all(*release),
-            releases: [(*release, route)].into(),
-            workers: BTreeMap::new(),
-            ingress: Ingress {
-                hosts: vec![NOBODYS_HOST.to_owned()],
-                ..Ingress::default()
-            },
-            stickiness: STAND_IN_STICKINESS,
-            on_rollback: OnRollback::Stay,
-            rolled_back: BTreeSet::new(),
-            handed_off: BTreeSet::new(),
-            rescue: None,
-            override_digest: None,
-        };
-        let mut book = Book::new(Arc::new(table));
-        book.withdrawn = true;
-        admission.books.insert(agent.clone(), book);
-        self.publish(&admission);
     }
 
     /// Counts a connection that another process gave us. `None`: its agent is unknown here.
     pub fn adopt(self: &Arc<Self>, moved: Moved, now: Timestamp) -> Option<Ticket> {
         let mut admission = self.lock(now);
         let Admission {
-            books, connections, ..
+            books,
+            connections,
+            journal,
+            ..
         } = &mut *admission;
         let identity = moved.identity;
+        let is_journaled = journal.is_some() && identity.purpose != Purpose::Request;
+        let line = is_journaled.then(|| Box::new(identity.clone()));
         let book = books.get_mut(&identity.agent)?;
         let site = book
             .shared
@@ -208,8 +182,66 @@ impl Ledger {
         }
         if let Some(at) = moved.connected {
             counted.set_connected(at);
+            // It may have stood only after the ledger was sent.
+            if let Some(record) = book.record_mut(counted.call()) {
+                record.connected = true;
+                record.keeps_pin = true;
+            }
+        }
+        if let Some(identity) = line {
+            let connection = counted.number;
+            admission.write(Line::Begun {
+                connection,
+                identity,
+                worker: site.worker.clone(),
+            });
+            if let Some(at) = moved.connected {
+                admission.write(Line::Connected { connection, at });
+            }
         }
         self.open.send_replace(admission.connections.len());
         Some(Ticket::new(Arc::clone(self), counted, site))
+    }
+}
+
+impl Admission {
+    /// See [`Ledger::stand_in`]. False: there is a table.
+    pub(super) fn stand_in(&mut self, identity: &Identity) -> bool {
+        let Identity {
+            agent,
+            release,
+            label,
+            ..
+        } = identity;
+        if self.books.contains_key(agent) {
+            return false;
+        }
+        let route = ReleaseRoute {
+            label: label.clone(),
+            takes_new_calls: false,
+            retiring: false,
+        };
+        let table = RoutingTable {
+            agent: agent.clone(),
+            epoch: Epoch(0),
+            salt: String::new(),
+            split: Split::all(*release),
+            releases: [(*release, route)].into(),
+            workers: BTreeMap::new(),
+            ingress: Ingress {
+                hosts: vec![NOBODYS_HOST.to_owned()],
+                ..Ingress::default()
+            },
+            stickiness: STAND_IN_STICKINESS,
+            on_rollback: OnRollback::Stay,
+            rolled_back: BTreeSet::new(),
+            handed_off: BTreeSet::new(),
+            rescue: None,
+            override_digest: None,
+        };
+        let mut book = Book::new(Arc::new(table));
+        book.withdrawn = true;
+        self.books.insert(agent.clone(), book);
+        true
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use segue_core::presence::Totals;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -62,15 +63,27 @@ impl Ledger {
     /// The next process has everything: of what was put aside, the first `told`. Forgets pins,
     /// totals and records that it holds now.
     pub fn handed_over(&self, told: usize) {
+        // While it is sealed nothing is counted, so nothing is forgotten that nobody was told.
+        self.forget_ended();
+        self.forget_totals();
         let mut postponed = self.break_seal();
         let rest = postponed.split_off(told.min(postponed.len()));
         for theirs in postponed {
             theirs.ticket.given();
         }
-        self.forget_ended();
         self.forget_pins();
-        self.forget_totals();
         finish(rest);
+    }
+
+    /// Whether something was counted that the controller was not told.
+    pub fn has_untold(&self) -> bool {
+        let counts_something = self
+            .locked()
+            .books
+            .values()
+            .flat_map(|book| book.presence().releases.into_values())
+            .any(|counts| counts.totals != Totals::default());
+        counts_something || !self.untold().records.is_empty()
     }
 
     /// Counts what ended while the ledger was on its way here.
@@ -90,5 +103,41 @@ impl Ledger {
 fn finish(postponed: Vec<Postponed>) {
     for Postponed { ticket, end, at } in postponed {
         ticket.finish(end, at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{begin, desk, old, table};
+    use super::super::{By, Closed, Purpose};
+    use super::*;
+
+    #[test]
+    fn what_ends_behind_the_last_word_is_told_by_who_stays() {
+        let ledger = Ledger::new(None);
+        ledger.install(table(1, old()), Timestamp(0)).unwrap();
+        let [theirs, ours] = ["a", "b"].map(|call| {
+            let ticket = begin(&ledger, call, Purpose::Call, 1).unwrap();
+            ticket.connected(Timestamp(2));
+            ticket
+        });
+        let end = End::Closed(Closed {
+            by: By::Caller,
+            code: Some(1000),
+        });
+        ledger.seal(Timestamp(3));
+        theirs.finish(end, Timestamp(4));
+        let told = ledger.late().len();
+        assert_eq!(told, 1);
+        ours.finish(end, Timestamp(5));
+        ledger.handed_over(told);
+        assert!(ledger.has_untold());
+        let counts = &ledger.snapshot(Timestamp(6))[&desk()].releases[&old()];
+        assert_eq!((counts.live, counts.totals.ended), (0, 1));
+        assert_eq!(ledger.take_ended().records.len(), 1);
+
+        ledger.seal(Timestamp(7));
+        ledger.handed_over(0);
+        assert!(!ledger.has_untold(), "the next process has all of it");
     }
 }

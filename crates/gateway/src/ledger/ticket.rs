@@ -163,6 +163,12 @@ impl Ticket {
             }
             book.leave(self.counted.call(), &self.site, now);
         }
+        if self.counted.purpose != Purpose::Request {
+            admission.write(Line::Closed {
+                connection: self.counted.number,
+                expires: None,
+            });
+        }
         ledger.open.send_replace(admission.connections.len());
     }
 

@@ -46,6 +46,16 @@ pub(crate) async fn keeper(dir: &Path) -> Child {
     process
 }
 
+/// One that has room for so many descriptors, beside those that every keeper leaves to others.
+pub(crate) async fn small_keeper(dir: &Path, descriptors: usize) -> Child {
+    let files = 256 + descriptors;
+    let mut keeper = child("keeper");
+    keeper.env("SEGUE_TEST_FILES", files.to_string());
+    let process = keeper.env("SEGUE_TEST_DIR", dir).spawn().unwrap();
+    holds(dir, "a keeper", |_| true).await;
+    process
+}
+
 pub(crate) fn signal(process: &Child, signal: Signal) {
     let pid = i32::try_from(process.id().unwrap()).unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -138,10 +148,15 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn start(dir: Dir, manner: Manner) -> Self {
+        Self::start_failing(dir, manner, "").await
+    }
+
+    /// With a gateway that breaks where `fail` says.
+    pub(crate) async fn start_failing(dir: Dir, manner: Manner, fail: &str) -> Self {
         let agent = Agent::start(manner).await;
         let workers = [("w1", "v1", agent.addr)];
         let mut controller = Controller::start(dir.path(), table(1, "v1", &workers));
-        let gateway = Process::start(dir.path(), false).await;
+        let gateway = Process::start_failing(dir.path(), false, fail).await;
         controller.report("the table", |r| r.epoch.0 == 1).await;
         Self {
             dir,
@@ -258,6 +273,29 @@ async fn a_new_keeper_is_given_everything_again() {
     let heard = talkers.hang_up().await;
     scene.counts(0).await;
     scene.checked(heard);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_for_which_there_was_no_room_are_kept_when_there_is() {
+    let dir = Dir::new();
+    // Memory, listener, and eleven calls.
+    let _keeper = small_keeper(dir.path(), 24).await;
+    let mut scene = Scene::start(dir, Manner::Stream).await;
+    let first = Talkers::start(scene.gateway.addr, "first", 8).await;
+    holds(scene.dir.path(), "all calls kept", |f| f.held == 8).await;
+    let mut second = Talkers::start(scene.gateway.addr, "second", 8).await;
+    let full = |f: &Figures| f.held == 11 && f.unheld >= 5;
+    holds(scene.dir.path(), "as many as there is room for", full).await;
+    let ended = first.hang_up().await;
+    holds(scene.dir.path(), "all that live", |f| f.held == 8).await;
+    // The next gateway has the same sockets, and there is no room for all of them twice.
+    scene.kill().await;
+    second.turn_page().await;
+    holds(scene.dir.path(), "all kept again", |f| f.held == 8).await;
+    scene.counts(8).await;
+    let heard = second.hang_up().await;
+    scene.counts(0).await;
+    scene.checked((ended.0 + heard.0, ended.1 + heard.1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,8 @@ mod controller_killed;
 mod gateway_killed;
 mod handoff;
 mod handoff_broken;
+mod handoff_kept;
+mod handoff_late;
 mod keeper;
 mod kept_edges;
 mod held;
