@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use segue_gateway::TlsFiles;
 use segue_gateway::keeper::{Keeper, census};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +40,11 @@ async fn gateway() {
 #[ignore = "a child process of other tests"]
 fn keeper() {
     let Some(dir) = dir() else { return };
+    if let Ok(files) = std::env::var("SEGUE_TEST_FILES") {
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(files.parse().unwrap());
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
     let _keeper = Keeper::start(&crate::keeper::socket(&dir)).unwrap();
     loop {
         std::thread::park();

@@ -105,6 +105,12 @@ async fn lost_calls_are_named_and_counted_and_every_call_keeps_its_release() {
     let _new = ws::call(second.addr, "/ws/new", "").await;
     assert_eq!(v2.heads().len(), 1);
 
+    // What is told within a few milliseconds of a kill may go with it, where there is no keeper.
+    until("the journal of the second process", || {
+        let text = std::fs::read_to_string(&journal).ok()?;
+        (text.matches(r#""is":"connected""#).count() == 7).then_some(())
+    })
+    .await;
     // What was lost once is not lost again.
     second.child.kill().await.unwrap();
     let _third = Process::start(dir.path(), false).await;

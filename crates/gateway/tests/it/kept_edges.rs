@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 
-use crate::keeper::{Scene, holds, socket};
+use crate::keeper::{Scene, holds, small_keeper, socket};
 use crate::support::agent::Manner;
-use crate::support::gateway::Process;
+use crate::support::gateway::{Process, config};
 use crate::support::table::{release, table};
 use crate::support::ws::{self, ACCEPT, BINARY, frame, read_head};
 use crate::support::{Dir, soon, until};
@@ -141,6 +141,70 @@ async fn a_side_that_has_said_its_last_word_is_still_answered() {
     let end = soon("the other end", stream.read_to_end(&mut heard)).await;
     assert_eq!((end.unwrap(), &heard[..]), (13, &b"the last word"[..]));
     scene.counts(0).await;
+}
+
+/// The keeper has its gateway's memory, and no room for its sockets: who was lost is known from that
+/// alone, whatever became of the journal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_could_not_be_kept_is_named_by_the_memory() {
+    let dir = Dir::new();
+    let _keeper = small_keeper(dir.path(), 2).await;
+    let mut scene = Scene::start(dir, Manner::Echo).await;
+    let _call = ws::call(scene.gateway.addr, "/ws/unkept", "").await;
+    let refused = holds(scene.dir.path(), "no room", |f| f.unheld > 0).await;
+    assert_eq!(refused.held, 0);
+    scene.gateway.child.kill().await.unwrap();
+    std::fs::remove_file(config(scene.dir.path()).journal_file()).unwrap();
+    scene.gateway = Process::start(scene.dir.path(), false).await;
+    let lost = scene.controller.report("the lost call", |report| {
+        let counts = report.releases.get(&release("v1"));
+        counts.is_some_and(|counts| (counts.totals.lost, counts.live) == (1, 0))
+    });
+    lost.await;
+    let log = std::fs::read_to_string(config(scene.dir.path()).call_log_file()).unwrap();
+    let named = |line: &&str| line.contains("gateway died") && line.contains("unkept");
+    assert_eq!(log.lines().filter(named).count(), 1, "{log}");
+}
+
+/// Killed as soon as anything is known of a call, and a little later: it goes on, or it is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_has_only_just_begun_goes_on_or_is_named() {
+    let dir = Dir::new();
+    let _keeper = Keeper::start(&socket(dir.path())).unwrap();
+    let mut scene = Scene::start(dir, Manner::Echo).await;
+    let (mut went_on, mut lost) = (0, 0);
+    for number in 0..8 {
+        let id = format!("new-{number}");
+        let mut call = ws::call(scene.gateway.addr, &format!("/ws/{id}"), "").await;
+        let journal = config(scene.dir.path()).journal_file();
+        until("it is journaled", || {
+            let text = std::fs::read_to_string(&journal).ok()?;
+            text.contains(&id).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(8 * (number % 4))).await;
+        scene.kill().await;
+        let heard = match call.send(BINARY, b"still there?").await {
+            Ok(()) => soon("an echo, or the end", call.next())
+                .await
+                .ok()
+                .flatten(),
+            Err(_) => None,
+        };
+        if heard.is_some() {
+            went_on += 1;
+            continue;
+        }
+        lost += 1;
+        until("its name", || {
+            let log = std::fs::read_to_string(config(scene.dir.path()).call_log_file()).ok()?;
+            let named = |line: &str| line.contains("gateway died") && line.contains(&id);
+            log.lines().any(named).then_some(())
+        })
+        .await;
+    }
+    println!("{went_on} went on, {lost} were lost and named");
+    assert!(went_on > 0, "the keeper had the later ones");
 }
 
 /// A gateway that takes no new calls and is killed: the one beside it takes its calls.
