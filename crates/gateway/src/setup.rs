@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use segue_core::names::GatewayId;
@@ -16,9 +17,10 @@ use tokio::net::UnixListener;
 use crate::clock;
 use crate::config::Config;
 use crate::files;
-use crate::handoff::{HandoffError, TakenCall, Taking};
+use crate::front::Front;
+use crate::handoff::{Came, HandoffError, TakenCall, Taking};
 use crate::journal::{self, Lost};
-use crate::keeper::{self, Keeping, Known, Orphan, Recovered, Session, WardId};
+use crate::keeper::{self, Keeping, Known, Orphan, Recovered, Session};
 use crate::ledger::Ledger;
 use crate::relay::{Held, Keep, LiveCall, Relay};
 use crate::report::Life;
@@ -26,6 +28,13 @@ use crate::run::RunError;
 
 /// Connections that wait to be accepted, also while a gateway hands over.
 const BACKLOG: i32 = 1_024;
+
+/// How long calls that stand still wait for a keeper that does not read, in all: well below what a
+/// giver waits. They go on unkept then, and are given to it later.
+pub(crate) const HOLD_MAX: Duration = Duration::from_millis(50);
+
+/// The same for calls of a gateway that died, which nobody hears anyway.
+const HOLD_BACK_MAX: Duration = Duration::from_millis(500);
 
 /// Where others find us: the socket for the next gateway, and the file with our address.
 pub(crate) struct Doorplate {
@@ -132,7 +141,7 @@ impl Hands {
         &self,
         path: &Path,
         gateway: GatewayId,
-    ) -> Result<(TcpListener, Life), HandoffError> {
+    ) -> Result<(TcpListener, Life, Taking), HandoffError> {
         let taking = Taking::ask(path)?;
         let (header, listener) = taking.header()?;
         let now = clock::now();
@@ -140,8 +149,11 @@ impl Hands {
         self.begin(self.keeping.connect(), &listener);
         // From here to the end every call stands still: what can be done before is done.
         let mut calls = Vec::new();
-        let come = taking.calls(|batch| calls.extend(self.count(batch, now)));
-        let late = match come.and_then(|late| taking.confirm().map(|()| late)) {
+        let mut patience = HOLD_MAX;
+        let come = taking.calls(|batch| calls.extend(self.count(batch, now, &mut patience)));
+        let (ward, wards) = (self.keeping.ward(), header.wards);
+        let own = || self.keeping.own(&wards, &mut patience);
+        let late = match come.and_then(|late| taking.confirm(ward, own).map(|()| late)) {
             Ok(late) => late,
             Err(error) => {
                 calls.into_iter().for_each(LiveCall::given);
@@ -149,7 +161,7 @@ impl Hands {
             }
         };
         let count = calls.len();
-        self.relay(calls, &header.ward.map_or_else(Vec::new, |ward| vec![ward]));
+        self.relay(calls);
         self.ledger.adopt_late(late);
         tracing::info!(calls = count, "took over");
         let life = Life {
@@ -157,7 +169,42 @@ impl Hands {
             incarnation: header.incarnation,
             sequence: header.sequence,
         };
-        Ok((listener, life))
+        Ok((listener, life, taking))
+    }
+
+    /// Takes what the giver hands over behind its calls, until it has no more. Blocks.
+    pub(crate) fn take_late(&self, taking: &Taking, front: &Arc<Front>) {
+        loop {
+            match taking.next() {
+                Ok(Some(Came::Guests(guests))) => {
+                    for guest in guests {
+                        front.go_on(guest);
+                    }
+                }
+                Ok(Some(Came::Calls(calls))) => {
+                    let now = clock::now();
+                    for call in &calls {
+                        self.ledger.stand_in(&call.moved.connection, now);
+                    }
+                    let adopt = |call: TakenCall| call.adopt(&self.ledger, now);
+                    let calls: Vec<LiveCall> = calls.into_iter().filter_map(adopt).collect();
+                    // Held only behind this: until then the keeper has them from nobody, and a
+                    // giver that does not hear it goes on with them.
+                    if let Err(error) = taking.took_late() {
+                        tracing::warn!(%error, "calls that came late stay where they were");
+                        calls.into_iter().for_each(LiveCall::given);
+                        return;
+                    }
+                    tracing::info!(calls = calls.len(), "calls that stood late are here");
+                    self.relay(calls);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "what comes late is not understood, and stays there");
+                    return;
+                }
+            }
+        }
     }
 
     /// Listens, and takes back what the keeper holds of gateways that died. The tables must be
@@ -200,10 +247,13 @@ impl Hands {
         for call in &calls {
             self.ledger.stand_in(&call.moved.connection, now);
         }
-        let calls = self.count(calls, now);
+        let patience = &mut { HOLD_BACK_MAX };
+        let calls = self.count(calls, now, patience);
         keeper::fail_at("held");
         let count = calls.len();
-        self.relay(calls, &wards);
+        self.keeping.own(&wards, patience);
+        keeper::fail_at("owned");
+        self.relay(calls);
         keeper::fail_at("relayed");
         if !wards.is_empty() {
             let lost = lost.len();
@@ -228,7 +278,12 @@ impl Hands {
     }
 
     /// Counts calls here and gives them into keeping. Nobody relays them yet.
-    fn count(&self, calls: Vec<TakenCall>, now: Timestamp) -> Vec<LiveCall> {
+    fn count(
+        &self,
+        calls: Vec<TakenCall>,
+        now: Timestamp,
+        patience: &mut Duration,
+    ) -> Vec<LiveCall> {
         let adopt = |call: TakenCall| call.adopt(&self.ledger, now);
         let mut calls: Vec<LiveCall> = calls.into_iter().filter_map(adopt).collect();
         for call in &mut calls {
@@ -238,16 +293,13 @@ impl Hands {
         }
         keeper::fail_at("counted");
         let held: Vec<Held<'_>> = calls.iter().filter_map(LiveCall::to_hold).collect();
-        if self.keeping.hold_first(&held) {
+        if self.keeping.hold_first(&held, patience) {
             calls.iter_mut().for_each(LiveCall::set_held);
         }
         calls
     }
 
-    /// Relays calls; from here on they are ours, and nobody else's who held them.
-    fn relay(&self, calls: Vec<LiveCall>, wards: &[WardId]) {
-        self.keeping.own(wards);
-        keeper::fail_at("owned");
+    fn relay(&self, calls: Vec<LiveCall>) {
         for call in calls {
             self.relay.adopt(call);
         }

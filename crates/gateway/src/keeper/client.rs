@@ -42,6 +42,8 @@ pub(crate) struct Keeping {
     state: Mutex<State>,
     wake: OwnedFd,
     ends: AtomicBool,
+    /// Held while we become another ward, or take what others left. See [`Keeping::still`].
+    turns: Mutex<()>,
 }
 
 struct State {
@@ -75,6 +77,7 @@ impl Keeping {
             }),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             ends: AtomicBool::new(false),
+            turns: Mutex::default(),
         }))
     }
 
@@ -149,19 +152,73 @@ impl Keeping {
         }
     }
 
-    /// Waits until the keeper has room for these calls. Only before they are relayed. False: it
-    /// does not have them all.
-    pub(crate) fn hold_first(&self, calls: &[Held<'_>]) -> bool {
+    /// Waits until the keeper has room for these calls, but for no longer than `patience`, which is
+    /// the less for it. Only before they are relayed. False: it does not have them all.
+    pub(crate) fn hold_first(&self, calls: &[Held<'_>], patience: &mut Duration) -> bool {
         let link = self.state().link.clone();
         let Some(link) = link else { return false };
         let held = calls
             .iter()
             .map(|call| (key(call), [call.caller, call.worker]));
-        let held = link.hold_all(held);
-        if let Err(error) = &held {
-            self.lose(&link, error);
+        match link.hold_all(held, patience) {
+            Ok(()) => true,
+            // The relay gives it the others, whenever it reads on.
+            Err(KeeperError::Silent) => false,
+            Err(error) => {
+                self.lose(&link, &error);
+                false
+            }
         }
-        held.is_ok()
+    }
+
+    /// Another gateway may have told the keeper that our calls are its own, and is no more. Gives
+    /// them into keeping again, in the place of that, before anybody relays them.
+    pub(crate) fn renew(&self, theirs: WardId, calls: &[Held<'_>], patience: &mut Duration) {
+        super::fail_at("renewing");
+        let session = self.connect();
+        let (before, memory, listener, watches, owned) = {
+            let mut state = self.state();
+            state.owned.push(theirs);
+            state.owned.extend(session.as_ref().map(Session::ward));
+            let again = |fd: &Option<OwnedFd>| fd.as_ref().and_then(|fd| fd.try_clone().ok());
+            let (memory, listener) = (again(&state.memory), again(&state.listener));
+            let (watches, owned) = (state.watches, state.owned());
+            (state.link.take(), memory, listener, watches, owned)
+        };
+        if let Some(session) = session {
+            let memory = memory.as_ref().map(|fd| fd.as_fd());
+            let listener = listener.as_ref().map(|fd| fd.as_fd());
+            let held = calls
+                .iter()
+                .map(|call| (key(call), [call.caller, call.worker]));
+            let renewed = session
+                .open(memory, listener)
+                .and_then(|()| session.hold_all(held, patience))
+                .and_then(|()| session.say(&ToKeeper::Own(owned)))
+                .and_then(|()| session.say(&ToKeeper::Watch(watches)));
+            match renewed {
+                Ok(()) => self.state().link = Some(Arc::new(session)),
+                // The thread looks for a keeper, and tells it all of that.
+                Err(error) => tracing::warn!(%error, "calls are not kept for a moment"),
+            }
+        }
+        if let Some(before) = before {
+            // The thread hears the end of it, and goes on with the other one.
+            let _ = rustix::net::shutdown(&before.socket, rustix::net::Shutdown::Both);
+        }
+        super::fail_at("renewed");
+    }
+
+    /// While this is held, what we are to the keeper stays as it is, and nothing is taken that
+    /// others left.
+    pub(crate) fn still(&self) -> MutexGuard<'_, ()> {
+        // There is nothing behind it.
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What we are to the keeper, and were.
+    pub(crate) fn wards(&self) -> Vec<WardId> {
+        self.state().owned()
     }
 
     /// Waits until nobody's calls wait to be taken back, for at most [`SETTLE_MAX`].
@@ -174,14 +231,19 @@ impl Keeping {
         }
     }
 
-    /// The calls of these wards are in our hands, and may be relayed once this returns.
-    pub(crate) fn own(&self, wards: &[WardId]) {
+    /// The calls of these wards are in our hands, and may be relayed once this returns: without the
+    /// keeper, if that does not read for so long.
+    pub(crate) fn own(&self, wards: &[WardId], patience: &mut Duration) {
         let mut state = self.state();
         state.owned.extend(wards);
         (state.relays, state.overlap) = (true, None);
         let (link, owned) = (state.link.clone(), state.owned());
         drop(state);
-        self.tell(link.as_ref(), &[ToKeeper::Own(owned)]);
+        if let Some(link) = link
+            && let Err(error) = link.say_within(&ToKeeper::Own(owned), patience)
+        {
+            self.lose(&link, &error);
+        }
     }
 
     /// Drops what we had at earlier connections, if it is time.
@@ -196,7 +258,7 @@ impl Keeping {
         self.tell(link.as_ref(), &[ToKeeper::Own(owned)]);
     }
 
-    /// What the giver of a handoff is told to its taker as.
+    /// What we are to the keeper.
     pub(crate) fn ward(&self) -> Option<WardId> {
         self.state().link.as_ref().map(|link| link.ward())
     }
@@ -262,10 +324,15 @@ impl Keeping {
                 backoff = BACKOFF.0;
                 continue;
             }
+            let turn = self.still();
+            if self.ends.load(Ordering::Acquire) {
+                return;
+            }
             if Session::connect(&self.path).is_ok_and(|session| self.open(session)) {
                 tracing::info!("a keeper is there; calls are kept again");
                 relay.hold_all();
             } else {
+                drop(turn);
                 self.rest(None, Some(backoff));
                 backoff = (backoff * 2).min(BACKOFF.1);
             }
@@ -284,6 +351,11 @@ impl Keeping {
             match wire::receive(&link.socket) {
                 Ok(Some(received)) => match received.message {
                     ToGateway::Orphaned => {
+                        let _turn = self.still();
+                        if self.ends.load(Ordering::Acquire) {
+                            // Whoever has our calls takes those, too.
+                            return Ok(());
+                        }
                         let (mut orphans, calls) = link.claim_and_hear()?;
                         unheld.add(calls, Instant::now());
                         let owned = self.state().owned.clone();
@@ -437,7 +509,7 @@ mod tests {
         };
         let keeping = Keeping::new(path.clone()).unwrap();
         keeping.begin(keeping.connect(), None, None);
-        keeping.own(&[]);
+        keeping.own(&[], &mut Duration::from_secs(1));
         keeping.hold(&[call()]).unwrap();
         until(&|figures| figures.held == 1);
 

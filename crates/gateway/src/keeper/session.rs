@@ -165,16 +165,18 @@ impl Session {
         self.send(&message.record(), &fds)
     }
 
-    /// Gives calls into keeping, and waits until the keeper has room for them.
+    /// Gives calls into keeping, and waits until the keeper has room for them, but for no longer
+    /// than `patience`, which is the less for it.
     pub(crate) fn hold_all<'a>(
         &self,
         calls: impl Iterator<Item = (CallKey, [BorrowedFd<'a>; 2])>,
+        patience: &mut Duration,
     ) -> Result<(), KeeperError> {
         let calls: Vec<_> = calls.collect();
         for calls in calls.chunks(CALLS_PER_RECORD) {
             let record = wire::hold(calls.iter().map(|(call, _)| *call));
             let fds: Vec<BorrowedFd<'_>> = calls.iter().flat_map(|(_, ends)| *ends).collect();
-            self.send(&record, &fds)?;
+            self.send_within(&record, &fds, patience)?;
         }
         Ok(())
     }
@@ -184,18 +186,38 @@ impl Session {
         self.send(&message.record(), &[])
     }
 
+    /// As [`Session::say`], with so much patience.
+    pub(crate) fn say_within(
+        &self,
+        message: &ToKeeper,
+        patience: &mut Duration,
+    ) -> Result<(), KeeperError> {
+        self.send_within(&message.record(), &[], patience)
+    }
+
     fn send(&self, record: &Record, fds: &[BorrowedFd<'_>]) -> Result<(), KeeperError> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut patience = PATIENCE;
+        self.send_within(record, fds, &mut patience)
+    }
+
+    fn send_within(
+        &self,
+        record: &Record,
+        fds: &[BorrowedFd<'_>],
+        patience: &mut Duration,
+    ) -> Result<(), KeeperError> {
         loop {
             match wire::send(&self.socket, record, fds) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if Instant::now() >= deadline {
+                    if patience.is_zero() {
                         return Err(KeeperError::Silent);
                     }
+                    let began = Instant::now();
                     // Room for bytes is not yet room for descriptors, of which nobody tells.
-                    self.wait(PollFlags::OUT, deadline)?;
+                    self.wait(PollFlags::OUT, began + *patience)?;
                     self.wait(PollFlags::empty(), Instant::now() + LOOK_AGAIN)?;
+                    *patience = patience.saturating_sub(began.elapsed());
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -66,7 +66,7 @@ fn calls_survive_the_hands_that_held_them() {
     let held = calls
         .iter()
         .map(|(key, caller, worker)| (*key, [caller.1.as_fd(), worker.1.as_fd()]));
-    first.hold_all(held).unwrap();
+    first.hold_all(held, &mut Duration::from_secs(1)).unwrap();
     first.say(&ToKeeper::Own(vec![])).unwrap();
     first.say(&ToKeeper::Release(vec![key(7)])).unwrap();
     until(&place, |figures| figures.held == 199);
@@ -141,7 +141,7 @@ fn calls_beyond_the_descriptors_go_on_unheld() {
     let held = calls
         .iter()
         .map(|(key, caller, worker)| (*key, [caller.1.as_fd(), worker.1.as_fd()]));
-    gateway.hold_all(held).unwrap();
+    gateway.hold_all(held, &mut Duration::from_secs(1)).unwrap();
     gateway.say(&ToKeeper::Own(vec![])).unwrap();
     let figures = until(&place, |figures| figures.gateways == 1);
     assert_eq!((figures.held, figures.unheld), (3, 2));
@@ -152,7 +152,7 @@ fn calls_beyond_the_descriptors_go_on_unheld() {
     gateway.say(&ToKeeper::Release(vec![key(0)])).unwrap();
     let (_, caller, worker) = &calls[4];
     let one = (key(4), [caller.1.as_fd(), worker.1.as_fd()]);
-    gateway.hold_all(std::iter::once(one)).unwrap();
+    gateway.hold_all(std::iter::once(one), &mut Duration::from_secs(1)).unwrap();
     until(&place, |figures| (figures.held, figures.unheld) == (3, 2));
 }
 
@@ -168,7 +168,7 @@ fn calls_that_change_hands_need_no_second_descriptors() {
             let ends = [caller.1.as_fd(), worker.1.as_fd()];
             (key(slots_from + slot), ends)
         });
-        session.hold_all(held).unwrap();
+        session.hold_all(held, &mut Duration::from_secs(1)).unwrap();
     };
     let first = Session::connect(&place.0).unwrap();
     fill(&first, 0);
@@ -183,7 +183,7 @@ fn calls_that_change_hands_need_no_second_descriptors() {
     second.say(&ToKeeper::Release(vec![key(10)])).unwrap();
     let (caller, worker) = (pair(), pair());
     let one = (key(20), [caller.1.as_fd(), worker.1.as_fd()]);
-    let held = second.hold_all(std::iter::once(one));
+    let held = second.hold_all(std::iter::once(one), &mut Duration::from_secs(1));
     held.unwrap();
     second.say(&ToKeeper::Give).unwrap();
     until(&place, |figures| figures.orphaned == 4);
@@ -225,7 +225,7 @@ fn a_gateway_that_dies_between_two_connections_leaves_all_its_calls() {
             };
             (key, [call.caller, call.worker])
         });
-        session.hold_all(held).unwrap();
+        session.hold_all(held, &mut Duration::from_secs(1)).unwrap();
     };
     let first = Session::connect(&place.0).unwrap();
     fill(&first, &calls);

@@ -13,7 +13,9 @@ use segue_core::table::{Epoch, ReleaseRoute, RoutingTable};
 use segue_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Book, Ended, Identity, Ledger, Record, Ticket};
+use crate::journal::Line;
+
+use super::{Admission, Book, Ended, Identity, Ledger, Purpose, Record, Ticket};
 
 /// A host that no request names: RFC 2606 keeps it free.
 const NOBODYS_HOST: &str = "stand-in.invalid";
@@ -146,9 +148,14 @@ impl Ledger {
     pub fn adopt(self: &Arc<Self>, moved: Moved, now: Timestamp) -> Option<Ticket> {
         let mut admission = self.lock(now);
         let Admission {
-            books, connections, ..
+            books,
+            connections,
+            journal,
+            ..
         } = &mut *admission;
         let identity = moved.identity;
+        let is_journaled = journal.is_some() && identity.purpose != Purpose::Request;
+        let line = is_journaled.then(|| Box::new(identity.clone()));
         let book = books.get_mut(&identity.agent)?;
         let site = book
             .shared
@@ -175,6 +182,22 @@ impl Ledger {
         }
         if let Some(at) = moved.connected {
             counted.set_connected(at);
+            // It may have stood only after the ledger was sent.
+            if let Some(record) = book.record_mut(counted.call()) {
+                record.connected = true;
+                record.keeps_pin = true;
+            }
+        }
+        if let Some(identity) = line {
+            let connection = counted.number;
+            admission.write(Line::Begun {
+                connection,
+                identity,
+                worker: site.worker.clone(),
+            });
+            if let Some(at) = moved.connected {
+                admission.write(Line::Connected { connection, at });
+            }
         }
         self.open.send_replace(admission.connections.len());
         Some(Ticket::new(Arc::clone(self), counted, site))

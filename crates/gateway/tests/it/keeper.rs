@@ -148,10 +148,15 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn start(dir: Dir, manner: Manner) -> Self {
+        Self::start_failing(dir, manner, "").await
+    }
+
+    /// With a gateway that breaks where `fail` says.
+    pub(crate) async fn start_failing(dir: Dir, manner: Manner, fail: &str) -> Self {
         let agent = Agent::start(manner).await;
         let workers = [("w1", "v1", agent.addr)];
         let mut controller = Controller::start(dir.path(), table(1, "v1", &workers));
-        let gateway = Process::start(dir.path(), false).await;
+        let gateway = Process::start_failing(dir.path(), false, fail).await;
         controller.report("the table", |r| r.epoch.0 == 1).await;
         Self {
             dir,
