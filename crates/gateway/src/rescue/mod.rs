@@ -9,9 +9,8 @@
 //! the dead worker had been sent whole is gone with it; what it had been sent by half is not told
 //! to the next one, and what it had said by half the caller never sees.
 //!
-//! A call that is being rescued while another gateway takes over stays with this process, if the
-//! handoff does not wait for it, and goes on here until it ends. One that is being rescued while
-//! this process is killed is lost.
+//! A call that is being rescued while another gateway takes over goes there behind the others, once
+//! it is saved. One that is being rescued while this process is killed is lost.
 
 mod dial;
 mod lifeline;
