@@ -161,6 +161,10 @@ enum Next {
 /// Keeps the gateway until nothing of one that crashed waits in our keeping, which ends with us.
 async fn settle(mut parts: Parts<'_>) -> anyhow::Result<()> {
     let home = parts.home;
+    if keeper::is_idle(home).await {
+        return Ok(());
+    }
+    output::say("a gateway has crashed; first its calls are taken back");
     let mut idle = pin!(async {
         while !keeper::is_idle(home).await {
             tokio::time::sleep(LOOK_EVERY).await;

@@ -151,8 +151,8 @@ fn said(handed: &Handed) -> String {
     let moved = format!("gateway: pid {} took over{with}", handed.pid);
     match handed.stays {
         Some(pid) => format!(
-            "{moved}; pid {pid} keeps the calls that cannot move (TLS) until they end, and takes \
-             no new ones"
+            "{moved}; pid {pid} keeps the calls that cannot move (TLS) until they end, hands on \
+             those that are being set up, and takes no new ones"
         ),
         None => moved,
     }
@@ -269,9 +269,11 @@ impl Becoming {
 
     /// Gives it up.
     pub(super) fn never(self, home: &Home) {
-        let waited = SETTLED_MAX.as_secs();
         let why = format!(
-            "the supervisor stays what it is: the gateway crashed, and has not taken its calls back for {waited} s"
+            "the supervisor does not become {}: the gateway crashed, and has not had its calls back \
+             for {} s",
+            self.binary.display(),
+            SETTLED_MAX.as_secs()
         );
         stays(home, &why);
     }

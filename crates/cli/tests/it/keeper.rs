@@ -1,5 +1,9 @@
 //! The gateway is killed under `segue serve`: the supervisor keeps its calls for the next one.
 
+use std::process::Command;
+
+use rustix::process::Signal;
+
 use crate::site::{SETTINGS, Site, reports};
 
 /// kill -9 of the gateway, and another one takes calls.
@@ -66,4 +70,40 @@ async fn calls_are_kept_again_by_the_next_supervisor() {
     })
     .await;
     site.spotless(4);
+}
+
+/// A supervisor that is asked to leave when the gateway has just crashed still has its calls, which
+/// nobody else has: it goes once the next gateway has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_leaves_no_calls_behind_that_only_it_has() {
+    let mut site = Site::open_with(SETTINGS, "").await;
+    site.deploy("v1");
+    let crowd = site.crowd("a", 3, 15_000);
+    site.live(3).await;
+    site.kept(3).await;
+    // The next gateway is held up at its log.
+    let log = site.home().join("log/calls.jsonl");
+    std::fs::remove_file(&log).unwrap();
+    let made = Command::new("mkfifo").arg(&log).status().unwrap();
+    assert!(made.success());
+    kill_gateway(&site).await;
+    site.signal_serve(Signal::TERM);
+    site.until("it waits", || {
+        site.said().contains("first its calls are taken back")
+    })
+    .await;
+    std::thread::spawn(move || {
+        let mut log = std::fs::File::open(log).unwrap();
+        std::io::copy(&mut log, &mut std::io::sink())
+    });
+    assert_eq!(site.serve_ends().await, Some(0));
+    assert!(
+        !site.said().contains("were not taken back"),
+        "{}",
+        site.said()
+    );
+    site.serve().await;
+    site.live(3).await;
+    reports(crowd).await;
+    site.spotless(3);
 }
