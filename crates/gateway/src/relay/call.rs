@@ -84,6 +84,8 @@ pub(super) enum Age {
     Seasoned,
     /// Another process has or had duplicates of them, so closing them may not end them.
     Shared,
+    /// As `Shared`; and the keeper was given them, and has not been told that they ended.
+    Held,
 }
 
 /// Does what only a call needs that lasts: has the kernel notice a worker that vanished, and notes
@@ -140,8 +142,6 @@ pub struct LiveCall {
     pub(super) strikes: u8,
     /// Its place in this process's memory, once it has one. What is there is what is here.
     pub(super) slot: Option<Slot>,
-    /// Whether the keeper was given duplicates of its sockets.
-    pub(super) held: bool,
     pub(super) age: Age,
     /// The keys of the caller's side, if it speaks TLS. They cannot leave this process.
     pub(super) tls: Option<Box<ServerConnection>>,
@@ -199,7 +199,6 @@ impl LiveCall {
             connected: Some(clock::now()),
             strikes: 0,
             slot: None,
-            held: false,
             age: Age::Fresh,
             tls: None,
             lifeline: None,
@@ -253,7 +252,6 @@ impl LiveCall {
             connected,
             strikes: moved.strikes,
             slot: None,
-            held: false,
             age: Age::Shared,
             tls: None,
             lifeline: moved.lifeline,
@@ -349,7 +347,10 @@ impl LiveCall {
             slot.append(side, &mut state, &flow.leftover);
             slot.set_flow(side, &state);
         }
-        self.held = false;
+        if self.age == Age::Held {
+            // It was so by another slot.
+            self.age = Age::Shared;
+        }
         Ok(slot)
     }
 
@@ -366,7 +367,7 @@ impl LiveCall {
 
     /// The keeper has it.
     pub(crate) fn set_held(&mut self) {
-        self.held = true;
+        self.age = Age::Held;
     }
 
     fn flow_from(&mut self, side: Side) -> &mut Flow {

@@ -124,7 +124,7 @@ impl Keeping {
         let Some(keep) = keep else {
             return Ok(());
         };
-        let is_kept = |call: &&Running| !call.held.get() && call.to_hold().is_some();
+        let is_kept = |call: &&Running| !call.is_held() && call.to_hold().is_some();
         let calls: Vec<&Running> = calls.into_iter().filter(is_kept).collect();
         let held: Vec<Held<'_>> = calls.iter().filter_map(|call| call.to_hold()).collect();
         if held.is_empty() {
@@ -135,7 +135,7 @@ impl Keeping {
         }
         keep.hold(&held)?;
         for call in calls {
-            call.held.set(true);
+            call.set_held();
         }
         Ok(())
     }

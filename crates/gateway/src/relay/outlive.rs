@@ -10,7 +10,7 @@ use crate::frames::Observer;
 use crate::ledger::{By, Closed};
 use crate::rescue::{Lifeline, Way};
 
-use super::call::{Flow, LiveCall, Sink, goodbye};
+use super::call::{Age, Flow, LiveCall, Sink, goodbye};
 use super::side::Side;
 
 /// What the caller of a call is told that cannot be rescued: "internal error".
@@ -42,7 +42,7 @@ impl LiveCall {
     pub(super) fn without_worker(mut self) -> Self {
         // Others may hold duplicates of the socket, so dropping it would not be enough.
         let _ = self.worker.shutdown(Shutdown::Both);
-        (self.slot, self.held) = (None, false);
+        (self.slot, self.age) = (None, Age::Shared);
         self
     }
 

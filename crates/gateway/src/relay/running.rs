@@ -39,8 +39,6 @@ pub(super) struct Running {
     pub(super) interest: [Interest; 2],
     /// It is over but for its last bytes, and they have a deadline.
     pub(super) ending: bool,
-    /// Whether the keeper was given duplicates of its sockets.
-    pub(super) held: Cell<bool>,
     age: Cell<Age>,
     /// How it can outlive its worker, if it can. As long as it has this, nothing of it has ended.
     lifeline: Option<Box<Lifeline>>,
@@ -73,7 +71,6 @@ impl Running {
             generation,
             interest: Default::default(),
             ending: false,
-            held: Cell::new(call.held),
             age: Cell::new(call.age),
             lifeline: call.lifeline,
         })
@@ -82,6 +79,12 @@ impl Running {
     /// Puts it down: the reverse of [`Running::new`].
     pub(super) fn into_call(self) -> LiveCall {
         self.season();
+        // Wherever it goes.
+        let age = if self.is_held() {
+            Age::Held
+        } else {
+            Age::Shared
+        };
         let flow = |side| {
             let state = self.slot.flow(side);
             let mut leftover = Vec::new();
@@ -104,9 +107,7 @@ impl Running {
             caller: self.caller,
             worker: self.worker,
             slot: Some(self.slot),
-            held: self.held.get(),
-            // Wherever it goes.
-            age: Age::Shared,
+            age,
             tls: self.tls,
             lifeline: self.lifeline,
         }
@@ -142,7 +143,11 @@ impl Running {
 
     /// Whether it is to be looked at again when it has lasted: to be seasoned, or to be held.
     pub(super) fn is_young(&self) -> bool {
-        self.age.get() == Age::Fresh || !self.held.get() && self.slot.is_keepable()
+        match self.age.get() {
+            Age::Fresh => true,
+            Age::Seasoned | Age::Shared => self.slot.is_keepable(),
+            Age::Held => false,
+        }
     }
 
     /// Does what only a call needs that lasts, once.
@@ -160,7 +165,24 @@ impl Running {
 
     /// Whether closing its sockets may not end them.
     pub(super) fn is_shared(&self) -> bool {
-        self.age.get() == Age::Shared
+        matches!(self.age.get(), Age::Shared | Age::Held)
+    }
+
+    /// The keeper was given them.
+    pub(super) fn set_held(&self) {
+        self.age.set(Age::Held);
+    }
+
+    /// Whether the keeper was given them.
+    pub(super) fn is_held(&self) -> bool {
+        self.age.get() == Age::Held
+    }
+
+    /// The keeper may have lost them.
+    pub(super) fn set_unheld(&self) {
+        if self.is_held() {
+            self.age.set(Age::Shared);
+        }
     }
 
     /// Slot and generation.

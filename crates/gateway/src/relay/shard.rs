@@ -221,7 +221,7 @@ impl Shard {
         let since = now.checked_sub(DELAY).unwrap_or(now);
         for (index, call) in self.places.iter().enumerate() {
             if let Some(call) = call.as_ref().filter(|call| wanted(call)) {
-                call.held.set(false);
+                call.set_unheld();
                 if call.is_young() {
                     let index = u32::try_from(index).expect("made by adopt");
                     let key = pack(index, call.generation, Side::Caller);
@@ -380,7 +380,7 @@ impl Shard {
         if call.is_shared() {
             self.unwatch(&call);
         }
-        if call.held.get() {
+        if call.is_held() {
             self.keeping.release(call.number());
         }
         call.finish(clock::now());
@@ -392,7 +392,7 @@ impl Shard {
             return;
         };
         // What the keeper holds of it is not what it goes on with.
-        if call.held.get() {
+        if call.is_held() {
             self.keeping.release(call.number());
         }
         let call = Box::new(call.into_call().without_worker());
