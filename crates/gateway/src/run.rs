@@ -175,7 +175,7 @@ impl Gateway {
             config.limits,
         );
         if let Some(taking) = giver {
-            take_late(taking, hands.clone(), Arc::clone(&front))?;
+            take_late(taking, hands.clone(), Arc::clone(&front));
         }
         let watching = health.watch(Arc::clone(&ledger));
         let mut gateway = Self {
@@ -280,14 +280,17 @@ fn load_tables(config: &Config, ledger: &Ledger) -> TableFile {
 }
 
 /// On a thread of its own, which no end of this process waits for.
-fn take_late(taking: Taking, hands: Hands, front: Arc<Front>) -> io::Result<()> {
+fn take_late(taking: Taking, hands: Hands, front: Arc<Front>) {
     let runtime = tokio::runtime::Handle::current();
     let takes = move || {
         let _inside = runtime.enter();
         hands.take_late(&taking, &front);
     };
     let thread = std::thread::Builder::new().name("late".to_owned());
-    thread.spawn(takes).map(drop)
+    if let Err(error) = thread.spawn(takes) {
+        // Whoever gives hears that nobody is there.
+        tracing::error!(%error, "what comes late stays with the other gateway");
+    }
 }
 
 /// Never ends.

@@ -1,13 +1,15 @@
 //! Handoffs with a keeper, in which the taker dies, the giver dies, or both do: whoever is left, or
 //! comes next, has every call, and nobody else has one.
 
-use segue_gateway::keeper::Keeper;
+use std::time::Duration;
+
+use segue_gateway::keeper::{Keeper, census};
 use tokio::process::Child;
 
 use crate::keeper::{Scene, Talkers, holds, keeper, signal, socket};
 use crate::support::agent::Manner;
 use crate::support::gateway::{Process, child};
-use crate::support::{Dir, soon};
+use crate::support::{Dir, soon, until};
 
 const CALLS: u64 = 20;
 
@@ -90,6 +92,13 @@ async fn a_taker_that_dies_at_any_step_leaves_every_call_to_one_gateway() {
         assert!(!ended.success(), "{step}");
         one_owner(&mut scene, &mut talkers, step).await;
     }
+    // One that is stuck there is ended by the giver.
+    for step in ["yours", "owned"] {
+        let mut stuck = taker(&scene.dir, &format!("handoff.{step}=stall"));
+        let ended = soon("its end", stuck.wait()).await.unwrap();
+        assert!(!ended.success(), "{step}");
+        one_owner(&mut scene, &mut talkers, step).await;
+    }
     // Killed now, the giver leaves what it has said anew.
     scene.kill().await;
     one_owner(&mut scene, &mut talkers, "in the next one").await;
@@ -121,6 +130,38 @@ async fn two_gateways_that_die_in_a_handoff_leave_every_call_to_the_next() {
         one_owner(&mut scene, &mut talkers, &format!("{giver} {step}")).await;
         end(scene, talkers).await;
     }
+}
+
+/// Killed at any time, by SIGKILL from outside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taker_that_is_killed_at_any_time_leaves_every_call_to_one_gateway() {
+    const KILLS: u64 = 16;
+    let dir = Dir::new();
+    let _keeper = Keeper::start(&socket(dir.path())).unwrap();
+    let (mut scene, mut talkers) = start(dir, "").await;
+    let mut given = 0;
+    for number in 0..KILLS {
+        let mut killed = taker(&scene.dir, "");
+        // Spread over what a start and a handoff take here.
+        let after = Duration::from_millis(2 * number);
+        let _ = tokio::time::timeout(after, killed.wait()).await;
+        killed.kill().await.unwrap();
+        let keeper = socket(scene.dir.path());
+        let serves = until("a giver that serves or has ended", || {
+            if scene.gateway.child.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            let figures = census(&keeper).ok()?;
+            ((figures.held, figures.orphaned, figures.gateways) == (CALLS, 0, 1)).then_some(true)
+        });
+        if !serves.await {
+            given += 1;
+            scene.gateway = Process::start(scene.dir.path(), false).await;
+        }
+        one_owner(&mut scene, &mut talkers, "behind a kill").await;
+    }
+    println!("{given} of {KILLS} takers were killed behind the handoff");
+    end(scene, talkers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
