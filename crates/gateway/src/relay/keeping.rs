@@ -120,7 +120,9 @@ impl Keeping {
     ) -> io::Result<()> {
         let keys = self.holds.iter().take(batch);
         let calls: Vec<&Running> = keys.filter_map(|(_, key)| find(*key)).collect();
-        calls.iter().for_each(|call| call.season());
+        for call in &calls {
+            call.season();
+        }
         let Some(keep) = keep else {
             return Ok(());
         };
