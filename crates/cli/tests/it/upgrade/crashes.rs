@@ -183,7 +183,7 @@ async fn a_new_gateway_that_crashes_with_the_calls_in_its_hands_is_followed_by_a
     let crowd = site.crowd("a", 5, 20_000);
     site.live(5).await;
     site.kept(5).await;
-    let crashes = place.crashes_once("keeper.owned");
+    let crashes = place.crashes_once("handoff.took");
     let output = site.run(&["upgrade", "--binary", &crashes]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -201,7 +201,7 @@ async fn a_new_gateway_that_crashes_at_any_step_leaves_the_old_one_serving() {
     place.site.deploy("v1");
     let crowd = place.site.crowd("a", 5, 20_000);
     place.site.live(5).await;
-    for step in ["connected", "restored", "calls", "ready", "yours"] {
+    for step in ["connected", "restored", "calls", "ready", "yours", "owned"] {
         let real = place.binary.display();
         let breaks = format!("export SEGUE_FAIL_AT=handoff.{step}=crash; exec {real} \"$@\"");
         let breaks = place.script(step, &breaks);
@@ -267,7 +267,7 @@ async fn a_new_gateway_that_crashes_beside_one_that_stays_is_followed_by_another
     let stays = tokio::spawn(async move { call(&stays).await });
     site.live(1).await;
     let old = place.pids()[0].unwrap();
-    let crashes = place.crashes_once("keeper.owned");
+    let crashes = place.crashes_once("handoff.took");
     let output = site.run(&["upgrade", "--binary", &crashes]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
