@@ -5,24 +5,27 @@
 
 use std::ops::{Index, IndexMut};
 
-/// Items that lie together: a few kilobytes.
-const SHELF: usize = 64;
+/// Items of so many bytes lie together: a page, which every allocator can have without a rest.
+const SHELF_BYTES: usize = 4_096;
 
 /// See the module. Every shelf but the last one is full.
 #[derive(Debug)]
 pub(crate) struct Shelves<T>(Vec<Vec<T>>);
 
 impl<T> Shelves<T> {
+    /// Items on a shelf.
+    const SHELF: usize = SHELF_BYTES / size_of::<T>();
+
     pub(crate) fn len(&self) -> usize {
-        let full = self.0.len().saturating_sub(1) * SHELF;
+        let full = self.0.len().saturating_sub(1) * Self::SHELF;
         full + self.0.last().map_or(0, Vec::len)
     }
 
     pub(crate) fn push(&mut self, item: T) {
         match self.0.last_mut() {
-            Some(last) if last.len() < SHELF => last.push(item),
+            Some(last) if last.len() < Self::SHELF => last.push(item),
             _ => {
-                let mut shelf = Vec::with_capacity(SHELF);
+                let mut shelf = Vec::with_capacity(Self::SHELF);
                 shelf.push(item);
                 self.0.push(shelf);
             }
@@ -31,12 +34,14 @@ impl<T> Shelves<T> {
 
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&T> {
-        self.0.get(index / SHELF)?.get(index % SHELF)
+        self.0.get(index / Self::SHELF)?.get(index % Self::SHELF)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        self.0.get_mut(index / SHELF)?.get_mut(index % SHELF)
+        self.0
+            .get_mut(index / Self::SHELF)?
+            .get_mut(index % Self::SHELF)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
@@ -59,20 +64,22 @@ impl<T> Index<usize> for Shelves<T> {
 
     #[inline]
     fn index(&self, index: usize) -> &T {
-        &self.0[index / SHELF][index % SHELF]
+        &self.0[index / Self::SHELF][index % Self::SHELF]
     }
 }
 
 impl<T> IndexMut<usize> for Shelves<T> {
     #[inline]
     fn index_mut(&mut self, index: usize) -> &mut T {
-        &mut self.0[index / SHELF][index % SHELF]
+        &mut self.0[index / Self::SHELF][index % Self::SHELF]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SHELF: usize = Shelves::<usize>::SHELF;
 
     #[test]
     fn what_is_put_there_stays_where_it_is() {

@@ -9,6 +9,7 @@
 //! Being kept is a service and no condition: no call ever waits for the keeper. Without one calls
 //! go on as well and would end with their gateway; with a new one they are given to it again.
 
+mod calls;
 mod client;
 mod lenders;
 mod recovery;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::calls::Calls;
 use super::wire::{CallKey, Figures, WardId};
 use crate::ledger::CALLS_MAX;
 
@@ -54,7 +55,7 @@ pub(super) struct Ward<F> {
     state: State,
     pub(super) memory: Option<F>,
     pub(super) listener: Option<F>,
-    calls: HashMap<CallKey, [F; 2]>,
+    calls: Calls<F>,
     /// Calls of which another ward has, or had, the same descriptors.
     shared: HashMap<CallKey, Arc<[F; 2]>>,
 }
@@ -65,7 +66,7 @@ impl<F> Ward<F> {
             state: State::Filling,
             memory,
             listener,
-            calls: HashMap::new(),
+            calls: Calls::default(),
             shared: HashMap::new(),
         }
     }
@@ -77,13 +78,13 @@ impl<F> Ward<F> {
 
     /// Which they are.
     pub(super) fn keys(&self) -> impl Iterator<Item = CallKey> {
-        self.calls.keys().chain(self.shared.keys()).copied()
+        self.calls.keys().chain(self.shared.keys().copied())
     }
 
     /// The descriptors of one of them: caller, worker.
     pub(super) fn ends(&self, call: CallKey) -> Option<&[F; 2]> {
         let shared = || self.shared.get(&call).map(|ends| &**ends);
-        self.calls.get(&call).or_else(shared)
+        self.calls.get(call).or_else(shared)
     }
 
     fn has(&self, call: CallKey) -> bool {
@@ -133,8 +134,8 @@ impl<F> Wards<F> {
     /// Holds a call. Again is no change: the descriptors are of the same sockets.
     pub(super) fn hold(&mut self, id: WardId, call: CallKey, ends: [F; 2]) -> Result<(), Fault> {
         let ward = self.filled(id, call)?;
-        if !ward.has(call) {
-            ward.calls.insert(call, ends);
+        if !ward.has(call) && !ward.calls.insert(call, ends) {
+            return Err(Fault::TooManyCalls);
         }
         Ok(())
     }
@@ -148,7 +149,7 @@ impl<F> Wards<F> {
     ) -> Result<(), Fault> {
         self.filled(id, call)?;
         let lender = self.wards.get_mut(&lender).ok_or(Fault::NoWard)?;
-        let ends = match lender.calls.remove(&lent) {
+        let ends = match lender.calls.remove(lent) {
             Some(ends) => {
                 self.shared += 1;
                 Arc::clone(lender.shared.entry(lent).or_insert(Arc::new(ends)))
@@ -182,7 +183,7 @@ impl<F> Wards<F> {
     /// Lets go of a call that ended, if it was ever held.
     pub(super) fn release(&mut self, id: WardId, call: CallKey) {
         if let Some(ward) = self.wards.get_mut(&id) {
-            ward.calls.remove(&call);
+            ward.calls.remove(call);
             let ended = ward.shared.remove(&call).and_then(Arc::into_inner);
             self.shared -= usize::from(ended.is_some());
         }

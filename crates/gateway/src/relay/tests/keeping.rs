@@ -29,6 +29,7 @@ impl Keep for Fake {
         state.messages += 1;
         if state.full > 0 {
             state.full -= 1;
+            self.told.notify_all();
             return Err(ErrorKind::WouldBlock.into());
         }
         state.largest = state.largest.max(calls.len());
@@ -151,6 +152,23 @@ fn what_ended_is_released_although_all_is_held_again() {
 }
 
 #[test]
+fn what_ended_while_it_was_to_be_held_again_is_released() {
+    let mut kept = kept(1);
+    kept.fake.wait(|state| state.held.len() == 1);
+    let before = {
+        let mut state = kept.fake.state.lock().unwrap();
+        state.full = usize::MAX;
+        state.messages
+    };
+    kept.relay.hold_all();
+    kept.fake.wait(|state| state.messages > before);
+    kept.peers.clear();
+    wait_for_end(&kept.ledger);
+    kept.fake.state.lock().unwrap().full = 0;
+    kept.fake.wait(|state| state.held.is_empty());
+}
+
+#[test]
 fn a_call_that_ended_before_it_was_held_is_never_mentioned() {
     let mut kept = kept(0);
     // No room until it has ended.
@@ -180,4 +198,57 @@ fn what_moves_away_is_neither_released_nor_held_twice() {
     calls.into_iter().for_each(LiveCall::given);
     drop(kept.relay);
     assert_eq!(kept.fake.state.lock().unwrap().held.len(), 10);
+}
+
+/// Nothing is noted of a fresh call's sockets before it is held; and then bytes have moved.
+#[test]
+fn a_call_is_accounted_for_though_it_was_held_after_it_began_to_flow() {
+    let mut kept = kept(0);
+    // No room until it has flowed.
+    kept.fake.state.lock().unwrap().full = usize::MAX;
+    let ticket = begin(&kept.ledger, "fresh", Purpose::Call, 1).unwrap();
+    ticket.connected(Timestamp(1));
+    let ((our_caller, mut caller), (our_worker, mut worker)) = (pair(), pair());
+    let ends = [&our_caller, &our_worker].map(|end| end.try_clone().unwrap());
+    for socket in [&our_caller, &our_worker] {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let early = vec![0x82, 2, 7];
+    let call = LiveCall::of_ready(ticket, our_caller, our_worker, early, vec![]).unwrap();
+    kept.relay.adopt(call);
+    let mut heard = [0; 3];
+    worker.read_exact(&mut heard).unwrap();
+    caller.write_all(&[8]).unwrap();
+    worker.read_exact(&mut heard[..1]).unwrap();
+    worker.write_all(&[0x82, 1, 9]).unwrap();
+    caller.read_exact(&mut heard).unwrap();
+    kept.fake.state.lock().unwrap().full = 0;
+    kept.fake.wait(|state| state.held.len() == 1);
+
+    let memory = kept.relay.slots().memory().unwrap();
+    let found = crate::slots::recover(memory.try_clone_to_owned().unwrap()).unwrap();
+    let moved = found[0].reconcile(&ends[0], &ends[1]).unwrap();
+    let bytes = (moved.connection.bytes_in, moved.connection.bytes_out);
+    assert_eq!(bytes, (4, 3));
+    assert!(moved.up.leftover.is_empty() && moved.down.leftover.is_empty());
+    kept.peers.push((caller, worker));
+}
+
+#[test]
+fn a_call_that_ends_at_once_ends_for_its_peers_without_a_reset() {
+    let kept = kept(0);
+    let ticket = begin(&kept.ledger, "brief", Purpose::Call, 1).unwrap();
+    ticket.connected(Timestamp(1));
+    let ((our_caller, caller), (our_worker, worker)) = (pair(), pair());
+    for socket in [&our_caller, &our_worker] {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let call = LiveCall::of_ready(ticket, our_caller, our_worker, vec![], vec![]).unwrap();
+    kept.relay.adopt(call);
+    (&worker).write_all(&[0x88, 2, 0x03, 0xe8]).unwrap();
+    worker.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&caller), [0x88, 2, 0x03, 0xe8]);
+    caller.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&worker), b"");
+    assert_eq!(end(&kept.ledger), ("worker:1000".to_owned(), false));
 }
