@@ -86,6 +86,8 @@ pub(super) enum Age {
     Shared,
     /// As `Shared`; and the keeper was given them, and has not been told that they ended.
     Held,
+    /// As `Held`, but the keeper may have lost them, and is to be given them again.
+    Doubted,
 }
 
 /// Does what only a call needs that lasts: has the kernel notice a worker that vanished, and notes
@@ -347,7 +349,7 @@ impl LiveCall {
             slot.append(side, &mut state, &flow.leftover);
             slot.set_flow(side, &state);
         }
-        if self.age == Age::Held {
+        if matches!(self.age, Age::Held | Age::Doubted) {
             // It was so by another slot.
             self.age = Age::Shared;
         }

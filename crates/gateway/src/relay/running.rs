@@ -80,10 +80,9 @@ impl Running {
     pub(super) fn into_call(self) -> LiveCall {
         self.season();
         // Wherever it goes.
-        let age = if self.is_held() {
-            Age::Held
-        } else {
-            Age::Shared
+        let age = match self.age.get() {
+            Age::Fresh | Age::Seasoned => Age::Shared,
+            age @ (Age::Shared | Age::Held | Age::Doubted) => age,
         };
         let flow = |side| {
             let state = self.slot.flow(side);
@@ -145,7 +144,7 @@ impl Running {
     pub(super) fn is_young(&self) -> bool {
         match self.age.get() {
             Age::Fresh => true,
-            Age::Seasoned | Age::Shared => self.slot.is_keepable(),
+            Age::Seasoned | Age::Shared | Age::Doubted => self.slot.is_keepable(),
             Age::Held => false,
         }
     }
@@ -160,12 +159,14 @@ impl Running {
 
     /// Another process is given duplicates of its sockets.
     pub(super) fn set_shared(&self) {
-        self.age.set(Age::Shared);
+        if !self.is_shared() {
+            self.age.set(Age::Shared);
+        }
     }
 
     /// Whether closing its sockets may not end them.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self.age.get(), Age::Shared | Age::Held)
+        matches!(self.age.get(), Age::Shared | Age::Held | Age::Doubted)
     }
 
     /// The keeper was given them.
@@ -181,8 +182,13 @@ impl Running {
     /// The keeper may have lost them.
     pub(super) fn set_unheld(&self) {
         if self.is_held() {
-            self.age.set(Age::Shared);
+            self.age.set(Age::Doubted);
         }
+    }
+
+    /// Whether the keeper is to be told that they ended.
+    pub(super) fn is_to_release(&self) -> bool {
+        matches!(self.age.get(), Age::Held | Age::Doubted)
     }
 
     /// Slot and generation.

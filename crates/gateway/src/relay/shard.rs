@@ -380,7 +380,7 @@ impl Shard {
         if call.is_shared() {
             self.unwatch(&call);
         }
-        if call.is_held() {
+        if call.is_to_release() {
             self.keeping.release(call.number());
         }
         call.finish(clock::now());
@@ -392,7 +392,7 @@ impl Shard {
             return;
         };
         // What the keeper holds of it is not what it goes on with.
-        if call.is_held() {
+        if call.is_to_release() {
             self.keeping.release(call.number());
         }
         let call = Box::new(call.into_call().without_worker());
