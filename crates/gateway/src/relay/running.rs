@@ -4,6 +4,7 @@
 //! All that is known of its flows lies in its slot. Each flow goes through the shard's lane while
 //! bytes of it move, so that a process that is killed meanwhile leaves a note of it.
 
+mod aging;
 mod rescuable;
 
 use std::cell::Cell;
@@ -20,7 +21,7 @@ use crate::ledger::{By, Closed, End, Ticket};
 use crate::rescue::Lifeline;
 use crate::slots::{Deed, FlowState, Intake, Lane, Slot, cut};
 
-use super::call::{Age, Flow, LiveCall, Sink, farewell, season};
+use super::call::{Age, Flow, LiveCall, Sink, farewell};
 use super::interest::Interest;
 use super::side::Side;
 use super::{Held, tls};
@@ -138,57 +139,6 @@ impl Running {
             caller: self.caller.as_fd(),
             worker: self.worker.as_fd(),
         })
-    }
-
-    /// Whether it is to be looked at again when it has lasted: to be seasoned, or to be held.
-    pub(super) fn is_young(&self) -> bool {
-        match self.age.get() {
-            Age::Fresh => true,
-            Age::Seasoned | Age::Shared | Age::Doubted => self.slot.is_keepable(),
-            Age::Held => false,
-        }
-    }
-
-    /// Does what only a call needs that lasts, once.
-    pub(super) fn season(&self) {
-        if self.age.get() == Age::Fresh {
-            season(&self.slot, &self.caller, &self.worker);
-            self.age.set(Age::Seasoned);
-        }
-    }
-
-    /// Another process is given duplicates of its sockets.
-    pub(super) fn set_shared(&self) {
-        if !self.is_shared() {
-            self.age.set(Age::Shared);
-        }
-    }
-
-    /// Whether closing its sockets may not end them.
-    pub(super) fn is_shared(&self) -> bool {
-        matches!(self.age.get(), Age::Shared | Age::Held | Age::Doubted)
-    }
-
-    /// The keeper was given them.
-    pub(super) fn set_held(&self) {
-        self.age.set(Age::Held);
-    }
-
-    /// Whether the keeper was given them.
-    pub(super) fn is_held(&self) -> bool {
-        self.age.get() == Age::Held
-    }
-
-    /// The keeper may have lost them.
-    pub(super) fn set_unheld(&self) {
-        if self.is_held() {
-            self.age.set(Age::Doubted);
-        }
-    }
-
-    /// Whether the keeper is to be told that they ended.
-    pub(super) fn is_to_release(&self) -> bool {
-        matches!(self.age.get(), Age::Held | Age::Doubted)
     }
 
     /// Slot and generation.
