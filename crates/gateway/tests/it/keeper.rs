@@ -230,6 +230,13 @@ async fn calls_go_on_through_kills_of_their_gateway() {
         });
         scene.gateway = Process::start(scene.dir.path(), false).await;
         accepted.push(soon("a new call", new).await.unwrap());
+        // A call of a few milliseconds may be lost; this journal has no other end.
+        let journal = config(scene.dir.path()).journal_file();
+        until("the end of the new call", || {
+            let text = std::fs::read_to_string(&journal).ok()?;
+            text.contains(r#""is":"closed""#).then_some(())
+        })
+        .await;
         talkers.turn_page().await;
         holds(scene.dir.path(), "all calls kept again", |f| f.held >= all).await;
     }
