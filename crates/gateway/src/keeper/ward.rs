@@ -95,7 +95,7 @@ impl<F> Ward<F> {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Wards<F> {
-    wards: BTreeMap<WardId, Ward<F>>,
+    by_id: BTreeMap<WardId, Ward<F>>,
     /// Calls whose descriptors are shared: two descriptors each, in however many wards.
     shared: usize,
     unheld: u64,
@@ -104,14 +104,14 @@ pub(super) struct Wards<F> {
 impl<F> Wards<F> {
     pub(super) fn new() -> Self {
         Self {
-            wards: BTreeMap::new(),
+            by_id: BTreeMap::new(),
             shared: 0,
             unheld: 0,
         }
     }
 
     pub(super) fn get(&self, id: WardId) -> Option<&Ward<F>> {
-        self.wards.get(&id)
+        self.by_id.get(&id)
     }
 
     /// Begins one.
@@ -121,13 +121,13 @@ impl<F> Wards<F> {
         memory: Option<F>,
         listener: Option<F>,
     ) -> Result<(), Fault> {
-        if self.wards.contains_key(&id) {
+        if self.by_id.contains_key(&id) {
             return Err(Fault::Twice);
         }
-        if self.wards.len() >= WARDS_MAX {
+        if self.by_id.len() >= WARDS_MAX {
             return Err(Fault::TooManyWards);
         }
-        self.wards.insert(id, Ward::new(memory, listener));
+        self.by_id.insert(id, Ward::new(memory, listener));
         Ok(())
     }
 
@@ -148,7 +148,7 @@ impl<F> Wards<F> {
         call: CallKey,
     ) -> Result<(), Fault> {
         self.filled(id, call)?;
-        let lender = self.wards.get_mut(&lender).ok_or(Fault::NoWard)?;
+        let lender = self.by_id.get_mut(&lender).ok_or(Fault::NoWard)?;
         let ends = match lender.calls.remove(lent) {
             Some(ends) => {
                 self.shared += 1;
@@ -162,7 +162,7 @@ impl<F> Wards<F> {
 
     /// A ward that has room for a call.
     fn filled(&mut self, id: WardId, call: CallKey) -> Result<&mut Ward<F>, Fault> {
-        let ward = self.wards.get_mut(&id).ok_or(Fault::NoWard)?;
+        let ward = self.by_id.get_mut(&id).ok_or(Fault::NoWard)?;
         if ward.len() >= CALLS_MAX && !ward.has(call) {
             return Err(Fault::TooManyCalls);
         }
@@ -176,13 +176,13 @@ impl<F> Wards<F> {
 
     /// All others, in which descriptors of the calls of this one may be.
     pub(super) fn beside(&self, id: WardId) -> impl Iterator<Item = (WardId, &Ward<F>)> {
-        let others = self.wards.iter().filter(move |(other, _)| **other != id);
+        let others = self.by_id.iter().filter(move |(other, _)| **other != id);
         others.map(|(other, ward)| (*other, ward))
     }
 
     /// Lets go of a call that ended, if it was ever held.
     pub(super) fn release(&mut self, id: WardId, call: CallKey) {
-        if let Some(ward) = self.wards.get_mut(&id) {
+        if let Some(ward) = self.by_id.get_mut(&id) {
             ward.calls.remove(call);
             let ended = ward.shared.remove(&call).and_then(Arc::into_inner);
             self.shared -= usize::from(ended.is_some());
@@ -190,7 +190,7 @@ impl<F> Wards<F> {
     }
 
     fn remove(&mut self, id: WardId) {
-        if let Some(ward) = self.wards.remove(&id) {
+        if let Some(ward) = self.by_id.remove(&id) {
             let ended = ward.shared.into_values().filter_map(Arc::into_inner);
             self.shared -= ended.count();
         }
@@ -198,14 +198,14 @@ impl<F> Wards<F> {
 
     /// Its gateway listens no more.
     pub(super) fn unlisten(&mut self, id: WardId) {
-        if let Some(ward) = self.wards.get_mut(&id) {
+        if let Some(ward) = self.by_id.get_mut(&id) {
             ward.listener = None;
         }
     }
 
     /// From here on this ward counts, and those that it replaces are dropped.
     pub(super) fn own(&mut self, id: WardId, replaces: &[WardId]) -> Result<(), Fault> {
-        let ward = self.wards.get_mut(&id).ok_or(Fault::NoWard)?;
+        let ward = self.by_id.get_mut(&id).ok_or(Fault::NoWard)?;
         ward.state = State::Active;
         for other in replaces.iter().filter(|other| **other != id) {
             self.remove(*other);
@@ -235,7 +235,7 @@ impl<F> Wards<F> {
         if !self.is(id, State::Active) {
             return false;
         }
-        let ward = self.wards.get_mut(&id).expect("it is active");
+        let ward = self.by_id.get_mut(&id).expect("it is active");
         ward.state = State::Orphaned {
             since: now,
             claimed: None,
@@ -246,7 +246,7 @@ impl<F> Wards<F> {
     /// Gives a gateway the orphans that nobody else is taking over.
     pub(super) fn claim(&mut self, by: WardId) -> Vec<WardId> {
         let mut taken = Vec::new();
-        for (id, ward) in &mut self.wards {
+        for (id, ward) in &mut self.by_id {
             if let State::Orphaned { claimed, .. } = &mut ward.state
                 && claimed.is_none_or(|claimed| claimed == by)
             {
@@ -261,13 +261,13 @@ impl<F> Wards<F> {
     pub(super) fn has_unclaimed(&self) -> bool {
         let unclaimed =
             |ward: &Ward<F>| matches!(ward.state, State::Orphaned { claimed: None, .. });
-        self.wards.values().any(unclaimed)
+        self.by_id.values().any(unclaimed)
     }
 
     /// Whether there is any orphan.
     pub(super) fn has_orphans(&self) -> bool {
         let orphaned = |ward: &Ward<F>| matches!(ward.state, State::Orphaned { .. });
-        self.wards.values().any(orphaned)
+        self.by_id.values().any(orphaned)
     }
 
     /// Drops the orphans that nobody took over for [`ORPHAN_MAX`]. Answers how many calls that
@@ -280,7 +280,7 @@ impl<F> Wards<F> {
             } => now.saturating_duration_since(since) >= ORPHAN_MAX,
             _ => false,
         };
-        let over = self.wards.iter().filter(|(_, ward)| is_over(ward));
+        let over = self.by_id.iter().filter(|(_, ward)| is_over(ward));
         let (ids, calls): (Vec<WardId>, Vec<usize>) =
             over.map(|(id, ward)| (*id, ward.len())).unzip();
         for id in ids {
@@ -299,7 +299,7 @@ impl<F> Wards<F> {
             unheld: self.unheld,
             ..Figures::default()
         };
-        for ward in self.wards.values() {
+        for ward in self.by_id.values() {
             let calls = ward.len() as u64;
             match ward.state {
                 State::Filling => {}
@@ -320,12 +320,12 @@ impl<F> Wards<F> {
                 + usize::from(ward.memory.is_some())
                 + usize::from(ward.listener.is_some())
         };
-        self.wards.values().map(count).sum::<usize>() + 2 * self.shared
+        self.by_id.values().map(count).sum::<usize>() + 2 * self.shared
     }
 
     /// It takes nothing over any more.
     fn let_go(&mut self, by: WardId) {
-        for ward in self.wards.values_mut() {
+        for ward in self.by_id.values_mut() {
             if let State::Orphaned { claimed, .. } = &mut ward.state
                 && *claimed == Some(by)
             {
@@ -335,7 +335,7 @@ impl<F> Wards<F> {
     }
 
     fn is(&self, id: WardId, state: State) -> bool {
-        self.wards.get(&id).is_some_and(|ward| ward.state == state)
+        self.by_id.get(&id).is_some_and(|ward| ward.state == state)
     }
 }
 

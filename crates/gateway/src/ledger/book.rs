@@ -301,18 +301,18 @@ impl Book {
     }
 
     /// Inserts a call without a connection whose pin runs out at `expires`.
-    pub(crate) fn insert_pinned(&mut self, call: CallId, mut record: Record, expires: Timestamp) {
-        self.remove(&call);
+    pub(crate) fn insert_pinned(&mut self, call: &CallId, record: &Record, expires: Timestamp) {
+        self.remove(call);
         let (release, worker) = (record.pin.release, &record.pin.worker);
         self.counts_mut(release).pinned += 1;
         let listed = self.table.workers.get(worker);
         let addr = listed.map_or(NOWHERE, |route| route.addr);
         let site = self.shared.site(release, worker, addr);
-        record.expires = Some(expires);
-        let kept = Kept::of(&record, site);
+        let mut kept = Kept::of(record, site);
+        kept.set_expires(Some(expires));
         self.expiries
             .insert((kept.expires().unwrap_or_default(), call.clone()));
-        self.records.get_or_insert(&call, || kept);
+        self.records.get_or_insert(call, || kept);
     }
 
     /// Counts one more connection of a call, at `site`. `fresh` makes the record if there is none.

@@ -85,7 +85,7 @@ impl Ledger {
             let expires = record.expires.map_or(latest, |expires| expires.min(latest));
             if expires > now {
                 record.expires = None;
-                book.insert_pinned(call, record, expires);
+                book.insert_pinned(&call, &record, expires);
             }
         }
         if orphans > 0 {
@@ -117,7 +117,7 @@ impl Ledger {
                 records.push(ended::of_lost(lost, now));
                 if stands_in.contains(&identity.agent) {
                     let expires = now + book.table.stickiness;
-                    book.insert_pinned(identity.call.clone(), pin(lost), expires);
+                    book.insert_pinned(&identity.call, &pin(lost), expires);
                 }
                 if identity.is_override {
                     continue;

@@ -108,7 +108,7 @@ impl Ledger {
             for (call, record) in agent.records {
                 let expires = record.expires.unwrap_or(now + book.table.stickiness);
                 if record.keeps_pin || record.expires.is_none() {
-                    book.insert_pinned(call, record, expires);
+                    book.insert_pinned(&call, &record, expires);
                 }
             }
             for (release, totals) in agent.totals {
