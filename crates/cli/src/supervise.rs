@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::child::{Child, Program, Turn};
 use self::draining::Draining;
@@ -58,7 +57,7 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
     // Before anything is started: from here on no signal ends this without its children.
     let mut wishes = Wishes::listen(home)?;
     wishes.clear()?;
-    raise_descriptor_limit();
+    segue_gateway::descriptors::make_room();
     // Before the gateway: it looks for it when it starts.
     let _keeper = keeper::start(home);
     let config = std::path::absolute(&args.config)?;
@@ -253,15 +252,6 @@ fn taken(home: &Home) -> Trouble {
     let hint = "look at it with `segue status`, end it with `segue stop`, or give this one \
                 another --home";
     Trouble::new(Exit::Failed, message, hint)
-}
-
-/// A call is two descriptors; the usual soft limit of 1024 would be 500 calls.
-fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
 }
 
 /// Says where things are, once they are there.

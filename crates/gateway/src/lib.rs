@@ -9,9 +9,9 @@
 pub mod ledger;
 
 pub mod frames;
-mod slots;
 pub mod relay;
 mod rescue;
+mod slots;
 
 pub mod health;
 pub mod tables;
@@ -30,16 +30,17 @@ mod batches;
 pub mod call_log;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 mod files;
 pub mod journal;
 mod quiet;
 mod shelves;
 mod stop;
 
-mod offer;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod offer;
 
 mod run;
 mod setup;

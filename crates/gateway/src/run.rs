@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::call_log::CallLog;
 use crate::clock;
 use crate::config::Config;
+use crate::descriptors;
 use crate::front::Front;
 use crate::handoff::{Giving, HandoffError, Taking};
 use crate::health::Health;
@@ -23,7 +24,7 @@ use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::relay::Relay;
 use crate::report::{Life, Reporter};
-use crate::setup::{Doorplate, Hands, make_directories, raise_descriptor_limit, state_error};
+use crate::setup::{Doorplate, Hands, make_directories, state_error};
 use crate::stop::Stoppable;
 use crate::tables::TableFile;
 use crate::tls::{Tls, TlsError};
@@ -80,7 +81,7 @@ pub enum RunError {
 ///
 /// A [`RunError`], before any call was taken.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    raise_descriptor_limit();
+    descriptors::make_room();
     make_directories(&config)?;
     // Everything that can fail comes before calls are taken over: an error behind that would end
     // them.

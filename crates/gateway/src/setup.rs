@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use segue_core::names::GatewayId;
 use segue_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -366,17 +365,5 @@ pub(crate) fn state_error(path: &Path, source: io::Error) -> RunError {
     RunError::State {
         path: path.to_owned(),
         source,
-    }
-}
-
-/// Each call holds two descriptors; the usual soft limit is 1024.
-pub(crate) fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit on descriptors stays as it is");
     }
 }

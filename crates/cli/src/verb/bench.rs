@@ -16,6 +16,7 @@ use crate::output;
 pub(crate) fn part(args: &BenchPartArgs) -> anyhow::Result<Exit> {
     let spec = serde_json::from_str(&args.spec).context("that is no part of a bench")?;
     segue_bench::run_part(spec, |socket| {
+        segue_gateway::descriptors::make_room();
         let _keeper = segue_gateway::keeper::Keeper::start(socket)?;
         loop {
             std::thread::park();

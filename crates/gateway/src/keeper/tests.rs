@@ -152,7 +152,9 @@ fn calls_beyond_the_descriptors_go_on_unheld() {
     gateway.say(&ToKeeper::Release(vec![key(0)])).unwrap();
     let (_, caller, worker) = &calls[4];
     let one = (key(4), [caller.1.as_fd(), worker.1.as_fd()]);
-    gateway.hold_all(std::iter::once(one), &mut Duration::from_secs(1)).unwrap();
+    gateway
+        .hold_all(std::iter::once(one), &mut Duration::from_secs(1))
+        .unwrap();
     until(&place, |figures| (figures.held, figures.unheld) == (3, 2));
 }
 

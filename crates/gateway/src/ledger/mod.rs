@@ -35,9 +35,9 @@ mod ended;
 mod identity;
 mod journaled;
 mod moved;
-mod sealed;
 mod policy;
 mod rescued;
+mod sealed;
 mod ticket;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,11 @@ pub(crate) mod controller;
 pub(crate) mod fleet;
 pub(crate) mod gateway;
 pub(crate) mod rig;
-#[allow(unreachable_pub, dead_code, reason = "a part of the crate itself, read here a second time")]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "a part of the crate itself, read here a second time"
+)]
 #[path = "../../../src/fuzz/strict.rs"]
 pub(crate) mod strict;
 pub(crate) mod strict_worker;
