@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// and far more than a thread switch takes.
 const REST: Duration = Duration::from_millis(2);
 
+/// How much less of a busy processor the reader gets than those who relay: a third of a share.
+const NICE: i32 = 5;
+
 /// The way in. The reader ends when the last clone is dropped and everything is read.
 #[derive(Debug)]
 pub(crate) struct Sender<T>(Arc<Queue<T>>);
@@ -45,6 +48,13 @@ struct Inner<T> {
     idle: bool,
     /// So many senders wait for room.
     crowd: usize,
+}
+
+/// For a reader's thread: lines can wait, frames cannot.
+pub(crate) fn stand_back() {
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "a writer takes its turns like any other thread");
+    }
 }
 
 /// A queue of at most so many items.

@@ -174,7 +174,10 @@ impl CallLog {
         let (queue, items) = batches::queue(QUEUE_LINES_MAX);
         std::thread::Builder::new()
             .name("call-log".to_owned())
-            .spawn(move || write_all(file, items))?;
+            .spawn(move || {
+                batches::stand_back();
+                write_all(file, items);
+            })?;
         Ok(Self {
             queue,
             lost: Arc::default(),

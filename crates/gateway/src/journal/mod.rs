@@ -5,7 +5,7 @@
 //! keeps what a killed process wrote, and a machine that loses power has no calls left to count.
 //! Lines are queued under the ledger's lock, so they are in the order of what they tell, and
 //! written by a thread, so that no call waits for the disk, and a few milliseconds of them at once
-//! (see [`batches`](crate::batches)): so much of what is told a kill may take along.
+//! (see `batches.rs`): so much of what is told a kill may take along.
 //!
 //! When the file has grown too long, a write failed, or the disk was too slow for what was told, the
 //! ledger says everything again and the file is replaced. So a full disk costs what is told while it
@@ -139,6 +139,7 @@ impl Journal {
         std::thread::Builder::new()
             .name("call-journal".to_owned())
             .spawn(move || {
+                batches::stand_back();
                 writer.replace(&lines);
                 drop(lines);
                 writer.write_all(items);

@@ -3,7 +3,7 @@
 //! A gateway that is killed, panics or runs out of memory takes its sockets with it, unless
 //! somebody else holds them too. The keeper does: a thread of `segue serve` that holds duplicates
 //! of the listener, of both sockets of every live plain call, and of the memory that says how far
-//! each call is (the [slots](crate::slots)). The next gateway takes all of it and relays on; the
+//! each call is (the slots). The next gateway takes all of it and relays on; the
 //! kernel has kept what was said meanwhile, and callers who came in wait to be accepted.
 //!
 //! Being kept is a service and no condition: no call ever waits for the keeper. Without one calls

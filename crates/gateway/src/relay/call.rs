@@ -205,6 +205,8 @@ impl LiveCall {
             tls: None,
             lifeline: None,
         };
+        // A byte that is sent as urgent is relayed in its turn, like any other: out of turn the
+        // kernel would keep one such byte, throw others away, and count what nobody read.
         sockopt::set_socket_oobinline(&call.worker, true)?;
         for (side, early) in [(Side::Caller, early_up), (Side::Worker, early_down)] {
             call.count(side, &early);
@@ -261,19 +263,7 @@ impl LiveCall {
         if let Some(line) = &call.lifeline {
             call.ticket.counters().set_rescued(line.rescued());
         }
-        if let Err(error) = call.hear_urgent_bytes() {
-            tracing::debug!(%error, "a socket of a call that moved is gone already");
-        }
         Some(call)
-    }
-
-    /// A byte that is sent as urgent is relayed in its turn, like any other: out of turn the kernel
-    /// would keep one such byte, throw others away, and count what nobody read.
-    pub(super) fn hear_urgent_bytes(&self) -> io::Result<()> {
-        for socket in [&self.caller, &self.worker] {
-            sockopt::set_socket_oobinline(socket, true)?;
-        }
-        Ok(())
     }
 
     /// What another process needs to go on with this call, beside its two sockets.

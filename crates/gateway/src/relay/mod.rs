@@ -4,7 +4,7 @@
 //! and a few hundred bytes; a flowing one costs one read and one write for each frame and no
 //! allocation. Only under backpressure a call has a buffer of its own, about one read long, and its
 //! source is not read until that is written; one that may outlive its worker also holds a message
-//! back until it is whole. What is known of a call lies in a [slot](crate::slots), where it outlives
+//! back until it is whole. What is known of a call lies in a slot, where it outlives
 //! this process. TLS calls are relayed by the same loop, but their keys, and so they, end with the
 //! process.
 

@@ -33,6 +33,9 @@ use super::{Keep, Rescuers};
 /// Events taken from the kernel at once: bounds how long one batch keeps commands waiting.
 const EVENTS_MAX: usize = 256;
 
+/// Commands done at once: bounds how long calls that come by the hundred keep frames waiting.
+const COMMANDS_MAX: usize = 64;
+
 /// How long the last bytes of a call that is over may take to be read by a slow peer.
 pub(super) const ENDING: Duration = Duration::from_secs(10);
 
@@ -165,7 +168,10 @@ impl Shard {
     /// False: stop.
     fn on_commands(&mut self) -> bool {
         self.wake.reset();
-        while let Ok(command) = self.commands.try_recv() {
+        for _ in 0..COMMANDS_MAX {
+            let Ok(command) = self.commands.try_recv() else {
+                return true;
+            };
             match command {
                 Command::Adopt(call) => self.adopt(*call),
                 Command::EndMarked => self.end_marked(),
@@ -186,6 +192,8 @@ impl Shard {
                 Command::Stop => return false,
             }
         }
+        // There may be more, behind the frames that came meanwhile.
+        self.wake.wake();
         true
     }
 
