@@ -26,7 +26,7 @@ use crate::exit::{Exit, Trouble};
 use crate::home::Home;
 
 /// What a call leaves behind is small and lies between buffers that are gone: with the C library's
-/// allocator the holes took more memory than the calls, and an eighth of the work of each.
+/// allocator the holes took more memory than the calls.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
