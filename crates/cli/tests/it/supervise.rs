@@ -201,7 +201,8 @@ async fn an_edited_configuration_is_not_in_use_until_everything_was_stopped() {
     assert!(!site.said().contains(words), "{}", site.said());
     std::fs::write(&file, config.replace("workers = 2", "workers = 1")).unwrap();
     site.serve().await;
-    site.until("it says so", || site.said().contains(words)).await;
+    site.until("it says so", || site.said().contains(words))
+        .await;
     site.ok(&["stop"]);
     site.serve().await;
     assert_eq!(site.said().matches(words).count(), 1, "{}", site.said());
