@@ -196,7 +196,8 @@ impl Drive {
             Order::Quiet => self.quiet()?,
             Order::Rate { concurrency } => self.rate = Some(Rate::new(concurrency)),
             Order::Slow { connections } => {
-                self.slow = Slow::open(self.target, connections, self.clock.now())?;
+                let now = self.clock.now();
+                self.slow.replace(self.target, connections, now)?;
             }
             Order::Probe { seconds_max } => return self.probe(seconds_max),
         }

@@ -18,19 +18,27 @@ pub(super) struct Slow {
 }
 
 impl Slow {
-    pub(super) fn open(target: SocketAddr, connections: usize, now: u64) -> io::Result<Self> {
-        let open = |_| {
+    /// Another crowd, or none, in the place of this one.
+    pub(super) fn replace(
+        &mut self,
+        target: SocketAddr,
+        connections: usize,
+        now: u64,
+    ) -> io::Result<()> {
+        self.sockets.clear();
+        self.open(target, connections)?;
+        self.due = now + EVERY_NS;
+        Ok(())
+    }
+
+    fn open(&mut self, target: SocketAddr, connections: usize) -> io::Result<()> {
+        for _ in 0..connections {
             let mut socket = TcpStream::connect(target)?;
             socket.write_all(b"GET /call HTTP/1.1\r\nHost: ben")?;
             socket.set_nonblocking(true)?;
-            Ok(socket)
-        };
-        let sockets: io::Result<Vec<TcpStream>> = (0..connections).map(open).collect();
-        Ok(Self {
-            sockets: sockets?,
-            due: now + EVERY_NS,
-            cut: 0,
-        })
+            self.sockets.push(socket);
+        }
+        Ok(())
     }
 
     pub(super) fn cut(&self) -> u64 {
@@ -55,8 +63,7 @@ impl Drive {
                 open && socket.write_all(b"c").is_ok()
             });
             let gone = wanted - self.slow.sockets.len();
-            let again = Slow::open(self.target, gone, now)?;
-            self.slow.sockets.extend(again.sockets);
+            self.slow.open(self.target, gone)?;
             self.slow.cut += gone as u64;
             self.slow.due = now + EVERY_NS;
         }

@@ -48,7 +48,7 @@ pub(crate) struct BenchArgs {
     /// Measure the gateway of another build of Segue
     #[arg(long, hide = true, value_name = "PROGRAM")]
     pub(crate) gateway: Option<PathBuf>,
-    /// Length of the window with slow connections, however short that is
+    /// Seconds with slow connections in all, however few that is
     #[arg(long, hide = true, value_name = "SECONDS")]
     pub(crate) slow_seconds: Option<u32>,
     /// Have the bare relay damage what it relays; the bench must notice
