@@ -170,7 +170,7 @@ impl CallLog {
     ///
     /// When the file cannot be opened or the writer not started.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = LogFile::open(path)?;
+        let file = LogFile::open(path, FILE_BYTES_MAX)?;
         let (queue, items) = batches::queue(QUEUE_LINES_MAX);
         std::thread::Builder::new()
             .name("call-log".to_owned())
@@ -228,17 +228,23 @@ fn write_all(mut file: LogFile, mut items: Receiver<Item>) {
     }
 }
 
+/// A file that is put aside once it is longer than `bytes_max`.
 struct LogFile {
     path: PathBuf,
     file: File,
+    bytes_max: u64,
 }
 
 impl LogFile {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, bytes_max: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.append(true).create(true).mode(0o600).open(path)?;
         let path = path.to_owned();
-        Ok(Self { path, file })
+        Ok(Self {
+            path,
+            file,
+            bytes_max,
+        })
     }
 
     fn write(&mut self, lines: &mut Vec<u8>) {
@@ -253,13 +259,50 @@ impl LogFile {
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let ours = self.file.metadata()?;
-        if ours.len() > FILE_BYTES_MAX {
+        if ours.len() > self.bytes_max {
             // During a handoff another process may have put it aside already.
             if std::fs::metadata(&self.path).is_ok_and(|there| there.ino() == ours.ino()) {
                 std::fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
             }
-            *self = Self::open(&self.path)?;
+            *self = Self::open(&self.path, self.bytes_max)?;
         }
         self.file.write_all(lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_file_is_put_aside_once_by_whoever_comes_first() {
+        const LINE: &[u8] = b"0123456789\n";
+        let name = format!("segue-call-log-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("calls.jsonl");
+        let aside = dir.join("calls.jsonl.1");
+        let lines = |path: &Path| std::fs::read(path).unwrap().len() / LINE.len();
+        // As two gateways have it during a handoff: each notices by itself that it was put aside.
+        let open = || LogFile::open(&path, 3 * LINE.len() as u64).unwrap();
+        let (mut giver, mut taker) = (open(), open());
+        let write = |file: &mut LogFile| file.write(&mut LINE.to_vec());
+        for _ in 0..2 {
+            write(&mut giver);
+            write(&mut taker);
+        }
+        assert!(!aside.exists());
+        write(&mut giver);
+        assert_eq!((lines(&aside), lines(&path)), (4, 1));
+        write(&mut taker);
+        assert_eq!((lines(&aside), lines(&path)), (4, 2));
+        // One is kept.
+        for _ in 0..3 {
+            write(&mut taker);
+        }
+        assert_eq!((lines(&aside), lines(&path)), (4, 1));
+        write(&mut giver);
+        assert_eq!((lines(&aside), lines(&path)), (4, 2));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

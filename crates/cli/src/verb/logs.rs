@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,12 +30,7 @@ pub(crate) async fn run(home: &Home, args: &LogsArgs) -> anyhow::Result<Exit> {
     let prefixed = files.len() > 1;
     let mut followed = Vec::new();
     for (name, path) in files {
-        let mut tail = Tail {
-            name,
-            path,
-            at: 0,
-            rest: String::new(),
-        };
+        let mut tail = Tail::new(name, path);
         let lines = tail.last_lines(args.lines)?;
         tail.print(&lines, prefixed);
         followed.push(tail);
@@ -186,16 +182,30 @@ fn entries(directory: &Path) -> impl Iterator<Item = (String, PathBuf)> + use<> 
 struct Tail {
     name: String,
     path: PathBuf,
-    at: u64,
+    /// What was found there. It may have been put aside since, and somebody still writes to it.
+    file: Option<File>,
     /// A line whose end is not written yet.
     rest: String,
 }
 
 impl Tail {
+    fn new(name: String, path: PathBuf) -> Self {
+        Self {
+            name,
+            path,
+            file: None,
+            rest: String::new(),
+        }
+    }
+
     fn last_lines(&mut self, count: usize) -> anyhow::Result<Vec<String>> {
-        let length = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
-        self.at = length.saturating_sub(TAIL_BYTES_MAX);
-        let cut = self.at > 0;
+        let mut cut = false;
+        if let Ok(mut file) = File::open(&self.path) {
+            let begin = file.metadata()?.len().saturating_sub(TAIL_BYTES_MAX);
+            cut = begin > 0;
+            file.seek(SeekFrom::Start(begin))?;
+            self.file = Some(file);
+        }
         let mut lines = self.new_lines()?;
         if cut && !lines.is_empty() {
             lines.remove(0);
@@ -203,20 +213,43 @@ impl Tail {
         Ok(lines.split_off(lines.len().saturating_sub(count)))
     }
 
-    /// Whole lines written since the last look. A file that is not there yet has none.
+    /// Whole lines written since the last look. A file that is not there yet has none; of one that
+    /// was put aside the last ones come first, then those of the one in its place.
     fn new_lines(&mut self) -> anyhow::Result<Vec<String>> {
-        let Ok(mut file) = File::open(&self.path) else {
-            return Ok(Vec::new());
+        // Looked for first, so that what is written meanwhile to the old one is still read.
+        let there = File::open(&self.path).ok();
+        let mut lines = match &mut self.file {
+            Some(file) => {
+                if file.metadata()?.len() < file.stream_position()? {
+                    file.rewind()?;
+                }
+                self.whole_lines()?
+            }
+            None => Vec::new(),
         };
-        if file.metadata()?.len() < self.at {
-            self.at = 0;
+        if let Some(there) = there
+            && !self.is_open(&there)?
+        {
+            self.file = Some(there);
+            lines.extend(self.whole_lines()?);
         }
-        file.seek(SeekFrom::Start(self.at))?;
+        Ok(lines)
+    }
+
+    fn is_open(&self, there: &File) -> anyhow::Result<bool> {
+        let Some(file) = &self.file else {
+            return Ok(false);
+        };
+        let (open, there) = (file.metadata()?, there.metadata()?);
+        Ok((open.dev(), open.ino()) == (there.dev(), there.ino()))
+    }
+
+    fn whole_lines(&mut self) -> anyhow::Result<Vec<String>> {
         let mut bytes = Vec::new();
-        let read = file
-            .read_to_end(&mut bytes)
-            .with_context(|| unreadable(&self.path))?;
-        self.at += read as u64;
+        if let Some(file) = &mut self.file {
+            file.read_to_end(&mut bytes)
+                .with_context(|| unreadable(&self.path))?;
+        }
         self.rest.push_str(&String::from_utf8_lossy(&bytes));
         let Some(end) = self.rest.rfind('\n') else {
             return Ok(Vec::new());
@@ -239,4 +272,38 @@ impl Tail {
 
 fn unreadable(path: &Path) -> String {
     format!("{} cannot be read", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_followed_file_may_be_put_aside() {
+        let dir = std::env::temp_dir().join(format!("segue-logs-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("calls.jsonl");
+        let open = || {
+            let mut options = File::options();
+            options.append(true).create(true).open(&path).unwrap()
+        };
+        let mut tail = Tail::new("calls".to_owned(), path.clone());
+        assert!(tail.last_lines(2).unwrap().is_empty(), "not there yet");
+        let mut before = open();
+        before.write_all(b"1\n2\n3").unwrap();
+        assert_eq!(tail.new_lines().unwrap(), ["1", "2"]);
+        std::fs::rename(&path, dir.join("calls.jsonl.1")).unwrap();
+        before.write_all(b"\n4\n").unwrap();
+        // Longer than the one before.
+        open().write_all(b"5\n6\n7\n8\n9\n10\n11").unwrap();
+        let seen = tail.new_lines().unwrap();
+        assert_eq!(seen, ["3", "4", "5", "6", "7", "8", "9", "10"]);
+        open().write_all(b"\n").unwrap();
+        assert_eq!(tail.new_lines().unwrap(), ["11"]);
+        let last = Tail::new("calls".to_owned(), path).last_lines(2).unwrap();
+        assert_eq!(last, ["10", "11"]);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }
