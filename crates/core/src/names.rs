@@ -116,6 +116,14 @@ name! {
     GatewayId, "gateway id", NAME_BYTES_MAX
 }
 name! {
+    /// Where agents run, for example `production`: what is signed for one is nothing in another.
+    Environment, "environment name", NAME_BYTES_MAX
+}
+name! {
+    /// One token of a worker, the `jti` of its claims.
+    TokenId, "token id", NAME_BYTES_MAX
+}
+name! {
     /// One conversation.
     CallId, "call id", CALL_ID_BYTES_MAX
 }

@@ -1,0 +1,595 @@
+//! The gate: lets workers in by the manifest.
+//!
+//! - What is older than anything seen is refused; the highest version is on disk *before* it is acted
+//!   on, so that a killed gate does not take an old manifest for a new one.
+//! - A release that falls out of the manifest drains: its workers take no new call and keep those that
+//!   they have. Whoever was let in once is known by the id of its token, and is let in again to end
+//!   its calls, also after its token has ended.
+//! - A manifest that has ended changes nothing for those who are in, for a grace; nobody new is let
+//!   in. After the grace nobody takes new calls. No call is ever ended for it.
+//!
+//! It is one value without a lock; whoever shares it brings one. Nothing but
+//! [`Gate::offer_manifest`], [`Gate::offer_keys`] and [`Gate::save`] waits for a disk.
+
+use std::collections::BTreeMap;
+
+use segue_core::names::{AgentName, Environment, Label, ReleaseId, TokenId, WorkerId};
+use segue_core::time::{Millis, Timestamp};
+
+use crate::claims::{self, LEEWAY};
+use crate::jws;
+use crate::key::KeyId;
+use crate::keyset::{KeySet, Role, Trusted};
+use crate::manifest::{self, Admitted, Manifest, ReleaseState, fingerprint};
+use crate::proof::Nonces;
+use crate::reject::Reject;
+use crate::store::{FORMAT, Kept, Store};
+use crate::token::{self, WorkerClaims};
+
+/// How long an ended manifest goes on for those who are in, unless it is said otherwise: whoever
+/// signs may be away for a day.
+pub const GRACE: Millis = Millis::from_secs(86_400);
+
+/// How long the id of a token is known after it has ended: longer than any call.
+pub const KNOWN_LASTS: Millis = Millis::from_secs(2 * 86_400);
+
+/// Ids of tokens that are known at once, 5 MB on disk. Each was signed by somebody who may.
+pub const KNOWN_MAX: usize = 50_000;
+
+/// What a gate is told once.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it stands.
+    pub env: Environment,
+    /// How long an ended manifest goes on for those who are in.
+    pub grace: Millis,
+    /// Whether a token without a key is enough.
+    pub bearers: bool,
+    /// 32 random bytes, other ones each time: they seal what it asks workers to sign.
+    pub secret: [u8; 32],
+}
+
+impl Settings {
+    /// For workers that keep one token for as long as they run.
+    pub fn new(env: Environment, secret: [u8; 32]) -> Self {
+        Self {
+            env,
+            grace: GRACE,
+            bearers: true,
+            secret,
+        }
+    }
+}
+
+/// A manifest that is in force now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its version.
+    pub ver: u64,
+    /// Until when it is fresh.
+    pub until: Timestamp,
+    /// Whether versions in between were never seen, so that its history is not proven.
+    pub gap: bool,
+    /// What is different; nothing if it was in force before.
+    pub changes: Vec<Change>,
+}
+
+/// What a manifest changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A release came in, or has another state.
+    Is(Admitted),
+    /// A release fell out: it drains.
+    FellOut {
+        /// Whose.
+        agent: AgentName,
+        /// Its label.
+        version: Label,
+        /// Its identity.
+        digest: ReleaseId,
+    },
+}
+
+/// A worker that is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Whose.
+    pub agent: AgentName,
+    /// Label of its release.
+    pub version: Label,
+    /// Identity of its release.
+    pub digest: ReleaseId,
+    /// Which, if its token says.
+    pub worker: Option<WorkerId>,
+    /// The id of its token.
+    pub token: TokenId,
+    /// When its token ends. A worker that stays connected is not sent away then.
+    pub expires: Timestamp,
+    /// What it may do, at this moment: ask [`Gate::standing`] before each call.
+    pub state: Standing,
+}
+
+/// What a member may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Take new calls.
+    Serving(ReleaseState),
+    /// End those that it has.
+    Draining(Why),
+}
+
+impl Standing {
+    /// Whether it may be given a new call.
+    pub fn takes_calls(self) -> bool {
+        matches!(self, Self::Serving(_))
+    }
+}
+
+/// Why a member takes no new call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The manifest says that its release drains.
+    Told,
+    /// Its release is not in the manifest any more.
+    FellOut,
+    /// Its token was taken back while it was in.
+    Revoked,
+    /// Its token has ended, and it came again.
+    Expired,
+    /// The manifest has ended, and its grace too.
+    Stale,
+}
+
+impl Why {
+    /// One word for machines.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Told => "told",
+            Self::FellOut => "fell-out",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// How fresh the manifest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// It holds for everybody.
+    Fresh {
+        /// Until then.
+        until: Timestamp,
+    },
+    /// It has ended; it goes on for those who are in.
+    Grace {
+        /// Until then.
+        until: Timestamp,
+    },
+    /// It is over, or there is none.
+    Over,
+}
+
+/// A manifest in force.
+struct Held {
+    manifest: Manifest,
+    signed: String,
+    signer: KeyId,
+    fresh_until: Timestamp,
+}
+
+/// Lets workers in.
+pub struct Gate {
+    settings: Settings,
+    keys: Trusted,
+    /// The highest version that was acted on.
+    ver: u64,
+    held: Option<Held>,
+    known: BTreeMap<TokenId, Timestamp>,
+    nonces: Nonces,
+    store: Box<dyn Store>,
+    /// Whether `known` has something that is not stored.
+    unsaved: bool,
+}
+
+impl Gate {
+    /// Opens with what was stored, or for the first time: then the first set of the chain is
+    /// believed.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read or written, is of another environment, or the chain does not
+    /// follow what is stored. Opening without a memory would let old manifests in.
+    pub fn open(
+        settings: Settings,
+        chain: &str,
+        store: Box<dyn Store>,
+        now: Timestamp,
+    ) -> Result<Self, Reject> {
+        let kept = store.load().map_err(Reject::Store)?;
+        let keys = match &kept {
+            Some(kept) => Trusted::again(&kept.keys)?,
+            None => Trusted::first(chain, now)?,
+        };
+        if keys.set.env != settings.env {
+            return Err(Reject::Environment {
+                found: keys.set.env.to_string(),
+                expected: settings.env.to_string(),
+            });
+        }
+        let mut gate = Self {
+            nonces: Nonces::new(&settings.secret),
+            settings,
+            keys,
+            ver: 0,
+            held: None,
+            known: BTreeMap::new(),
+            store,
+            unsaved: false,
+        };
+        match kept {
+            Some(kept) => {
+                gate.ver = kept.ver;
+                gate.known = kept.known.into_iter().collect();
+                if let Some(signed) = kept.manifest {
+                    let (manifest, signer) = stored(&signed)?;
+                    gate.held = Some(Held {
+                        manifest,
+                        signed,
+                        signer,
+                        fresh_until: kept.fresh_until,
+                    });
+                }
+                gate.offer_keys(chain, now)?;
+            }
+            None => gate.store.save(&gate.kept()).map_err(Reject::Store)?,
+        }
+        Ok(gate)
+    }
+
+    /// Follows a chain of key sets; answers the number of the one in force.
+    ///
+    /// If the key that signed the manifest is out, the manifest ends now; its grace begins. If the
+    /// new set says from which number manifests go on, they do.
+    ///
+    /// # Errors
+    ///
+    /// When one does not follow the one before. The one in force stays.
+    pub fn offer_keys(&mut self, chain: &str, now: Timestamp) -> Result<u64, Reject> {
+        let keys = self.keys.follow(chain, now)?;
+        let number = keys.set.set;
+        if number == self.keys.set.set {
+            return Ok(number);
+        }
+        let (mut kept, mut until) = (self.kept(), None);
+        kept.keys.clone_from(&keys.line);
+        if let Some(held) = &self.held
+            && keys.set.key(Role::Manifest, &held.signer).is_err()
+        {
+            kept.fresh_until = held.fresh_until.min(now - LEEWAY);
+            kept.ver = keys.set.floor.unwrap_or(kept.ver);
+            until = Some(kept.fresh_until);
+        }
+        self.store.save(&kept).map_err(Reject::Store)?;
+        self.unsaved = false;
+        self.keys = keys;
+        self.ver = kept.ver;
+        if let (Some(held), Some(until)) = (&mut self.held, until) {
+            held.fresh_until = until;
+        }
+        Ok(number)
+    }
+
+    /// Takes a manifest, if it is newer than every one before. It is stored when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When it is not believed. The one in force stays.
+    pub fn offer_manifest(&mut self, signed: &str, now: Timestamp) -> Result<Accepted, Reject> {
+        let signed = signed.trim_ascii();
+        self.keys.lasting(now)?;
+        let (manifest, signer) = believed(&self.keys.set, signed, now)?;
+        let offered = manifest.ver;
+        if offered < self.ver {
+            let held = self.ver;
+            return Err(Reject::Rollback { offered, held });
+        }
+        // The highest one, unless its signer is out: that tells no history to follow.
+        let may_sign = |held: &&Held| self.keys.set.key(Role::Manifest, &held.signer).is_ok();
+        let held = (self.held.as_ref()).filter(|held| held.manifest.ver == self.ver);
+        let held = held.filter(may_sign);
+        if let Some(held) = held.filter(|held| held.manifest.ver == offered) {
+            if held.signed != signed {
+                return Err(Reject::Equivocation(offered));
+            }
+            return Ok(Accepted {
+                ver: offered,
+                until: held.fresh_until,
+                gap: false,
+                changes: Vec::new(),
+            });
+        }
+        let follows = held.is_some_and(|held| held.manifest.ver + 1 == offered);
+        if let Some(held) = held.filter(|_| follows)
+            && manifest.prev.as_deref() != Some(&fingerprint(&held.signed))
+        {
+            return Err(Reject::Fork(offered));
+        }
+        let until = manifest.exp.at();
+        let kept = Kept {
+            ver: offered,
+            manifest: Some(signed.to_owned()),
+            fresh_until: until,
+            ..self.kept()
+        };
+        self.store.save(&kept).map_err(Reject::Store)?;
+        let accepted = Accepted {
+            ver: offered,
+            until,
+            gap: self.held.is_some() && !follows,
+            changes: changes(self.held.as_ref().map(|held| &held.manifest), &manifest),
+        };
+        self.unsaved = false;
+        self.ver = offered;
+        self.held = Some(Held {
+            manifest,
+            signed: signed.to_owned(),
+            signer,
+            fresh_until: until,
+        });
+        Ok(accepted)
+    }
+
+    /// Lets in a worker that shows a token and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When the token is not believed, its release is not admitted, or it needs a proof.
+    pub fn admit(&mut self, token: &str, now: Timestamp) -> Result<Member, Reject> {
+        let claims = self.read(token, now)?;
+        if claims.cnf.is_some() {
+            return Err(Reject::ProofMissing);
+        }
+        if !self.settings.bearers {
+            return Err(Reject::Unbound);
+        }
+        self.let_in(claims, now)
+    }
+
+    /// What the next worker is to sign, of 16 random bytes.
+    pub fn ask(&self, chance: [u8; 16], now: Timestamp) -> String {
+        self.nonces.ask(chance, now)
+    }
+
+    /// Lets in a worker that shows a token and the proof that it is its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gate::admit`]; and when the proof is of something else, or was shown before.
+    pub fn admit_proven(
+        &mut self,
+        token: &str,
+        proof: &str,
+        now: Timestamp,
+    ) -> Result<Member, Reject> {
+        let claims = self.read(token, now)?;
+        let key = claims.cnf.ok_or(Reject::Unbound)?.jwk;
+        let env = &self.settings.env;
+        self.nonces.take(env, token, proof, &key, now)?;
+        self.let_in(claims, now)
+    }
+
+    /// What a member may do now. Manifests change and end.
+    pub fn standing(&self, member: &Member, now: Timestamp) -> Standing {
+        match member.state {
+            // A member that came with an ended token stays what it is.
+            Standing::Draining(Why::Expired) => member.state,
+            _ => self.stands(
+                (&member.agent, &member.version, member.digest),
+                (&member.token, member.worker.as_ref()),
+                now,
+            ),
+        }
+    }
+
+    /// How fresh the manifest is.
+    pub fn freshness(&self, now: Timestamp) -> Freshness {
+        let Some(held) = &self.held else {
+            return Freshness::Over;
+        };
+        let until = held.fresh_until + LEEWAY;
+        let last = until + self.settings.grace;
+        if now < until && self.keys.lasting(now).is_ok() {
+            Freshness::Fresh { until }
+        } else if now < last {
+            Freshness::Grace { until: last }
+        } else {
+            Freshness::Over
+        }
+    }
+
+    /// When time alone changes what members may do.
+    pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.freshness(now) {
+            Freshness::Fresh { until } | Freshness::Grace { until } => Some(until),
+            Freshness::Over => None,
+        }
+    }
+
+    /// The manifest in force.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.held.as_ref().map(|held| &held.manifest)
+    }
+
+    /// The key set in force.
+    pub fn keys(&self) -> &KeySet {
+        &self.keys.set
+    }
+
+    /// Stores who was let in since the last time. Call it now and then: what it has not stored when
+    /// it is killed counts as new, which matters only while the manifest is not fresh.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be stored; it is tried again at the next call.
+    pub fn save(&mut self, now: Timestamp) -> Result<(), Reject> {
+        if !self.unsaved {
+            return Ok(());
+        }
+        self.known.retain(|_, until| *until > now);
+        self.store.save(&self.kept()).map_err(Reject::Store)?;
+        self.unsaved = false;
+        Ok(())
+    }
+
+    /// A token whose signature, place and length hold. That it ended is for later.
+    fn read(&self, token: &str, now: Timestamp) -> Result<WorkerClaims, Reject> {
+        let read = jws::read(token::KIND, token)?;
+        let key = self.keys.set.key(Role::Worker, &read.kid)?;
+        let claims: WorkerClaims = read.claims(key)?;
+        let set = &self.keys.set;
+        claims::ours((&claims.iss, &claims.aud), (&set.iss, &set.env))?;
+        claims::length(claims.iat, claims.exp, claims.lasts_max())?;
+        claims::made(claims.iat, now)?;
+        claims::begun(claims.nbf, now)?;
+        Ok(claims)
+    }
+
+    fn let_in(&mut self, claims: WorkerClaims, now: Timestamp) -> Result<Member, Reject> {
+        let is_known = self
+            .known
+            .get(&claims.jti)
+            .is_some_and(|until| *until > now);
+        let manifest = self.manifest().ok_or(Reject::NoManifest)?;
+        if let Some(revoked) = manifest.revokes(&claims.jti, claims.sub.as_ref()) {
+            return Err(Reject::Revoked(match revoked {
+                manifest::Revoked::Jti(id) => format!("token {id}"),
+                manifest::Revoked::Worker(id) => format!("worker {id}"),
+            }));
+        }
+        let mut state = self.stands(
+            (&claims.agent, &claims.version, claims.digest),
+            (&claims.jti, claims.sub.as_ref()),
+            now,
+        );
+        let expired = claims::lasting(claims.exp, now);
+        match (is_known, expired, state) {
+            (false, Err(expired), _) => return Err(expired),
+            (true, Err(_), _) => state = Standing::Draining(Why::Expired),
+            (false, Ok(()), Standing::Draining(Why::FellOut)) => {
+                return Err(Reject::NotAdmitted {
+                    agent: claims.agent,
+                    version: claims.version,
+                    digest: claims.digest,
+                });
+            }
+            (false, Ok(()), _) => {
+                self.keys.lasting(now)?;
+                if !matches!(self.freshness(now), Freshness::Fresh { .. }) {
+                    let ended = self.held.as_ref().map_or(now, |held| held.fresh_until);
+                    let ago = now.since(ended);
+                    return Err(Reject::Frozen { ago });
+                }
+            }
+            (true, Ok(()), _) => {}
+        }
+        if !is_known {
+            self.remember(claims.jti.clone(), claims.exp.at() + KNOWN_LASTS);
+        }
+        Ok(Member {
+            agent: claims.agent,
+            version: claims.version,
+            digest: claims.digest,
+            worker: claims.sub,
+            token: claims.jti,
+            expires: claims.exp.at(),
+            state,
+        })
+    }
+
+    fn stands(
+        &self,
+        (agent, version, digest): (&AgentName, &Label, ReleaseId),
+        (token, worker): (&TokenId, Option<&WorkerId>),
+        now: Timestamp,
+    ) -> Standing {
+        let Some(manifest) = self.manifest() else {
+            return Standing::Draining(Why::Stale);
+        };
+        if manifest.revokes(token, worker).is_some() {
+            return Standing::Draining(Why::Revoked);
+        }
+        match manifest.admits(agent, version, digest) {
+            None => Standing::Draining(Why::FellOut),
+            Some(release) if release.state == ReleaseState::Draining => {
+                Standing::Draining(Why::Told)
+            }
+            Some(_) if self.freshness(now) == Freshness::Over => Standing::Draining(Why::Stale),
+            Some(release) => Standing::Serving(release.state),
+        }
+    }
+
+    /// Full, it forgets the one that would be forgotten first.
+    fn remember(&mut self, token: TokenId, until: Timestamp) {
+        if self.known.len() >= KNOWN_MAX {
+            let first = self.known.iter().min_by_key(|(_, until)| **until);
+            if let Some(first) = first.map(|(token, _)| token.clone()) {
+                self.known.remove(&first);
+            }
+        }
+        self.known.insert(token, until);
+        self.unsaved = true;
+    }
+
+    fn kept(&self) -> Kept {
+        Kept {
+            format: FORMAT,
+            env: self.settings.env.clone(),
+            keys: self.keys.line.clone(),
+            ver: self.ver,
+            manifest: self.held.as_ref().map(|held| held.signed.clone()),
+            fresh_until: self
+                .held
+                .as_ref()
+                .map_or(Timestamp(0), |held| held.fresh_until),
+            known: (self.known.iter())
+                .map(|(token, until)| (token.clone(), *until))
+                .collect(),
+        }
+    }
+}
+
+/// A manifest that is signed by whoever may, for here and for now; and the key that signed it.
+pub(crate) fn believed(
+    set: &KeySet,
+    signed: &str,
+    now: Timestamp,
+) -> Result<(Manifest, KeyId), Reject> {
+    let read = jws::read(manifest::KIND, signed)?;
+    let manifest: Manifest = read.claims(set.key(Role::Manifest, &read.kid)?)?;
+    claims::ours((&manifest.iss, &manifest.env), (&set.iss, &set.env))?;
+    claims::length(manifest.iat, manifest.exp, manifest::LASTS_MAX)?;
+    claims::made(manifest.iat, now)?;
+    claims::lasting(manifest.exp, now)?;
+    manifest.check()?;
+    Ok((manifest, read.kid))
+}
+
+/// One that was believed before it was stored, maybe by a key that is out now.
+fn stored(signed: &str) -> Result<(Manifest, KeyId), Reject> {
+    let read = jws::read(manifest::KIND, signed)?;
+    Ok((read.unverified()?, read.kid))
+}
+
+fn changes(before: Option<&Manifest>, after: &Manifest) -> Vec<Change> {
+    let old: &[Admitted] = before.map_or(&[], |before| &before.admit);
+    let is_new = |release: &&Admitted| !old.contains(release);
+    let come = (after.admit.iter().filter(is_new).cloned()).map(Change::Is);
+    let is_out = |is: &&Admitted| after.admits(&is.agent, &is.version, is.digest).is_none();
+    let gone = old.iter().filter(is_out).map(|is| Change::FellOut {
+        agent: is.agent.clone(),
+        version: is.version.clone(),
+        digest: is.digest,
+    });
+    come.chain(gone).collect()
+}

@@ -1,0 +1,71 @@
+//! What a gate must still know after it was killed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use segue_core::names::{Environment, TokenId};
+use segue_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Version of the stored form.
+pub const FORMAT: u32 = 1;
+
+/// What is stored. It holds no secret: everything in it was shown to the gate by somebody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Where.
+    pub env: Environment,
+    /// The signed key set in force.
+    pub keys: String,
+    /// The highest version of a manifest that was acted on; nothing below it ever is again.
+    pub ver: u64,
+    /// That manifest, as it was signed.
+    pub manifest: Option<String>,
+    /// Until when it counts as fresh.
+    pub fresh_until: Timestamp,
+    /// Tokens that were admitted once, and until when they are remembered.
+    pub known: Vec<(TokenId, Timestamp)>,
+}
+
+/// Why something was not stored or not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(pub String);
+
+/// Where a gate keeps what it knows.
+pub trait Store: Send {
+    /// What was stored last; nothing before the first time.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read. A gate does not open then: it would take old manifests for new ones.
+    fn load(&self) -> Result<Option<Kept>, StoreError>;
+
+    /// Stores, and returns once it would survive a loss of power. A crash before that leaves what was
+    /// stored before; one after it leaves this.
+    ///
+    /// # Errors
+    ///
+    /// When it may not have been stored. The gate does not act on it.
+    fn save(&self, kept: &Kept) -> Result<(), StoreError>;
+}
+
+/// A store that forgets with the process: for tests, and for looking at a manifest once.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<Mutex<Option<Kept>>>);
+
+impl Store for Memory {
+    fn load(&self) -> Result<Option<Kept>, StoreError> {
+        Ok(self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone())
+    }
+
+    fn save(&self, kept: &Kept) -> Result<(), StoreError> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept.clone());
+        Ok(())
+    }
+}
