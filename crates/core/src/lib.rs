@@ -26,3 +26,5 @@ pub mod rollout;
 
 pub mod audit;
 pub mod link;
+
+pub mod dispatch;

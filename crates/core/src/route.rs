@@ -107,8 +107,26 @@ pub enum Refusal {
 ///
 /// A [`Refusal`] when nothing can take it.
 pub fn route(table: &RoutingTable, facts: &CallFacts<'_>) -> Result<Decision, Refusal> {
+    let has_worker = |release| {
+        let mut workers = table.workers.values();
+        workers.any(|worker| worker.release == release)
+    };
+    route_among(table, facts, &has_worker)
+}
+
+/// As [`route`], where others than the table know which releases have workers.
+///
+/// # Errors
+///
+/// A [`Refusal`] when nothing can take it.
+pub fn route_among(
+    table: &RoutingTable,
+    facts: &CallFacts<'_>,
+    has_worker: &dyn Fn(ReleaseId) -> bool,
+) -> Result<Decision, Refusal> {
     if let Some(pin) = &facts.pin
         && pin_holds(table, pin, facts.connected)
+        && has_worker(pin.release)
     {
         return Ok(Decision {
             release: pin.release,
@@ -139,12 +157,7 @@ pub fn route(table: &RoutingTable, facts: &CallFacts<'_>) -> Result<Decision, Re
 fn pin_holds(table: &RoutingTable, pin: &Pin, connected: bool) -> bool {
     let moved = table.on_rollback == OnRollback::Move && table.rolled_back.contains(&pin.release);
     let handed_off = table.handed_off.contains(&pin.release) && !connected;
-    !moved
-        && !handed_off
-        && table
-            .workers
-            .values()
-            .any(|worker| worker.release == pin.release)
+    !moved && !handed_off
 }
 
 fn targeted(table: &RoutingTable, facts: &CallFacts<'_>) -> Option<ReleaseId> {

@@ -1,0 +1,170 @@
+//! A job and where it is in its life.
+
+use std::collections::BTreeMap;
+
+use super::facts::{Ask, Body, JobRecord, LineKey, WorkerKey};
+use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
+use crate::route::Reason;
+use crate::table::Epoch;
+use crate::time::Timestamp;
+
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) id: CallId,
+    pub(super) agent: AgentName,
+    pub(super) room: String,
+    /// Where it was offered, or where its worker is registered.
+    pub(super) line: Option<LineKey>,
+    /// Its release, once decided: it is counted there.
+    pub(super) decided: Option<Decided>,
+    /// The last worker that had it.
+    pub(super) worker: Option<WorkerId>,
+    pub(super) offered: Timestamp,
+    pub(super) begun: Option<Timestamp>,
+    /// It is to end by policy.
+    pub(super) ends: bool,
+    pub(super) stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Decided {
+    pub(super) release: ReleaseId,
+    pub(super) reason: Reason,
+    pub(super) epoch: Epoch,
+    pub(super) is_override: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
+    /// Nobody has it yet.
+    Offering(Box<Offer>),
+    /// A connected worker has it.
+    Running(WorkerKey),
+    /// Its worker is not connected.
+    Away {
+        /// Then it is over.
+        until: Timestamp,
+        /// Whether its worker took no more jobs.
+        drained: bool,
+        /// Whether its worker closed the connection in order.
+        in_order: bool,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub(super) ask: Ask,
+    /// Whom it was asked of, and the count of that one's words then; `None`: not any more.
+    pub(super) tried: BTreeMap<WorkerKey, Option<u64>>,
+    /// Whether somebody was silent or gone, which is the release's fault.
+    pub(super) at_fault: bool,
+    pub(super) step: Step,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    /// Nobody is asked; somebody may have room in a moment.
+    Held,
+    /// A worker is asked.
+    Asking { worker: WorkerKey, until: Timestamp },
+    /// A worker has promised, the server knows it, and has not assigned yet.
+    Promised {
+        worker: WorkerKey,
+        identity: String,
+        until: Timestamp,
+    },
+    /// The worker that had promised is lost. The server has signed, or will, for this identity.
+    Replacing {
+        identity: String,
+        assignment: Option<Body>,
+        asking: Option<(WorkerKey, Timestamp)>,
+        until: Timestamp,
+    },
+}
+
+impl Job {
+    pub(super) fn offering(ask: Ask, agent: AgentName, line: LineKey, now: Timestamp) -> Self {
+        Self {
+            id: ask.job.clone(),
+            agent,
+            room: ask.room.clone(),
+            line: Some(line),
+            decided: None,
+            worker: None,
+            offered: now,
+            begun: None,
+            ends: false,
+            stage: Stage::Offering(Box::new(Offer {
+                ask,
+                tried: BTreeMap::new(),
+                at_fault: false,
+                step: Step::Held,
+            })),
+        }
+    }
+
+    /// A job of a process before this one: it runs, and its worker will say so.
+    pub(super) fn restored(record: JobRecord, until: Timestamp) -> Self {
+        Self {
+            id: record.job,
+            agent: record.agent,
+            room: record.room,
+            line: None,
+            decided: Some(Decided {
+                release: record.release,
+                reason: record.reason,
+                epoch: record.epoch,
+                is_override: record.is_override,
+            }),
+            worker: Some(record.worker),
+            offered: record.decided,
+            begun: Some(record.begun),
+            ends: false,
+            stage: Stage::Away {
+                until,
+                drained: false,
+                in_order: false,
+            },
+        }
+    }
+
+    /// What must be known of it after a restart; `None`: it runs nowhere yet.
+    pub(super) fn record(&self) -> Option<JobRecord> {
+        let decided = self.decided?;
+        Some(JobRecord {
+            job: self.id.clone(),
+            agent: self.agent.clone(),
+            room: self.room.clone(),
+            release: decided.release,
+            worker: self.worker.clone()?,
+            epoch: decided.epoch,
+            reason: decided.reason,
+            is_override: decided.is_override,
+            decided: self.offered,
+            begun: self.begun?,
+        })
+    }
+
+    pub(super) fn offer(&self) -> Option<&Offer> {
+        match &self.stage {
+            Stage::Offering(offer) => Some(offer),
+            _ => None,
+        }
+    }
+
+    pub(super) fn offer_mut(&mut self) -> Option<&mut Offer> {
+        match &mut self.stage {
+            Stage::Offering(offer) => Some(offer),
+            _ => None,
+        }
+    }
+
+    /// One word for people.
+    pub(super) fn state(&self) -> &'static str {
+        match &self.stage {
+            Stage::Offering(_) => "dialling",
+            Stage::Running(_) => "live",
+            Stage::Away { .. } => "unknown",
+        }
+    }
+}
