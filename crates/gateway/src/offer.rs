@@ -93,10 +93,13 @@ impl Gateway {
                 ledger: ledger.seal(clock::now()),
                 wards: keeping.wards(),
             };
-            if let Err(error) = giving.prepare(&listener, header) {
-                ledger.unseal();
-                return Err(error);
-            }
+            let ahead = match giving.prepare(&listener, header, &relay) {
+                Ok(ahead) => ahead,
+                Err(error) => {
+                    ledger.unseal();
+                    return Err(error);
+                }
+            };
             let stopped = Instant::now();
             let calls = relay.give_all();
             let late = ledger.late();
@@ -105,7 +108,7 @@ impl Gateway {
                 calls: calls.len(),
                 late,
             };
-            match giving.hand_over(&calls, last) {
+            match giving.hand_over(&calls, &ahead, last) {
                 Ok(()) => {
                     let (count, still) = (calls.len(), stopped.elapsed());
                     tracing::info!(calls = count, ?still, "handed over");

@@ -1,6 +1,7 @@
 //! What a gateway needs before it serves: directories, descriptors, a listener, and the calls and
 //! pins of the process before it.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -17,10 +18,10 @@ use crate::clock;
 use crate::config::Config;
 use crate::files;
 use crate::front::Front;
-use crate::handoff::{Came, HandoffError, TakenCall, Taking};
+use crate::handoff::{AheadCall, Came, HandoffError, TakenCall, Taking};
 use crate::journal::{self, Lost};
-use crate::keeper::{self, Keeping, Known, Orphan, Recovered, Session};
-use crate::ledger::Ledger;
+use crate::keeper::{self, Keeping, Known, Orphan, Recovered, Session, WardId};
+use crate::ledger::{Late, Ledger, Ticket};
 use crate::relay::{Held, Keep, LiveCall, Relay};
 use crate::report::Life;
 use crate::run::RunError;
@@ -32,7 +33,8 @@ const BACKLOG: i32 = 1_024;
 /// giver waits. They go on unkept then, and are given to it later.
 pub(crate) const HOLD_MAX: Duration = Duration::from_millis(50);
 
-/// The same for calls of a gateway that died, which nobody hears anyway.
+/// The same for calls of a gateway that died, which nobody hears anyway, and for those that still
+/// flow elsewhere: well below what a giver waits for.
 const HOLD_BACK_MAX: Duration = Duration::from_millis(500);
 
 /// Where others find us: the socket for the next gateway, and the file with our address.
@@ -111,6 +113,19 @@ pub(crate) fn take_down(config: &Config, listener: &TcpListener) {
     }
 }
 
+/// What has come of a handoff.
+#[derive(Default)]
+struct Taken {
+    /// Calls that came ahead, which the relay has, and go on.
+    ahead: usize,
+    /// The others of those, counted here until what became of them is known.
+    gone: HashMap<u64, Ticket>,
+    /// Calls that came as a whole.
+    whole: Vec<LiveCall>,
+    /// What ended meanwhile.
+    late: Vec<Late>,
+}
+
 /// What calls of other processes go through on their way in.
 #[derive(Clone)]
 pub(crate) struct Hands {
@@ -146,22 +161,19 @@ impl Hands {
         let now = clock::now();
         self.ledger.restore(header.ledger, now);
         self.begin(self.keeping.connect(), &listener);
-        // From here to the end every call stands still: what can be done before is done.
-        let mut calls = Vec::new();
-        let mut patience = HOLD_MAX;
-        let come = taking.calls(|batch| calls.extend(self.count(batch, now, &mut patience)));
-        let (ward, wards) = (self.keeping.ward(), header.wards);
-        let own = || self.keeping.own(&wards, &mut patience);
-        let late = match come.and_then(|late| taking.confirm(ward, own).map(|()| late)) {
-            Ok(late) => late,
-            Err(error) => {
-                calls.into_iter().for_each(LiveCall::given);
-                return Err(error);
-            }
-        };
-        let count = calls.len();
-        self.relay(calls);
-        self.ledger.adopt_late(late);
+        let mut taken = Taken::default();
+        if let Err(error) = self.take_calls(&taking, &header.wards, now, &mut taken) {
+            let here = taken.whole.into_iter().chain(self.relay.give_all());
+            here.for_each(LiveCall::given);
+            taken.gone.into_values().for_each(Ticket::given);
+            return Err(error);
+        }
+        self.relay.go_on();
+        let count = taken.ahead + taken.whole.len();
+        self.relay(taken.whole);
+        self.ledger.adopt_late(taken.late, &mut taken.gone);
+        // They are in nobody's hands that we know of.
+        taken.gone.into_values().for_each(Ticket::given);
         tracing::info!(calls = count, "took over");
         let life = Life {
             gateway,
@@ -169,6 +181,65 @@ impl Hands {
             sequence: header.sequence,
         };
         Ok((listener, life, taking))
+    }
+
+    /// Takes the calls in, until they are ours. On an error they are the giver's, and what is in
+    /// `taken` and in the relay is nothing.
+    fn take_calls(
+        &self,
+        taking: &Taking,
+        wards: &[WardId],
+        now: Timestamp,
+        taken: &mut Taken,
+    ) -> Result<(), HandoffError> {
+        let mut patience = HOLD_BACK_MAX;
+        taking.ahead(|batch| self.await_calls(batch, now, &mut patience))?;
+        // From here to the end every call stands still: what can be done before is done.
+        let mut patience = HOLD_MAX;
+        let whole = &mut taken.whole;
+        let come = taking.calls(|batch| whole.extend(self.count(batch, now, &mut patience)))?;
+        let count = come.deltas.len();
+        taken.late = come.late;
+        let caught_up = self.relay.catch_up(come.deltas);
+        taken.ahead = caught_up.calls;
+        taken.gone = caught_up.gone.into_iter().collect();
+        self.keeping.let_go(&caught_up.released);
+        if caught_up.calls != count {
+            return Err(HandoffError::Protocol(
+                "a change of a call that is not here",
+            ));
+        }
+        let own = || self.keeping.own(wards, &mut patience);
+        taking.confirm(self.keeping.ward(), own)
+    }
+
+    /// Counts calls here that the giver still relays, gives them into keeping, and has the relay
+    /// wait with them.
+    fn await_calls(
+        &self,
+        calls: Vec<AheadCall>,
+        now: Timestamp,
+        patience: &mut Duration,
+    ) -> Result<(), HandoffError> {
+        let mut awaited = Vec::with_capacity(calls.len());
+        for call in calls {
+            let number = call.number;
+            let adopted = call.adopt(&self.ledger, now);
+            let mut call = adopted.ok_or(HandoffError::Protocol("a call of an unknown agent"))?;
+            if let Err(error) = call.enroll_ahead(self.relay.slots()) {
+                call.given();
+                return Err(error.into());
+            }
+            awaited.push((number, call));
+        }
+        let held: Vec<Held<'_>> = awaited
+            .iter()
+            .filter_map(|(_, call)| call.to_hold())
+            .collect();
+        if self.keeping.hold_first(&held, patience) {
+            awaited.iter_mut().for_each(|(_, call)| call.set_held());
+        }
+        Ok(self.relay.await_calls(awaited)?)
     }
 
     /// Takes what the giver hands over behind its calls, until it has no more. Blocks.

@@ -1,5 +1,6 @@
 //! The side that runs and gives.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
@@ -7,14 +8,19 @@ use std::path::Path;
 
 use crate::front::Parked;
 use crate::keeper::WardId;
-use crate::relay::LiveCall;
+use crate::relay::{LiveCall, Relay, Sketch};
 
+use super::messages::{AheadCall, Deltas, Header, Last, MovedGuest, ToGiver, ToTaker, Word};
 use super::peer::{Peer, check_folder};
 use super::wire::GREETING_BYTES_MAX;
 use super::wire::{
     HandoffError, STEP_TIMEOUT, STILL_TIMEOUT, receive, receive_bounded, send, set_timeouts,
 };
-use super::{CALLS_PER_MESSAGE, Header, Last, MovedGuest, ToGiver, ToTaker, Versions, fail};
+use super::{CALLS_PER_MESSAGE, Versions, fail};
+
+/// What changed is sent in parts of about this length, so that nobody needs room for all of it: only
+/// calls under backpressure make it more than one.
+const DELTAS_BYTES: usize = 1024 * 1024;
 
 /// A taker that fits.
 #[derive(Debug)]
@@ -60,31 +66,63 @@ impl Giving {
         fail::at("greeted")?;
         tracing::info!(version, binary = %theirs.binary, "another gateway asks to take over");
         let binary = ours.binary;
-        send(&self.stream, &ToTaker::Welcome { version, binary }, &[])
+        self.say(Word::Welcome { version, binary })
     }
 
-    /// Sends what takes long, and waits until the taker is prepared. Calls flow meanwhile. Blocks.
+    /// Sends what takes long, and waits until the taker is prepared. Calls flow meanwhile. Answers
+    /// which calls went ahead. Blocks.
     pub(crate) fn prepare(
         &self,
         listener: &TcpListener,
         header: Header,
-    ) -> Result<(), HandoffError> {
+        relay: &Relay,
+    ) -> Result<HashSet<u64>, HandoffError> {
         let prepared = (|| {
             fail::at("sealed")?;
             let header = ToTaker::Header(Box::new(header));
             send(&self.stream, &header, &[listener.as_fd()])?;
+            let mut ahead = HashSet::new();
+            relay.sketch(|calls| {
+                ahead.extend(calls.iter().map(|call| call.number));
+                self.send_ahead(&calls)
+            })?;
+            let calls = ahead.len();
+            self.say(Word::Ahead { calls })?;
+            fail::at("ahead_sent")?;
             match receive(&self.stream)?.0 {
-                ToGiver::Prepared => Ok(()),
+                ToGiver::Prepared => Ok(ahead),
                 _ => Err(HandoffError::Protocol("not prepared")),
             }
         })();
         self.or_refuse(prepared)
     }
 
-    /// Sends the calls, which nobody relays meanwhile. Once this returns `Ok` they are the taker's;
-    /// otherwise they are ours, and the taker knows or is gone. Blocks.
-    pub(crate) fn hand_over(&self, calls: &[LiveCall], last: Last) -> Result<(), NotGiven> {
-        let theirs = self.offer(calls, last);
+    fn send_ahead(&self, calls: &[Sketch]) -> Result<(), HandoffError> {
+        for batch in calls.chunks(CALLS_PER_MESSAGE) {
+            let mut fds = Vec::with_capacity(2 * batch.len());
+            for call in batch {
+                fds.extend([call.caller.as_fd(), call.worker.as_fd()]);
+            }
+            let ahead = |call: &Sketch| AheadCall {
+                number: call.number,
+                connection: call.connection.clone(),
+            };
+            let calls = ToTaker::Ahead(batch.iter().map(ahead).collect());
+            send(&self.stream, &calls, &fds)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the calls, which nobody relays meanwhile: of those that went `ahead` only what has
+    /// changed. Once this returns `Ok` they are the taker's; otherwise they are ours, and the taker
+    /// knows or is gone. Blocks.
+    pub(crate) fn hand_over(
+        &self,
+        calls: &[LiveCall],
+        ahead: &HashSet<u64>,
+        last: Last,
+    ) -> Result<(), NotGiven> {
+        let theirs = self.offer(calls, ahead, last);
         let theirs = self.or_refuse(theirs)?;
         let given = self.give();
         given.map_err(|error| NotGiven { error, theirs })
@@ -92,7 +130,7 @@ impl Giving {
 
     fn give(&self) -> Result<(), HandoffError> {
         // If this fails, the taker is gone, and the calls are still ours.
-        send(&self.stream, &ToTaker::Yours, &[])?;
+        self.say(Word::Yours)?;
         let heard = fail::at("said_yours").and_then(|()| receive(&self.stream));
         let taken = match heard {
             Ok((ToGiver::Took, _)) => Ok(()),
@@ -118,10 +156,31 @@ impl Giving {
     }
 
     /// Answers what the taker is to the keeper.
-    fn offer(&self, calls: &[LiveCall], last: Last) -> Result<Option<WardId>, HandoffError> {
+    fn offer(
+        &self,
+        calls: &[LiveCall],
+        ahead: &HashSet<u64>,
+        last: Last,
+    ) -> Result<Option<WardId>, HandoffError> {
         set_timeouts(&self.stream, STILL_TIMEOUT)?;
         fail::at("stopped")?;
-        for batch in calls.chunks(CALLS_PER_MESSAGE) {
+        let (mut deltas, mut whole) = (Deltas::default(), Vec::new());
+        for call in calls {
+            if !ahead.contains(&call.ticket.number()) {
+                whole.push(call);
+                continue;
+            }
+            let delta = call.delta();
+            deltas.push(&delta.ok_or(HandoffError::Protocol("a call has no slot"))?);
+            if deltas.len() >= DELTAS_BYTES {
+                let deltas = ToTaker::Deltas(std::mem::take(&mut deltas));
+                send(&self.stream, &deltas, &[])?;
+            }
+        }
+        if !deltas.is_empty() {
+            send(&self.stream, &ToTaker::Deltas(deltas), &[])?;
+        }
+        for batch in whole.chunks(CALLS_PER_MESSAGE) {
             self.send_calls(batch)?;
         }
         send(&self.stream, &ToTaker::Done(last), &[])?;
@@ -132,13 +191,13 @@ impl Giving {
         }
     }
 
-    fn send_calls(&self, batch: &[LiveCall]) -> Result<(), HandoffError> {
+    fn send_calls(&self, batch: &[&LiveCall]) -> Result<(), HandoffError> {
         let mut fds = Vec::with_capacity(2 * batch.len());
         for call in batch {
             fds.extend([call.caller.as_fd(), call.worker.as_fd()]);
         }
-        let calls = batch.iter().map(LiveCall::describe).collect();
-        send(&self.stream, &ToTaker::Calls { calls }, &fds)
+        let calls = batch.iter().map(|call| call.describe()).collect();
+        send(&self.stream, &ToTaker::Calls(calls), &fds)
     }
 
     /// Sends a call that stood only behind the others, and that nobody relays. Once this returns
@@ -146,7 +205,7 @@ impl Giving {
     pub(crate) fn give_late(&self, call: &LiveCall) -> Result<(), HandoffError> {
         set_timeouts(&self.stream, STEP_TIMEOUT)?;
         // If it does not arrive whole, it is not taken.
-        self.send_calls(std::slice::from_ref(call))?;
+        self.send_calls(&[call])?;
         fail::at("late_sent")?;
         // It answers or it ends. It cannot be ended for being slow: it has all the other calls.
         self.stream.set_read_timeout(None)?;
@@ -166,7 +225,7 @@ impl Giving {
                 said: guest.said.clone(),
             };
             let guests = batch.iter().map(moved).collect();
-            send(&self.stream, &ToTaker::Guests { guests }, &fds)?;
+            send(&self.stream, &ToTaker::Guests(guests), &fds)?;
         }
         Ok(())
     }
@@ -174,13 +233,17 @@ impl Giving {
     /// Tells the taker why there is no handoff.
     fn or_refuse<T>(&self, done: Result<T, HandoffError>) -> Result<T, HandoffError> {
         if let Err(error) = &done {
-            let refused = ToTaker::Refused {
+            let refused = Word::Refused {
                 reason: error.to_string(),
                 hint: error.hint(),
             };
             // If this does not arrive either, the closed stream of a living process says it.
-            let _ = send(&self.stream, &refused, &[]);
+            let _ = self.say(refused);
         }
         done
+    }
+
+    fn say(&self, word: Word) -> Result<(), HandoffError> {
+        send(&self.stream, &ToTaker::Word(word), &[])
     }
 }

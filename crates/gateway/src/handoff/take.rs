@@ -1,6 +1,7 @@
 //! The side that starts and takes.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +10,14 @@ use segue_core::time::Timestamp;
 
 use crate::front::Parked;
 use crate::keeper::WardId;
-use crate::ledger::{Late, Ledger};
+use crate::ledger::{Late, Ledger, Moved};
 use crate::relay::{LiveCall, MovedCall};
+use crate::slots::Delta;
 
+use super::messages::{self, Header, ToGiver, ToTaker, Word};
 use super::peer::{Peer, check_folder};
 use super::wire::{HandoffError, STEP_TIMEOUT, receive, send, set_timeouts};
-use super::{Header, ToGiver, ToTaker, Versions, fail};
+use super::{Versions, fail};
 
 /// How long the giver may take for connections that are being set up, and to stop reporting.
 const SETTLE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
@@ -33,6 +36,23 @@ pub(crate) struct TakenCall {
     pub(crate) worker: TcpStream,
 }
 
+/// A call that the giver still relays: nothing may be read from its sockets or written to them.
+pub(crate) struct AheadCall {
+    /// Of the connection, at the giver.
+    pub(crate) number: u64,
+    connection: Moved,
+    caller: TcpStream,
+    worker: TcpStream,
+}
+
+/// What comes while calls stand still.
+pub(crate) struct Come {
+    /// Where the calls are that came ahead; those of which nothing is said have ended.
+    pub(crate) deltas: Vec<Delta>,
+    /// What ended since the ledger was sent.
+    pub(crate) late: Vec<Late>,
+}
+
 /// What comes behind the calls.
 pub(crate) enum Came {
     /// Calls that stood late. Nobody relays them until [`Taking::took_late`].
@@ -48,6 +68,14 @@ impl TakenCall {
     }
 }
 
+impl AheadCall {
+    /// As [`TakenCall::adopt`], of what never changes.
+    pub(crate) fn adopt(self, ledger: &Arc<Ledger>, now: Timestamp) -> Option<LiveCall> {
+        let moved = MovedCall::fresh(self.connection);
+        LiveCall::moved(ledger, moved, (self.caller, self.worker), now)
+    }
+}
+
 impl Taking {
     /// Asks the gateway at `path`. Nothing has stopped there when this returns. Blocks.
     pub(crate) fn ask(path: &Path) -> Result<Self, HandoffError> {
@@ -59,7 +87,7 @@ impl Taking {
         fail::at("connected")?;
         send(&taking.stream, &ToGiver::Hello(Versions::ours()), &[])?;
         match taking.receive()? {
-            (ToTaker::Welcome { version, binary }, _) => {
+            (ToTaker::Word(Word::Welcome { version, binary }), _) => {
                 tracing::info!(version, %binary, "taking over");
             }
             _ => return Err(HandoffError::Protocol("no welcome")),
@@ -79,21 +107,52 @@ impl Taking {
         Ok((*header, listener.into()))
     }
 
+    /// Takes in what never changes about the calls, which flow on with the giver: a batch while the
+    /// giver still packs the next one. Blocks.
+    pub(crate) fn ahead(
+        &self,
+        mut take: impl FnMut(Vec<AheadCall>) -> Result<(), HandoffError>,
+    ) -> Result<(), HandoffError> {
+        self.stream.set_read_timeout(Some(STEP_TIMEOUT))?;
+        let mut count = 0;
+        loop {
+            match self.receive()? {
+                (ToTaker::Ahead(calls), fds) => {
+                    if fds.len() != 2 * calls.len() {
+                        return Err(HandoffError::Protocol("calls without their sockets"));
+                    }
+                    count += calls.len();
+                    let ahead = |(call, (caller, worker)): (messages::AheadCall, _)| AheadCall {
+                        number: call.number,
+                        connection: call.connection,
+                        caller,
+                        worker,
+                    };
+                    take(calls.into_iter().zip(pairs(fds)).map(ahead).collect())?;
+                    fail::at("ahead_came")?;
+                }
+                (ToTaker::Word(Word::Ahead { calls }), _) if calls == count => return Ok(()),
+                _ => return Err(HandoffError::Protocol("calls are missing ahead")),
+            }
+        }
+    }
+
     /// Says that all is prepared, and takes the calls in: a batch while the giver still packs the
     /// next one. They stand still from here to [`Taking::confirm`], and are not ours before.
-    /// Answers what ended since the ledger was sent. Blocks.
-    pub(crate) fn calls(
-        &self,
-        mut take: impl FnMut(Vec<TakenCall>),
-    ) -> Result<Vec<Late>, HandoffError> {
+    /// Answers what is known of those that came ahead. Blocks.
+    pub(crate) fn calls(&self, mut take: impl FnMut(Vec<TakenCall>)) -> Result<Come, HandoffError> {
         fail::at("restored")?;
         self.stream.set_read_timeout(Some(STEP_TIMEOUT))?;
         send(&self.stream, &ToGiver::Prepared, &[])?;
         fail::at("prepared")?;
-        let mut count = 0;
+        let (mut count, mut deltas) = (0, Vec::new());
         loop {
             match self.receive()? {
-                (ToTaker::Calls { calls }, fds) => {
+                (ToTaker::Deltas(more), _) => {
+                    fail::at("calls")?;
+                    deltas.append(&mut more.unpack()?);
+                }
+                (ToTaker::Calls(calls), fds) => {
                     fail::at("calls")?;
                     if fds.len() != 2 * calls.len() {
                         return Err(HandoffError::Protocol("calls without their sockets"));
@@ -101,7 +160,10 @@ impl Taking {
                     count += calls.len();
                     take(with_sockets(calls, fds));
                 }
-                (ToTaker::Done(last), _) if last.calls == count => return Ok(last.late),
+                (ToTaker::Done(last), _) if last.calls == count + deltas.len() => {
+                    let late = last.late;
+                    return Ok(Come { deltas, late });
+                }
                 _ => return Err(HandoffError::Protocol("calls are missing")),
             }
         }
@@ -123,7 +185,7 @@ impl Taking {
         self.stream.set_read_timeout(None)?;
         let mut own = Some(own);
         let confirmed = match self.receive() {
-            Ok((ToTaker::Yours, _)) => {
+            Ok((ToTaker::Word(Word::Yours), _)) => {
                 fail::at("yours")?;
                 if let Some(own) = own.take() {
                     own();
@@ -152,11 +214,11 @@ impl Taking {
     pub(crate) fn next(&self) -> Result<Option<Came>, HandoffError> {
         self.stream.set_read_timeout(None)?;
         match self.receive() {
-            Ok((ToTaker::Calls { calls }, fds)) if fds.len() == 2 * calls.len() => {
+            Ok((ToTaker::Calls(calls), fds)) if fds.len() == 2 * calls.len() => {
                 fail::at("late_came")?;
                 Ok(Some(Came::Calls(with_sockets(calls, fds))))
             }
-            Ok((ToTaker::Guests { guests }, fds)) if fds.len() == guests.len() => {
+            Ok((ToTaker::Guests(guests), fds)) if fds.len() == guests.len() => {
                 let parked = guests.into_iter().zip(fds).map(|(guest, socket)| Parked {
                     peer: guest.peer,
                     said: guest.said,
@@ -179,18 +241,18 @@ impl Taking {
         }
     }
 
-    fn receive(&self) -> Result<(ToTaker, Vec<std::os::fd::OwnedFd>), HandoffError> {
+    fn receive(&self) -> Result<(ToTaker, Vec<OwnedFd>), HandoffError> {
         match receive(&self.stream)? {
-            (ToTaker::Refused { reason, hint }, _) => Err(HandoffError::Refused { reason, hint }),
+            (ToTaker::Word(Word::Refused { reason, hint }), _) => {
+                Err(HandoffError::Refused { reason, hint })
+            }
             heard => Ok(heard),
         }
     }
 }
 
-fn with_sockets(calls: Vec<MovedCall>, fds: Vec<std::os::fd::OwnedFd>) -> Vec<TakenCall> {
-    let mut fds = fds.into_iter().map(TcpStream::from);
-    let sockets = std::iter::from_fn(|| fds.next().zip(fds.next()));
-    let taken = calls.into_iter().zip(sockets);
+fn with_sockets(calls: Vec<MovedCall>, fds: Vec<OwnedFd>) -> Vec<TakenCall> {
+    let taken = calls.into_iter().zip(pairs(fds));
     taken
         .map(|(moved, (caller, worker))| TakenCall {
             moved,
@@ -198,4 +260,10 @@ fn with_sockets(calls: Vec<MovedCall>, fds: Vec<std::os::fd::OwnedFd>) -> Vec<Ta
             worker,
         })
         .collect()
+}
+
+/// Caller and worker of each call.
+fn pairs(fds: Vec<OwnedFd>) -> impl Iterator<Item = (TcpStream, TcpStream)> {
+    let mut fds = fds.into_iter().map(TcpStream::from);
+    std::iter::from_fn(move || fds.next().zip(fds.next()))
 }

@@ -1,8 +1,8 @@
 //! Messages with descriptors on a Unix stream.
 //!
-//! A frame is eight bytes, which carry the descriptors, and then JSON: length and number of
-//! descriptors, both big-endian. The eight bytes are sent and received by one call, so descriptors
-//! always belong to the frame they came with.
+//! A frame is eight bytes, which carry the descriptors, and then a body: length, kind and number of
+//! descriptors, in four, one and three bytes, big-endian. The eight bytes are sent and received by one
+//! call, so descriptors always belong to the frame they came with.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -11,14 +11,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::messages::Message;
+use super::{CALLS_PER_MESSAGE, Misfit};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use super::{CALLS_PER_MESSAGE, Misfit};
 
 /// Most descriptors of a frame.
 pub(super) const FDS_MAX: usize = 2 * CALLS_PER_MESSAGE;
@@ -107,40 +105,41 @@ pub(super) fn set_timeouts(stream: &UnixStream, timeout: Duration) -> io::Result
     stream.set_write_timeout(Some(timeout))
 }
 
-pub(super) fn send<T: Serialize>(
+pub(super) fn send<T: Message>(
     mut stream: &UnixStream,
     message: &T,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(), HandoffError> {
-    let body = serde_json::to_vec(message)?;
+    let (kind, body) = message.to_body()?;
     let length = u32::try_from(body.len()).map_err(|_| HandoffError::Protocol("too long"))?;
     let count = u32::try_from(fds.len()).map_err(|_| HandoffError::Protocol("too many"))?;
     let mut prefix = [0; 8];
     prefix[..4].copy_from_slice(&length.to_be_bytes());
     prefix[4..].copy_from_slice(&count.to_be_bytes());
+    // Descriptors are far fewer than 2^24.
+    prefix[4] = kind;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(HandoffError::Protocol("too many descriptors"));
     }
-    let iov = [IoSlice::new(&prefix)];
+    // The other side is woken once, with all of it there.
+    let iov = [IoSlice::new(&prefix), IoSlice::new(&body)];
     let sent = rustix::net::sendmsg(stream, &iov, &mut ancillary, SendFlags::NOSIGNAL);
-    if sent.map_err(io::Error::from)? != prefix.len() {
+    let Some(sent) = sent.map_err(io::Error::from)?.checked_sub(prefix.len()) else {
         return Err(HandoffError::Protocol("a frame was cut"));
-    }
-    stream.write_all(&body)?;
+    };
+    stream.write_all(&body[sent..])?;
     Ok(())
 }
 
 /// The next message, which must be there as a whole within the read timeout of the stream.
-pub(super) fn receive<T: DeserializeOwned>(
-    stream: &UnixStream,
-) -> Result<(T, Vec<OwnedFd>), HandoffError> {
+pub(super) fn receive<T: Message>(stream: &UnixStream) -> Result<(T, Vec<OwnedFd>), HandoffError> {
     receive_bounded(stream, FRAME_BYTES_MAX)
 }
 
 /// As [`receive`], of a message with at most so many bytes.
-pub(super) fn receive_bounded<T: DeserializeOwned>(
+pub(super) fn receive_bounded<T: Message>(
     stream: &UnixStream,
     bytes_max: usize,
 ) -> Result<(T, Vec<OwnedFd>), HandoffError> {
@@ -162,15 +161,15 @@ pub(super) fn receive_bounded<T: DeserializeOwned>(
     if bytes == 0 {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
-    let (length, count) = prefix.split_at(4);
+    let [length @ .., kind, a, b, c] = prefix;
     let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-    let length = number(length);
-    if bytes != 8 || number(count) != fds.len() || length > bytes_max {
+    let length = number(&length);
+    if bytes != 8 || number(&[a, b, c]) != fds.len() || length > bytes_max {
         return Err(HandoffError::Protocol("a frame contradicts itself"));
     }
     let body = read_body(stream, length, deadline);
     stream.set_read_timeout(patience)?;
-    Ok((serde_json::from_slice(&body?)?, fds))
+    Ok((T::of_body(kind, &body?)?, fds))
 }
 
 /// One deadline for all of it: a side that drips would have a timeout anew with each byte.
@@ -204,6 +203,7 @@ fn read_body(
 mod tests {
     use std::sync::mpsc::RecvTimeoutError;
 
+    use super::super::messages::ToGiver;
     use super::*;
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
             }
             bytes
         });
-        let error = receive::<serde_json::Value>(&ours).unwrap_err();
+        let error = receive::<ToGiver>(&ours).unwrap_err();
         assert!(matches!(error, HandoffError::Io(_)), "{error}");
         assert_eq!(
             ours.read_timeout().unwrap(),
@@ -240,7 +240,7 @@ mod tests {
         let length = u32::try_from(GREETING_BYTES_MAX + 1).unwrap();
         other.write_all(&length.to_be_bytes()).unwrap();
         other.write_all(&[0; 4]).unwrap();
-        let heard = receive_bounded::<serde_json::Value>(&ours, GREETING_BYTES_MAX);
+        let heard = receive_bounded::<ToGiver>(&ours, GREETING_BYTES_MAX);
         assert!(matches!(heard, Err(HandoffError::Protocol(_))), "{heard:?}");
     }
 }

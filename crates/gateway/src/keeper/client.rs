@@ -171,6 +171,14 @@ impl Keeping {
         }
     }
 
+    /// These calls (slot and generation) ended with somebody else, before they were ours.
+    pub(crate) fn let_go(&self, calls: &[(u32, u32)]) {
+        if let Err(error) = self.release(calls) {
+            // Their slots are free, so nobody takes them back.
+            tracing::debug!(%error, "the keeper holds calls that are over");
+        }
+    }
+
     /// Another gateway may have told the keeper that our calls are its own, and is no more. Gives
     /// them into keeping again, in the place of that, before anybody relays them.
     pub(crate) fn renew(&self, theirs: WardId, calls: &[Held<'_>], patience: &mut Duration) {

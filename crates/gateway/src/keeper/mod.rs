@@ -32,11 +32,8 @@ pub use self::wire::{CallKey, Figures, KEEPER_VERSION, WardId};
 /// build with debug assertions or with the feature `failpoints`.
 #[cfg(any(debug_assertions, feature = "failpoints"))]
 pub(crate) fn fail_at(step: &str) {
-    let asked = std::env::var("SEGUE_FAIL_AT");
-    if asked.is_ok_and(|asked| asked == format!("keeper.{step}=crash")) {
-        // As a crash does it: no destructor and no handler runs.
-        let this = rustix::process::getpid();
-        let _ = rustix::process::kill_process(this, rustix::process::Signal::KILL);
+    if crate::handoff::fail::asked("keeper", step).is_some() {
+        crate::handoff::fail::crash();
     }
 }
 

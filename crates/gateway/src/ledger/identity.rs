@@ -141,7 +141,7 @@ impl Counters {
         self.ends.load(Ordering::Acquire)
     }
 
-    pub(super) fn mark_to_end(&self) {
+    pub(crate) fn mark_to_end(&self) {
         self.ends.store(true, Ordering::Release);
     }
 }

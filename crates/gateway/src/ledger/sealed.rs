@@ -3,7 +3,9 @@
 //! It is sent while calls flow, and calls end meanwhile. What is sealed decides nothing any more,
 //! and puts ends aside: the next process is told of them, so that each is counted and told once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use segue_core::presence::Totals;
 use segue_core::time::Timestamp;
@@ -22,6 +24,8 @@ pub(super) struct Postponed {
 /// The same, as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Late {
+    /// Of the connection, where it comes from.
+    number: u64,
     connection: Moved,
     end: End,
     at: Timestamp,
@@ -42,6 +46,7 @@ impl Ledger {
             return Vec::new();
         };
         let describe = |of: &Postponed| Late {
+            number: of.ticket.number(),
             connection: of.ticket.describe(),
             end: of.end,
             at: of.at,
@@ -86,12 +91,24 @@ impl Ledger {
         counts_something || !self.untold().records.is_empty()
     }
 
-    /// Counts what ended while the ledger was on its way here.
-    pub fn adopt_late(self: &Arc<Self>, late: Vec<Late>) {
+    /// Counts what ended while the ledger was on its way here. `ahead` are those that are counted
+    /// here already, by their numbers there; what is left of them did not end.
+    pub fn adopt_late(self: &Arc<Self>, late: Vec<Late>, ahead: &mut HashMap<u64, Ticket>) {
         for late in late {
-            if let Some(ticket) = self.adopt(late.connection, late.at) {
-                ticket.finish(late.end, late.at);
+            let (bytes_in, bytes_out) = (late.connection.bytes_in, late.connection.bytes_out);
+            let is_to_end = late.connection.ends;
+            let ticket = match ahead.remove(&late.number) {
+                Some(ticket) => Some(ticket),
+                None => self.adopt(late.connection, late.at),
+            };
+            let Some(ticket) = ticket else { continue };
+            let counters = ticket.counters();
+            counters.bytes_in.store(bytes_in, Ordering::Relaxed);
+            counters.bytes_out.store(bytes_out, Ordering::Relaxed);
+            if is_to_end {
+                counters.mark_to_end();
             }
+            ticket.finish(late.end, late.at);
         }
     }
 

@@ -42,6 +42,11 @@ impl Ticket {
         open.expect("whoever closes a ticket has it by value")
     }
 
+    /// Tells it from all others of this ledger, of now and of before.
+    pub(crate) fn number(&self) -> u64 {
+        self.counted.number
+    }
+
     /// What it is.
     pub fn identity(&self) -> Identity {
         self.counted.identity()

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::frames::{Observer, close_frame};
 use crate::ledger::{Closed, Counters, Ledger, Moved, Ticket};
 use crate::rescue::Lifeline;
-use crate::slots::{EXTENT_BYTES, Entered, FlowState, Slot, Slots};
+use crate::slots::{Delta, EXTENT_BYTES, Entered, FlowState, Slot, Slots};
 
 use super::side::Side;
 use super::{Held, tls};
@@ -99,7 +99,8 @@ pub(super) fn season(slot: &Slot, caller: &TcpStream, worker: &TcpStream) {
     note_counts(slot, caller, worker);
 }
 
-fn note_counts(slot: &Slot, caller: &TcpStream, worker: &TcpStream) {
+/// Notes the kernel's counts. Nobody may read or write the sockets meanwhile.
+pub(super) fn note_counts(slot: &Slot, caller: &TcpStream, worker: &TcpStream) {
     if slot.is_keepable()
         && let Err(error) = slot.note_counts(caller, worker)
     {
@@ -122,6 +123,20 @@ pub(crate) struct MovedCall {
     /// How it can outlive its worker, if it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lifeline: Option<Box<Lifeline>>,
+}
+
+impl MovedCall {
+    /// A call in which nothing has happened yet.
+    pub(crate) fn fresh(connection: Moved) -> Self {
+        Self {
+            connection,
+            up: Flow::default(),
+            down: Flow::default(),
+            closed: None,
+            strikes: 0,
+            lifeline: None,
+        }
+    }
 }
 
 /// See the module.
@@ -305,6 +320,17 @@ impl LiveCall {
         Ok(())
     }
 
+    /// As [`LiveCall::enroll`], of a call that another process still relays: the kernel's counts
+    /// come behind it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LiveCall::enroll`].
+    pub(crate) fn enroll_ahead(&mut self, slots: &Arc<Slots>) -> io::Result<()> {
+        self.slot = Some(self.enter(slots)?);
+        Ok(())
+    }
+
     /// As [`LiveCall::enroll`], but for what is done later to a fresh call.
     pub(super) fn enroll_lightly(&mut self, slots: &Arc<Slots>) -> io::Result<()> {
         if self.age != Age::Fresh {
@@ -344,6 +370,13 @@ impl LiveCall {
             self.age = Age::Shared;
         }
         Ok(slot)
+    }
+
+    /// What a process needs that had its sketch. `None`: it has no slot.
+    pub(crate) fn delta(&self) -> Option<Delta> {
+        let slot = self.slot.as_ref()?;
+        let ends = self.ticket.counters().is_to_end();
+        Some(slot.delta(self.ticket.number(), ends))
     }
 
     /// What the keeper needs. `None`: it has no slot, or cannot be kept.

@@ -8,6 +8,7 @@
 //! this process. TLS calls are relayed by the same loop, but their keys, and so they, end with the
 //! process.
 
+mod ahead;
 mod call;
 mod interest;
 mod keeping;
@@ -31,6 +32,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::call::{Flow, LiveCall, Sink};
 pub(crate) use self::call::{MovedCall, farewell, goodbye, keep_alive};
+pub(crate) use self::running::Sketch;
 use self::shard::{Command, Shard};
 pub(crate) use self::side::Side;
 use crate::ledger::CALLS_MAX;

@@ -5,6 +5,7 @@
 //! bytes of it move, so that a process that is killed meanwhile leaves a note of it.
 
 mod aging;
+mod ahead;
 mod rescuable;
 
 use std::cell::Cell;
@@ -25,6 +26,8 @@ use super::call::{Age, Flow, LiveCall, Sink, farewell};
 use super::interest::Interest;
 use super::side::Side;
 use super::{Held, tls};
+
+pub(crate) use self::ahead::Sketch;
 
 /// See the module.
 #[derive(Debug)]

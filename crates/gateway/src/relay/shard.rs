@@ -8,6 +8,8 @@
 //! call waits for is looked at only after something else happened, and the clock only while
 //! something is due.
 
+mod ahead;
+
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,15 +22,18 @@ use rustix::io;
 
 use crate::clock;
 use crate::shelves::Shelves;
-use crate::slots::Lane;
+use crate::slots::{Delta, Lane};
 
 use super::Wake;
 use super::call::LiveCall;
 use super::interest::Interest;
 use super::keeping::{DELAY, Keeping};
-use super::running::{After, Running};
+use super::running::{After, Running, Sketch};
 use super::side::Side;
 use super::{Keep, Rescuers};
+
+use self::ahead::Awaited;
+pub(super) use self::ahead::CaughtUp;
 
 /// Events taken from the kernel at once: bounds how long one batch keeps commands waiting.
 const EVENTS_MAX: usize = 256;
@@ -60,6 +65,16 @@ pub(super) enum Command {
     HoldAll,
     /// Has these held again, by slot and generation.
     HoldAgain(Arc<HashSet<(u32, u32)>>),
+    /// Shows some of the calls from this place on that can move, and from where on there may be
+    /// more.
+    Sketch(usize, Sender<(Vec<Sketch>, Option<usize>)>),
+    /// Takes in calls that another process relays, with their numbers there, and touches none of
+    /// them. Answers whether it can.
+    Await(Vec<(u64, LiveCall)>, Sender<io::Result<()>>),
+    /// Brings those to where they are now.
+    CatchUp(Arc<Vec<Delta>>, Sender<CaughtUp>),
+    /// Relays them: they are ours.
+    GoOn,
     /// Stops the thread; its calls end.
     Stop,
 }
@@ -79,6 +94,8 @@ pub(super) struct Shard {
     lane: Lane,
     keeping: Keeping,
     rescuers: Rescuers,
+    /// While there are calls that may not be touched.
+    awaited: Option<Awaited>,
 }
 
 /// A panic leaves a call half relayed. The keeper saves the calls of a process that ends at once;
@@ -117,12 +134,14 @@ impl Shard {
             lane,
             keeping: Keeping::default(),
             rescuers,
+            awaited: None,
         })
     }
 
     pub(super) fn run(mut self) {
         let abort = AbortOnPanic;
         self.relay();
+        self.forget_awaited();
         for call in self.places.iter_mut().filter_map(Option::take) {
             // Others may hold the sockets; the count goes with the call.
             call.shut();
@@ -149,7 +168,7 @@ impl Shard {
                     key => self.on_event(key, event.flags),
                 }
             }
-            if woken && !self.on_commands() {
+            if woken && !(self.on_commands() && self.await_word()) {
                 return;
             }
             self.cut_overdue();
@@ -172,24 +191,8 @@ impl Shard {
             let Ok(command) = self.commands.try_recv() else {
                 return true;
             };
-            match command {
-                Command::Adopt(call) => self.adopt(*call),
-                Command::EndMarked => self.end_marked(),
-                Command::GiveAll(reply) => {
-                    let calls = self.give_all();
-                    if let Err(unclaimed) = reply.send(calls) {
-                        unclaimed.0.into_iter().for_each(|call| self.adopt(call));
-                    }
-                }
-                Command::KeepWith(keep) => {
-                    self.keeping.keep_with(keep);
-                    self.hold_all();
-                }
-                Command::HoldAll => self.hold_all(),
-                Command::HoldAgain(calls) => {
-                    self.hold_again(|call| calls.contains(&call.number()));
-                }
-                Command::Stop => return false,
+            if !self.on_command(command) {
+                return false;
             }
         }
         // There may be more, behind the frames that came meanwhile.
@@ -197,22 +200,69 @@ impl Shard {
         true
     }
 
+    /// False: stop. Whoever asked and is gone wants no answer.
+    fn on_command(&mut self, command: Command) -> bool {
+        match command {
+            Command::Adopt(call) => self.adopt(*call),
+            Command::EndMarked => self.end_marked(),
+            Command::GiveAll(reply) => {
+                let calls = self.give_all();
+                if let Err(unclaimed) = reply.send(calls) {
+                    unclaimed.0.into_iter().for_each(|call| self.adopt(call));
+                }
+            }
+            Command::KeepWith(keep) => {
+                self.keeping.keep_with(keep);
+                self.hold_all();
+            }
+            Command::HoldAll => self.hold_all(),
+            Command::HoldAgain(calls) => {
+                self.hold_again(|call| calls.contains(&call.number()));
+            }
+            Command::Sketch(from, reply) => drop(reply.send(self.sketch(from))),
+            Command::Await(calls, reply) => drop(reply.send(self.wait_with(calls))),
+            Command::CatchUp(deltas, reply) => drop(reply.send(self.catch_up(&deltas))),
+            Command::GoOn => self.go_on(),
+            Command::Stop => return false,
+        }
+        true
+    }
+
     fn adopt(&mut self, call: LiveCall) {
+        if let Some(index) = self.place(call) {
+            self.hold_if_young(index);
+            self.begin(index);
+        }
+    }
+
+    /// Gives a call its place here. `None`: it has ended.
+    fn place(&mut self, call: LiveCall) -> Option<u32> {
         self.generation = (self.generation + 1) & GENERATION_MASK;
-        let Some(call) = Running::new(call, &self.lane, self.generation) else {
-            return;
-        };
+        let call = Running::new(call, &self.lane, self.generation)?;
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
             u32::try_from(self.places.len() - 1).expect("far fewer calls than 2^32")
         });
-        let call = self.places[index as usize].insert(call);
-        for side in Side::BOTH {
-            call.flush(side, &mut self.lane);
-        }
-        if call.is_young() {
+        self.places[index as usize] = Some(call);
+        Some(index)
+    }
+
+    fn hold_if_young(&mut self, index: u32) {
+        if let Some(call) = &self.places[index as usize]
+            && call.is_young()
+        {
             let key = pack(index, call.generation, Side::Caller);
             self.keeping.hold(key, Instant::now());
+        }
+    }
+
+    /// Writes what waits, and does what the call wants next.
+    fn begin(&mut self, index: u32) {
+        let Some(call) = &mut self.places[index as usize] else {
+            return;
+        };
+        for side in Side::BOTH {
+            call.flush(side, &mut self.lane);
         }
         self.end_if_marked(index);
         self.settle(index);

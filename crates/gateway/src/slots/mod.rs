@@ -10,6 +10,7 @@
 //! Recovery only reads: the calls it finds get slots in the memory of the process that recovers.
 
 mod cut;
+mod delta;
 mod facts;
 mod flow;
 mod kernel;
@@ -33,6 +34,7 @@ use crate::ledger::{Closed, Identity};
 use crate::relay::{SHARDS_MAX, Side};
 
 pub(crate) use self::cut::cut;
+pub(crate) use self::delta::Delta;
 use self::facts::{DOWN, FACTS, STATUS, State, Status, UP};
 use self::flow::FLOW_WORDS;
 pub(crate) use self::flow::{FlowState, Intake, small};

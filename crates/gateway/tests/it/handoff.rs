@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use segue_gateway::handoff::HANDOFF_VERSION;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -192,14 +193,14 @@ fn say(mut socket: &UnixStream, json: &str) {
     socket.write_all(json.as_bytes()).unwrap();
 }
 
-/// A message, without the descriptors that came with it.
-fn hear(mut socket: &UnixStream) -> String {
+/// A message and its kind, without the descriptors that came with it.
+fn hear(mut socket: &UnixStream) -> (u8, String) {
     let mut prefix = [0; 8];
     socket.read_exact(&mut prefix).unwrap();
     let length = u32::from_be_bytes(prefix[..4].try_into().unwrap());
-    let mut json = vec![0; length as usize];
-    socket.read_exact(&mut json).unwrap();
-    String::from_utf8(json).unwrap()
+    let mut body = vec![0; length as usize];
+    socket.read_exact(&mut body).unwrap();
+    (prefix[4], String::from_utf8_lossy(&body).into_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +218,8 @@ async fn a_takeover_that_fails_leaves_everything_with_the_old_process() {
         say(&socket, r#"{"type":"hello","version":999}"#);
         hear(&socket)
     });
-    let refused = soon("a refusal", refused).await.unwrap();
+    let (kind, refused) = soon("a refusal", refused).await.unwrap();
+    assert_eq!(kind, 0, "as every version reads it");
     assert!(
         refused.contains("refused") && refused.contains("version"),
         "{refused}"
@@ -225,23 +227,30 @@ async fn a_takeover_that_fails_leaves_everything_with_the_old_process() {
     callers.turn_page().await;
 
     // Takers that die at every point before they are ready.
-    for messages in 0..=4 {
+    let [word, header, ahead, deltas, done] = [0, 1, 2, 3, 5];
+    // The rig has two shards, and both have calls.
+    let kinds = [word, header, ahead, ahead, word, deltas, done];
+    for messages in 0..=kinds.len() {
         let path = path.clone();
         let heard = tokio::task::spawn_blocking(move || {
             let socket = UnixStream::connect(path).unwrap();
-            say(&socket, r#"{"type":"hello","version":2,"link":1}"#);
+            let hello = format!(r#"{{"type":"hello","version":{HANDOFF_VERSION},"link":1}}"#);
+            say(&socket, &hello);
             let mut heard = Vec::new();
-            for number in 0..messages {
-                if number == 2 {
+            for _ in 0..messages {
+                let (kind, body) = hear(&socket);
+                if body.contains(r#""type":"ahead""#) {
                     say(&socket, r#"{"type":"prepared"}"#);
                 }
-                heard.push(hear(&socket));
+                heard.push((kind, body));
             }
             heard
         });
         let heard = soon("the giver's messages", heard).await.unwrap();
-        if let Some(done) = heard.get(3) {
-            assert!(done.contains(r#""type":"done","calls":10"#), "{done}");
+        let came: Vec<u8> = heard.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(came, kinds[..messages]);
+        if let Some((5, done)) = heard.last() {
+            assert!(done.contains(r#""calls":10"#), "{done}");
         }
         callers.turn_page().await;
     }

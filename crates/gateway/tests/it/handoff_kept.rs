@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use segue_gateway::handoff::fail::TAKER;
 use segue_gateway::keeper::{Keeper, census};
 use tokio::process::Child;
 
@@ -13,23 +14,11 @@ use crate::support::{Dir, soon, until};
 
 const CALLS: u64 = 20;
 
-/// Steps of the taker up to the one at which it says that the calls are its own.
-const BEFORE: [&str; 9] = [
-    "connected",
-    "welcomed",
-    "restored",
-    "prepared",
-    "calls",
-    "adopted",
-    "ready",
-    "yours",
-    "owned",
-];
-
 /// Deaths of a giver, and of its taker if that dies by itself.
-const BOTH: [(&str, &str); 10] = [
+const BOTH: [(&str, &str); 11] = [
     ("handoff.settled", ""),
     ("handoff.sealed", ""),
+    ("handoff.ahead_sent", ""),
     ("handoff.stopped", ""),
     ("handoff.sent", "handoff.adopted"),
     ("handoff.heard_ready", "handoff.ready"),
@@ -86,7 +75,7 @@ async fn a_taker_that_dies_at_any_step_leaves_every_call_to_one_gateway() {
     let dir = Dir::new();
     let _keeper = Keeper::start(&socket(dir.path())).unwrap();
     let (mut scene, mut talkers) = start(dir, "").await;
-    for step in BEFORE {
+    for step in TAKER {
         let mut dies = taker(&scene.dir, &crash(&format!("handoff.{step}")));
         let ended = soon("its death", dies.wait()).await.unwrap();
         assert!(!ended.success(), "{step}");
