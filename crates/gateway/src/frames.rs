@@ -257,12 +257,8 @@ pub(crate) fn wanted(header: &[u8]) -> usize {
     2 + length + mask
 }
 
-/// What follows a whole header.
-fn after(header: &[u8]) -> Step {
-    let known = matches!(header[0] & 0x0f, 0x0..=0x2 | 0x8..=0xa);
-    if !known {
-        return Step::Done;
-    }
+/// How long the payload behind a whole header is, and what its first two bytes are masked with.
+pub(crate) fn payload(header: &[u8]) -> (u64, [u8; 2]) {
     let (short, masked) = (header[1] & 0x7f, header[1] & 0x80 != 0);
     let wide = &header[2..header.len() - if masked { 4 } else { 0 }];
     let length = if wide.is_empty() {
@@ -270,10 +266,19 @@ fn after(header: &[u8]) -> Step {
     } else {
         wide.iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
     };
-    let mask = match masked.then(|| header.last_chunk::<4>()).flatten() {
-        Some([a, b, _, _]) => [*a, *b],
-        None => [0, 0],
-    };
+    match header.last_chunk() {
+        Some([a, b, _, _]) if masked => (length, [*a, *b]),
+        _ => (length, [0, 0]),
+    }
+}
+
+/// What follows a whole header.
+fn after(header: &[u8]) -> Step {
+    let known = matches!(header[0] & 0x0f, 0x0..=0x2 | 0x8..=0xa);
+    if !known {
+        return Step::Done;
+    }
+    let (length, mask) = payload(header);
     match (header[0] & 0x0f, length) {
         (OPCODE_CLOSE, 0) => Step::Done,
         (OPCODE_CLOSE, 1) => Step::Reason { left: 1 },

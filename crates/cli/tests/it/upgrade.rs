@@ -6,10 +6,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use segue_voice::caller::call;
-use tokio::task::JoinSet;
+use rustls::ClientConfig;
+use segue_voice::caller::{CallReport, call};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::site::{RAMP, SEGUE, SETTINGS, Site, reports};
 use crate::tls::{HOST, identity, plan};
@@ -50,11 +52,7 @@ impl Place {
     }
 
     async fn open_with(settings: &str, rest: &str) -> Self {
-        let site = Site::prepare(settings, rest);
-        if rest.contains("[gateway.tls]") {
-            identity(&site.dir);
-        }
-        Self::start(site).await
+        Self::start(Site::prepare(settings, rest)).await
     }
 
     async fn start(site: Site) -> Self {
@@ -77,6 +75,20 @@ impl Place {
             binary,
             serve,
         }
+    }
+
+    /// One with a call over TLS, whose gateway it cannot leave; and what makes another one.
+    async fn with_tls_call() -> (Self, Arc<ClientConfig>, JoinHandle<CallReport>) {
+        let settings = format!("{SETTINGS}hosts = [\"{HOST}\"]\npath = \"/desk\"\n");
+        let rest = "\n[gateway.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
+        let site = Site::prepare(&settings, rest);
+        let tls = identity(&site.dir);
+        let place = Self::start(site).await;
+        place.site.deploy("v1");
+        let stays = plan(&place.site, "CAstays", 20_000, &tls);
+        let stays = tokio::spawn(async move { call(&stays).await });
+        place.site.live(1).await;
+        (place, tls, stays)
     }
 
     fn pids(&self) -> [Option<Pid>; 2] {
@@ -291,16 +303,8 @@ async fn a_controller_that_does_not_come_up_is_replaced_by_the_one_before() {
 /// Its keys are in the memory of the old gateway, which stays for it alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tls_call_stays_with_the_old_gateway_until_it_ends() {
-    let settings = format!("{SETTINGS}hosts = [\"{HOST}\"]\npath = \"/desk\"\n");
-    let rest = "\n[gateway.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
-    let site = Site::prepare(&settings, rest);
-    let tls = identity(&site.dir);
-    let place = Place::start(site).await;
+    let (place, tls, stays) = Place::with_tls_call().await;
     let site = &place.site;
-    site.deploy("v1");
-    let stays = plan(site, "CAstays", 20_000, &tls);
-    let stays = tokio::spawn(async move { call(&stays).await });
-    site.live(1).await;
     let old = place.pids()[0].unwrap();
     install(&place.binary);
     let output = place.upgrade();

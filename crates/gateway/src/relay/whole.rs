@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::frames::{NO_STATUS, wanted};
+use crate::frames::{NO_STATUS, payload, wanted};
 
 /// Longest message that is held back until it is whole: a second of uncompressed 16 kHz audio.
 /// Wherever it lies among what waits, there is room for one more read behind it.
@@ -171,13 +171,7 @@ impl Messages {
 fn begun(header: &[u8], fragmented: bool) -> (Frame, Step) {
     const LAST: u8 = 0x80;
     const RESERVED: u8 = 0x70;
-    let (first, masked, short) = (header[0], header[1] & 0x80 != 0, header[1] & 0x7f);
-    let wide = &header[2..header.len() - if masked { 4 } else { 0 }];
-    let left = if wide.is_empty() {
-        u64::from(short)
-    } else {
-        wide.iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
-    };
+    let (first, (left, mask)) = (header[0], payload(header));
     let last = first & LAST != 0;
     let frame = match first & !LAST {
         // An extension that nobody was offered; its messages mean nothing to another worker.
@@ -193,10 +187,7 @@ fn begun(header: &[u8], fragmented: bool) -> (Frame, Step) {
         Frame::Foreign => Step::Done,
         Frame::Close(_) if left == 0 => Step::Done,
         Frame::Close(_) => Step::Close {
-            mask: match masked.then(|| header.last_chunk::<4>()).flatten() {
-                Some([a, b, _, _]) => [*a, *b],
-                None => [0, 0],
-            },
+            mask,
             have: 0,
             code: [0; 2],
             left,

@@ -5,8 +5,8 @@ use std::fs;
 use segue_voice::caller::call;
 
 use super::{Place, install, runs, went_well};
-use crate::site::{SETTINGS, Site, reports};
-use crate::tls::{HOST, identity, plan};
+use crate::site::reports;
+use crate::tls::plan;
 
 /// Until it is upgraded to, the file in place is run by nobody: what crashes is started again from
 /// the one that ran, although that has no name any more.
@@ -256,16 +256,8 @@ async fn a_supervisor_that_is_killed_on_the_way_is_continued_by_the_next() {
 /// new calls then, and another one does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_gateway_that_crashes_beside_one_that_stays_is_followed_by_another() {
-    let settings = format!("{SETTINGS}hosts = [\"{HOST}\"]\npath = \"/desk\"\n");
-    let rest = "\n[gateway.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
-    let site = Site::prepare(&settings, rest);
-    let tls = identity(&site.dir);
-    let place = Place::start(site).await;
+    let (place, tls, stays) = Place::with_tls_call().await;
     let site = &place.site;
-    site.deploy("v1");
-    let stays = plan(site, "CAstays", 20_000, &tls);
-    let stays = tokio::spawn(async move { call(&stays).await });
-    site.live(1).await;
     let old = place.pids()[0].unwrap();
     let crashes = place.crashes_once("handoff.took");
     let output = site.run(&["upgrade", "--binary", &crashes]);
