@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::call_log::CallLog;
 use crate::clock;
 use crate::config::Config;
 use crate::descriptors;
-use crate::front::Front;
+use crate::front::{Front, prepare};
 use crate::handoff::{Giving, HandoffError, Taking};
 use crate::health::Health;
 use crate::journal;
 use crate::keeper::Keeping;
 use crate::ledger::Ledger;
 use crate::link::Link;
-use crate::relay::Relay;
+use crate::relay::{Listening, Relay};
 use crate::report::{Life, Reporter};
 use crate::setup::{Doorplate, Hands, make_directories, state_error};
 use crate::stop::Stoppable;
@@ -117,7 +117,7 @@ pub(crate) struct Gateway {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) tables: Arc<TableFile>,
     pub(crate) listener: TcpListener,
-    pub(crate) accepting: Option<Stoppable>,
+    pub(crate) accepting: Option<Accepting>,
     pub(crate) link: Option<Stoppable>,
     /// Who looks for us finds us: callers, and the next gateway.
     pub(crate) is_found: bool,
@@ -128,6 +128,29 @@ pub(crate) struct Gateway {
     pub(crate) taker: Option<Giving>,
     /// Our journal, once another process has the usual one.
     pub(crate) journal: Option<PathBuf>,
+}
+
+/// Who takes new connections.
+pub(crate) enum Accepting {
+    /// The relay's threads, which set up ordinary calls by themselves.
+    Shards(Listening),
+    /// A task: a TLS session is nothing for a relay's thread before it stands.
+    Task(Stoppable),
+}
+
+impl Accepting {
+    /// Tells it, and waits at most so long.
+    pub(crate) async fn stop(self, patience: Duration) {
+        match self {
+            Self::Shards(listening) => {
+                let stopped = blocking(move || listening.stop());
+                if timeout(patience, stopped).await.is_err() {
+                    tracing::warn!("a relay thread is slow to stop taking calls");
+                }
+            }
+            Self::Task(task) => task.stop(patience).await,
+        }
+    }
 }
 
 impl Gateway {
@@ -238,11 +261,16 @@ impl Gateway {
     }
 
     pub(crate) fn accept(&mut self) -> io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
         let front = Arc::clone(&self.front);
-        self.accepting = Some(Stoppable::start(|stop| async move {
-            front.accept(&listener, stop).await;
-        }));
+        prepare(&self.listener);
+        self.accepting = Some(if front.tls.is_none() {
+            Accepting::Shards(self.relay.listen(&self.listener, &front)?)
+        } else {
+            let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
+            Accepting::Task(Stoppable::start(|stop| async move {
+                front.accept(&listener, stop).await;
+            }))
+        });
         Ok(())
     }
 

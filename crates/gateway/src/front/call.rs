@@ -1,9 +1,7 @@
-//! WebSocket calls: from the request to the 101 of the worker.
+//! WebSocket calls that a task sets up: from the request to the 101 of the worker.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
-use segue_core::spec::Rescue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -13,14 +11,14 @@ use crate::http::Answer;
 use crate::http::body::{copy_body, write};
 use crate::http::request::Request;
 use crate::http::response::Response;
-use crate::ledger::{End, Purpose, Ticket, Unreached};
+use crate::ledger::{End, Unreached};
 use crate::quiet::Quiet;
-use crate::rescue::{Lifeline, Recorded};
 use crate::tls::Caller;
 
+use super::decided::{Decided, Failed};
 use super::dial::{self, Tried};
-use super::facts::{Facts, find_table, headers_for_caller, headers_for_worker};
-use super::{Guest, Outcome, Upgraded, answer_to, pairs, sent};
+use super::facts::find_table;
+use super::{Guest, Outcome, Upgraded};
 
 /// How long a worker may take to answer an upgrade.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,54 +33,65 @@ static FAILED: Quiet = Quiet::new();
 /// A worker's answer: its connection, its head, and what came behind that.
 type Answered = (TcpStream, Response, Vec<u8>);
 
-/// Why there is none, and what the caller is told.
-type Failed = (Unreached, Answer);
+/// How far the first worker of a call was asked already.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// Not at all.
+    Nobody,
+    /// It was dialled and has not accepted yet.
+    Dialled(std::net::TcpStream),
+    /// It accepted, was sent all of the head but these bytes, and has said the beginning of an
+    /// answer.
+    Reached {
+        worker: std::net::TcpStream,
+        unsent: Vec<u8>,
+        said: Vec<u8>,
+    },
+}
 
 impl Guest {
     /// `early` are bytes that came behind the head; they are held until the worker said yes.
     pub(super) async fn call(
         &self,
         caller: &mut Caller,
-        request: &Request,
-        key: &str,
+        request: Request,
+        key: String,
+        early: Vec<u8>,
+    ) -> Outcome {
+        let table = find_table(&self.front.ledger, &request)?;
+        let decided = self.decide(table, request, key, caller.scheme())?;
+        self.connect(caller, decided, Asked::Nobody, early).await
+    }
+
+    /// Goes on with a call that is decided.
+    pub(super) async fn connect(
+        &self,
+        caller: &mut Caller,
+        mut decided: Box<Decided>,
+        asked: Asked,
         mut early: Vec<u8>,
     ) -> Outcome {
-        let front = &self.front;
-        let table = find_table(&front.ledger, request)?;
-        let facts = Facts::read(&table, request, None)?;
-        let asking = facts.asking(&table, Purpose::Call);
-        let up = |worker: &_, addr| front.health.up(worker, addr);
-        let begun = front.ledger.begin(asking, &up, clock::now());
-        self.decided();
-        let mut ticket = begun.map_err(answer_to)?;
-        let request = &match table.rescue {
-            Some(_) => Cow::Owned(without_extensions(request)),
-            None => Cow::Borrowed(request),
-        };
-
-        let ours = headers_for_worker(&ticket.identity(), request, self.peer, caller.scheme());
-        let head = request.to_worker(&pairs(&ours), None);
+        let stall = self.front.limits.stall_timeout;
         let answered = tokio::select! {
-            answered = self.ask(&mut ticket, request, &head, (key, table.rescue)) => answered,
+            answered = self.ask(&mut decided, asked) => answered,
             () = hung_up(caller, &mut early) => {
-                ticket.finish(End::Unreached(Unreached::CallerLeft), clock::now());
+                decided.ticket.finish(End::Unreached(Unreached::CallerLeft), clock::now());
                 return Err(None);
             }
         };
         let (mut worker, response, behind) = match answered {
             Ok(answered) => answered,
             Err((why, answer)) => {
-                ticket.finish(End::Unreached(why), clock::now());
+                decided.ticket.finish(End::Unreached(why), clock::now());
                 return Err(Some(answer));
             }
         };
-        let mut extra = headers_for_caller(&ticket.identity());
         if response.status != 101 {
+            let head = decided.answer(&response);
             let why = Unreached::Status(response.status);
-            ticket.finish(End::Unreached(why), clock::now());
+            decided.ticket.finish(End::Unreached(why), clock::now());
             let relayed = async {
-                let stall = front.limits.stall_timeout;
-                write(caller, &response.to_caller(&pairs(&extra)), stall).await?;
+                write(caller, &head, stall).await?;
                 copy_body(&mut worker, caller, response.body_end(false), behind, stall).await
             };
             // Both sides are closed now, whether all of it came through or not.
@@ -91,28 +100,19 @@ impl Guest {
             }
             return Ok(None);
         }
-        if ticket.counters().is_to_end() {
-            ticket.finish(End::Unreached(Unreached::Retired), clock::now());
+        if decided.is_to_end() {
+            let why = Unreached::Retired;
+            decided.ticket.finish(End::Unreached(why), clock::now());
             let answer = Answer::new(503, "the call was ended while it was being connected");
             return Err(Some(answer.with("Retry-After", "0")));
         }
-        let cookie = facts.cookie(&table, caller.scheme());
-        extra.extend(cookie.map(|value| ("Set-Cookie", value)));
-        let accepted = response.to_caller(&pairs(&extra));
-        let accepted = write(caller, &accepted, front.limits.stall_timeout);
-        if accepted.await.is_err() {
-            ticket.finish(End::Unreached(Unreached::CallerLeft), clock::now());
+        let accepted = decided.answer(&response);
+        if write(caller, &accepted, stall).await.is_err() {
+            let why = Unreached::CallerLeft;
+            decided.ticket.finish(End::Unreached(why), clock::now());
             return Err(None);
         }
-        ticket.connected(clock::now());
-        let lifeline = table.rescue.and_then(|rescue| {
-            let protocol = response.headers.text("sec-websocket-protocol");
-            let request = Recorded::new(request, &pairs(&ours), protocol);
-            if request.is_none() {
-                tracing::warn!("the head of a call is too long to be kept; it cannot be rescued");
-            }
-            Some(Box::new(Lifeline::new(request?, rescue.opening_messages)))
-        });
+        let (ticket, lifeline) = decided.stands(&response);
         Ok(Some(Upgraded {
             ticket,
             worker,
@@ -124,66 +124,60 @@ impl Guest {
 
     /// Asks for the upgrade until a worker gives a valid 101 or refuses; what else it answers is
     /// its fault, and another one is asked. Nothing but a head was sent, so asking again is safe.
-    async fn ask(
-        &self,
-        ticket: &mut Ticket,
-        request: &Request,
-        head: &[u8],
-        (key, rescue): (&str, Option<Rescue>),
-    ) -> Result<Answered, Failed> {
+    async fn ask(&self, decided: &mut Decided, mut asked: Asked) -> Result<Answered, Failed> {
         let mut tried = Tried::default();
+        let head = decided.head();
         loop {
-            let Some(mut worker) = dial::dial(&self.front, ticket, &mut tried).await else {
+            let (front, ticket) = (&self.front, &mut decided.ticket);
+            let (reached, unsent, said) = match std::mem::replace(&mut asked, Asked::Nobody) {
+                Asked::Nobody => (dial::dial(front, ticket, &mut tried).await, None, vec![]),
+                Asked::Dialled(worker) => {
+                    let reached = dial::accepts(worker).await;
+                    if reached.is_none() && tried.next_for_unreached(front, ticket) {
+                        continue;
+                    }
+                    (reached, None, vec![])
+                }
+                Asked::Reached {
+                    worker,
+                    unsent,
+                    said,
+                } => (TcpStream::from_std(worker).ok(), Some(unsent), said),
+            };
+            let Some(mut worker) = reached else {
                 let answer = Answer::new(503, "no worker of the release could be reached");
                 return Err((Unreached::Dial, answer.with("Retry-After", "1")));
             };
             // If this fails, so does reading the answer.
-            let _ = worker.write_all(head).await;
-            sent(&ticket.identity(), ticket.addr(), request);
-            let read = dial::read_response(&mut worker, UPGRADE_TIMEOUT).await;
-            let answered = match read {
-                Ok((response, _)) if response.status == 101 && !response.accepts(key) => Err((
-                    Unreached::BadAnswer,
-                    Answer::new(502, "the worker's 101 is not valid"),
-                )),
-                Ok((response, _))
-                    if rescue.is_some() && response.status == 101 && response.extends() =>
-                {
-                    let why = "the worker's 101 has an extension that was not offered";
-                    Err((Unreached::BadAnswer, Answer::new(502, why)))
-                }
-                Ok((response, behind)) => Ok((worker, response, behind)),
-                Err(failed) => Err(failed),
-            };
+            let _ = worker.write_all(unsent.as_deref().unwrap_or(&head)).await;
+            if unsent.is_none() {
+                decided.sent();
+            }
+            let read = dial::read_response(&mut worker, UPGRADE_TIMEOUT, said).await;
+            let answered = read.and_then(|(response, behind)| {
+                decided.check(&response)?;
+                Ok((worker, response, behind))
+            });
             let why = match &answered {
                 Ok((_, response, _)) if response.status >= 500 => {
                     Unreached::Status(response.status)
                 }
                 Ok(_) => {
-                    let (worker, addr) = (ticket.worker(), ticket.addr());
+                    let (worker, addr) = (decided.ticket.worker(), decided.ticket.addr());
                     self.front.health.answered(worker, addr, true);
                     return answered;
                 }
                 Err((why, _)) => *why,
             };
-            let worker = ticket.worker();
+            let worker = decided.ticket.worker();
             if let Some(unsaid) = FAILED.may_say(clock::now()) {
                 tracing::warn!(%worker, why = why.why(), unsaid, "a worker failed an upgrade");
             }
-            if !tried.next(&self.front, ticket) {
+            if !tried.next(&self.front, &mut decided.ticket) {
                 return answered;
             }
         }
     }
-}
-
-/// What a call may be asked for with that may be rescued: what is compressed, another worker could
-/// not go on with.
-fn without_extensions(request: &Request) -> Request {
-    let mut request = request.clone();
-    let headers = &mut request.headers.0;
-    headers.retain(|header| !header.is("Sec-WebSocket-Extensions"));
-    request
 }
 
 /// Ends when the caller does, and keeps what it says until then.

@@ -46,6 +46,15 @@ impl Tried {
         let up = |worker: &WorkerId, addr| front.health.up(worker, addr);
         self.0.len() < TRIES_MAX && ticket.retry(&self.0, &up, clock::now()).is_ok()
     }
+
+    /// As [`Tried::next`], for one that did not even accept, which is said.
+    pub(super) fn next_for_unreached(&mut self, front: &Front, ticket: &mut Ticket) -> bool {
+        if let Some(unsaid) = UNREACHED.may_say(clock::now()) {
+            let (worker, addr) = (ticket.worker(), ticket.addr());
+            tracing::warn!(%worker, %addr, unsaid, "a worker could not be reached");
+        }
+        self.next(front, ticket)
+    }
 }
 
 /// Connects to a worker, for longer than a moment.
@@ -81,14 +90,18 @@ pub(super) async fn dial(
         if let Some(stream) = connect_lightly(ticket.addr()).await {
             return Some(stream);
         }
-        if let Some(unsaid) = UNREACHED.may_say(clock::now()) {
-            let (worker, addr) = (ticket.worker(), ticket.addr());
-            tracing::warn!(%worker, %addr, unsaid, "a worker could not be reached");
-        }
-        if !tried.next(front, ticket) {
+        if !tried.next_for_unreached(front, ticket) {
             return None;
         }
     }
+}
+
+/// Waits until a worker accepts that was dialled without waiting.
+pub(super) async fn accepts(worker: std::net::TcpStream) -> Option<TcpStream> {
+    let worker = TcpStream::from_std(worker).ok()?;
+    timeout(DIAL_TIMEOUT, worker.writable()).await.ok()?.ok()?;
+    // What writes it says, too, but not that nobody listens there.
+    matches!(worker.take_error(), Ok(None)).then_some(worker)
 }
 
 fn malformed(error: &dyn std::fmt::Display) {
@@ -132,21 +145,22 @@ impl NoAnswer {
 pub(super) async fn read_response(
     worker: &mut TcpStream,
     patience: Duration,
+    said: Vec<u8>,
 ) -> Result<(Response, Vec<u8>), (Unreached, Answer)> {
-    let answer = read_answer(worker, patience).await;
+    let answer = read_answer(worker, patience, said).await;
     answer.map_err(|none| {
         let told = Answer::new(none.status(), none.why());
         (Unreached::BadAnswer, told)
     })
 }
 
-/// Reads the worker's response head, and what came behind it.
+/// Reads the worker's response head, and what came behind it. `read`: what it has said already.
 pub(crate) async fn read_answer(
     worker: &mut TcpStream,
     patience: Duration,
+    mut read: Vec<u8>,
 ) -> Result<(Response, Vec<u8>), NoAnswer> {
     let deadline = Instant::now() + patience;
-    let mut read = Vec::new();
     for _ in 0..=INTERIMS_MAX {
         let (head, behind) = match timeout_at(deadline, read_head(worker, read)).await {
             Ok(Ok(read)) => read,

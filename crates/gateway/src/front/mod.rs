@@ -1,9 +1,12 @@
 //! The front: from an accepted connection to a decided, connected call.
 //!
-//! A task of its own for each connection, but only until the call stands: then a plain call is a
-//! value in the relay, and this task is gone. Everything before that has a deadline and a bound.
+//! An ordinary call without TLS is set up by the relay's own thread ([`arriving`]). Any other
+//! connection has a task of its own, but only until its call stands: then a call is a value in the
+//! relay, and this task is gone. Everything before that has a deadline and a bound.
 
+pub(crate) mod arriving;
 mod call;
+mod decided;
 pub(crate) mod dial;
 mod facts;
 mod plain;
@@ -12,13 +15,15 @@ pub(crate) mod trace;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::net::sockopt;
+use rustix::net::{SendFlags, sockopt};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -30,7 +35,7 @@ use crate::http::Answer;
 use crate::http::body::Turns;
 use crate::http::head::read_head_on;
 use crate::http::request::{Request, Wants};
-use crate::ledger::{Identity, Ledger, Refused, Ticket};
+use crate::ledger::{Ledger, Refused, Ticket};
 use crate::quiet::Quiet;
 use crate::relay::{self, LiveCall, Relay};
 use crate::rescue::{Lifeline, rescue_all};
@@ -56,7 +61,7 @@ static REFUSED: Quiet = Quiet::new();
 static UNACCEPTED: Quiet = Quiet::new();
 
 /// How long accepting rests when the process has no descriptor left.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Everything a connection needs.
 pub(crate) struct Front {
@@ -73,6 +78,11 @@ pub(crate) struct Front {
     /// Whether callers who have not said what they want are to be handed over.
     recalled: watch::Sender<bool>,
     parked: Mutex<Vec<Parked>>,
+    /// Where tasks are that go on with what leaves a shard.
+    runtime: Handle,
+    /// How many left one.
+    #[cfg(test)]
+    pub(crate) left: watch::Sender<usize>,
 }
 
 /// A caller who was accepted and has not said yet what it wants, as it goes to another gateway.
@@ -84,8 +94,8 @@ pub(crate) struct Parked {
     pub(crate) said: Vec<u8>,
 }
 
-/// One connection that is no call yet.
-struct Guest {
+/// One connection that is no call yet, as it is counted.
+pub(crate) struct Guest {
     front: Arc<Front>,
     peer: SocketAddr,
     is_decided: AtomicBool,
@@ -127,6 +137,9 @@ impl Front {
             undecided: watch::Sender::new(0),
             recalled: watch::Sender::new(false),
             parked: Mutex::default(),
+            runtime: Handle::current(),
+            #[cfg(test)]
+            left: watch::Sender::new(0),
         });
         tokio::spawn(rescue_all(Arc::downgrade(&front), calls));
         front
@@ -198,7 +211,6 @@ impl Front {
         listener: &TcpListener,
         mut stop: watch::Receiver<bool>,
     ) {
-        prepare(listener);
         loop {
             let accepted = tokio::select! {
                 () = stopped(&mut stop) => return,
@@ -207,9 +219,7 @@ impl Front {
             match accepted {
                 Ok((socket, peer)) => self.welcome(socket, peer),
                 Err(error) => {
-                    if let Some(unsaid) = UNACCEPTED.may_say(clock::now()) {
-                        tracing::warn!(%error, unsaid, "a connection could not be accepted");
-                    }
+                    say_unaccepted(&error);
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -260,13 +270,13 @@ impl Front {
 
 impl Front {
     /// Answers without waiting, since waiting is what there is no room for.
-    fn turn_away(&self, socket: &TcpStream, peer: SocketAddr, reason: &'static str) {
+    fn turn_away(&self, socket: &impl AsFd, peer: SocketAddr, reason: &'static str) {
         if let Some(unsaid) = TURNED.may_say(clock::now()) {
             tracing::warn!(%peer, reason, unsaid, "a connection was turned away");
         }
         if self.tls.is_none() {
             // Who does not get the answer sees the connection close.
-            let _ = socket.try_write(TURNED_AWAY);
+            let _ = rustix::net::send(socket, TURNED_AWAY, SendFlags::NOSIGNAL);
         }
     }
 }
@@ -297,8 +307,14 @@ impl Drop for Guest {
     }
 }
 
+pub(crate) fn say_unaccepted(error: &io::Error) {
+    if let Some(unsaid) = UNACCEPTED.may_say(clock::now()) {
+        tracing::warn!(%error, unsaid, "a connection could not be accepted");
+    }
+}
+
 /// What every caller's socket has, set where it costs nothing: who is accepted inherits it.
-fn prepare(listener: &TcpListener) {
+pub(crate) fn prepare(listener: &impl AsFd) {
     // Without it small frames wait for acknowledgements; nothing else depends on it.
     let set = sockopt::set_tcp_nodelay(listener, true)
         .and_then(|()| sockopt::set_socket_oobinline(listener, true))
@@ -354,6 +370,10 @@ impl Guest {
             Ok(Err(error)) => Err(Answer::to_unread(&error)),
             Err(_) => Err(Some(Answer::new(408, "the head took too long"))),
         };
+        self.conclude(caller, outcome).await;
+    }
+
+    async fn conclude(self, mut caller: Caller, outcome: Outcome) {
         match outcome {
             Ok(Some(upgraded)) => self.into_call(caller, upgraded),
             Ok(None) | Err(None) => close(caller).await,
@@ -402,7 +422,7 @@ impl Guest {
     async fn request(&self, caller: &mut Caller, head: &[u8], behind: Vec<u8>) -> Outcome {
         let request = Request::parse(head)?;
         match request.wants.clone() {
-            Wants::WebSocket { key } => self.call(caller, &request, &key, behind).await,
+            Wants::WebSocket { key } => self.call(caller, request, key, behind).await,
             Wants::Answer { waits } => self.plain(caller, &request, waits, behind).await,
         }
     }
@@ -454,10 +474,13 @@ async fn close(mut caller: Caller) {
 }
 
 /// The access log, at the level of debugging: a line for each request that a worker is sent.
-fn sent(identity: &Identity, worker: SocketAddr, request: &Request) {
-    let Request { method, target, .. } = request;
-    let call = &identity.call;
-    tracing::debug!(target: "segue_gateway::access", %worker, %call, method, target, "sent");
+fn sent(ticket: &Ticket, request: &Request) {
+    const LOG: &str = "segue_gateway::access";
+    if tracing::enabled!(target: LOG, tracing::Level::DEBUG) {
+        let Request { method, target, .. } = request;
+        let (worker, call) = (ticket.addr(), ticket.identity().call);
+        tracing::debug!(target: LOG, %worker, %call, method, target, "sent");
+    }
 }
 
 /// Headers as they are written.

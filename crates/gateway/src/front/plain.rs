@@ -74,11 +74,11 @@ impl Guest {
         let mut message = request.to_worker(&pairs(&ours), length);
         message.extend_from_slice(&body.bytes);
         body.bytes = Vec::new();
-        sent(&ticket.identity(), ticket.addr(), request);
+        sent(&ticket, request);
         // If this fails, so does reading the answer.
         let _ = timeout(ANSWER_TIMEOUT, worker.write_all(&message)).await;
         drop((message, body));
-        let read = dial::read_response(&mut worker, ANSWER_TIMEOUT).await;
+        let read = dial::read_response(&mut worker, ANSWER_TIMEOUT, Vec::new()).await;
         // A 5xx is one request's; only of an upgrade does it tell how the worker is.
         if !matches!(&read, Ok((response, _)) if response.status >= 500) {
             let (worker, addr) = (ticket.worker(), ticket.addr());

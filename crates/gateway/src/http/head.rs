@@ -192,10 +192,7 @@ pub(crate) async fn read_head_on<S: AsyncRead + Unpin>(
 ) -> Result<(Vec<u8>, Vec<u8>), ReadHeadError> {
     let mut seen = 0;
     loop {
-        if let Some(end) = scan(read, seen)? {
-            if end > HEAD_BYTES_MAX {
-                return Err(ReadHeadError::TooLong);
-            }
+        if let Some(end) = end_of_head(read, seen)? {
             let behind = read.split_off(end);
             return Ok((std::mem::take(read), behind));
         }
@@ -210,6 +207,14 @@ pub(crate) async fn read_head_on<S: AsyncRead + Unpin>(
             Ok(_) => {}
             Err(error) => return Err(ReadHeadError::Io(error)),
         }
+    }
+}
+
+/// Where the head in `bytes` ends, if that is there; the empty line is not before byte `from`.
+pub(crate) fn end_of_head(bytes: &[u8], from: usize) -> Result<Option<usize>, ReadHeadError> {
+    match scan(bytes, from)? {
+        Some(end) if end > HEAD_BYTES_MAX => Err(ReadHeadError::TooLong),
+        end => Ok(end),
     }
 }
 

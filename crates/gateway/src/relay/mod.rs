@@ -12,6 +12,7 @@ mod ahead;
 mod call;
 mod interest;
 mod keeping;
+mod listening;
 mod outlive;
 mod running;
 mod shard;
@@ -32,6 +33,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::call::{Flow, LiveCall, Sink};
 pub(crate) use self::call::{MovedCall, farewell, goodbye, keep_alive};
+pub(crate) use self::listening::Listening;
 pub(crate) use self::running::Sketch;
 use self::shard::{Command, Shard};
 pub(crate) use self::side::Side;
@@ -82,13 +84,16 @@ struct Wake {
     event: OwnedFd,
     /// It was woken, and has not looked yet.
     woken: AtomicBool,
+    /// How many calls its shard has, those among them that are being set up.
+    load: AtomicUsize,
 }
 
 impl Wake {
     fn new() -> io::Result<Arc<Self>> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let woken = AtomicBool::new(false);
-        Ok(Arc::new(Self { event, woken }))
+        let load = AtomicUsize::new(0);
+        Ok(Arc::new(Self { event, woken, load }))
     }
 
     /// Behind what is to be found by whoever is woken.
@@ -228,7 +233,9 @@ impl Drop for Relay {
     fn drop(&mut self) {
         for shard in &mut self.shards {
             let _ = shard.send(Command::Stop);
-            if let Some(thread) = shard.thread.take() {
+            // The last one to have us may be one of them.
+            let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+            if let Some(thread) = shard.thread.take().filter(|thread| !own(thread)) {
                 // A thread that panicked has said so already.
                 let _ = thread.join();
             }

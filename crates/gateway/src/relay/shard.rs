@@ -9,6 +9,7 @@
 //! something is due.
 
 mod ahead;
+mod arrivals;
 
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -21,6 +22,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io;
 
 use crate::clock;
+use crate::front::arriving::Arriving;
 use crate::shelves::Shelves;
 use crate::slots::{Delta, Lane};
 
@@ -34,6 +36,8 @@ use super::{Keep, Rescuers};
 
 use self::ahead::Awaited;
 pub(super) use self::ahead::CaughtUp;
+pub(super) use self::arrivals::Listen;
+use self::arrivals::{Arrivals, DOOR};
 
 /// Events taken from the kernel at once: bounds how long one batch keeps commands waiting.
 const EVENTS_MAX: usize = 256;
@@ -55,6 +59,12 @@ const WAKE: u64 = u64::MAX;
 pub(super) enum Command {
     /// Relays one more call.
     Adopt(Box<LiveCall>),
+    /// Accepts callers, and sets up their calls.
+    Listen(Arc<Listen>),
+    /// No more. Answers when it does not.
+    Unlisten(Option<Sender<()>>),
+    /// Sets up a call of another shard.
+    Arrive(Box<Arriving>),
     /// Ends the calls that the ledger has marked.
     EndMarked,
     /// Lets go of every call that can move, by value.
@@ -94,6 +104,7 @@ pub(super) struct Shard {
     lane: Lane,
     keeping: Keeping,
     rescuers: Rescuers,
+    arrivals: Arrivals,
     /// While there are calls that may not be touched.
     awaited: Option<Awaited>,
 }
@@ -134,6 +145,7 @@ impl Shard {
             lane,
             keeping: Keeping::default(),
             rescuers,
+            arrivals: Arrivals::default(),
             awaited: None,
         })
     }
@@ -161,13 +173,15 @@ impl Shard {
                     return;
                 }
             }
-            let mut woken = false;
+            let (mut woken, mut knocked) = (false, false);
             for event in &events {
                 match event.data.u64() {
                     WAKE => woken = true,
+                    DOOR => knocked = true,
                     key => self.on_event(key, event.flags),
                 }
             }
+            self.see_to_arrivals(knocked);
             if woken && !(self.on_commands() && self.await_word()) {
                 return;
             }
@@ -179,7 +193,8 @@ impl Shard {
     fn timeout(&self) -> Option<Timespec> {
         let fronts = [self.deadlines.front(), self.farewells.front()];
         let fronts = fronts.into_iter().flatten().map(|(deadline, _)| *deadline);
-        let deadline = fronts.chain(self.keeping.due()).min()?;
+        let deadline = fronts.chain(self.keeping.due());
+        let deadline = deadline.chain(self.arrivals.due()).min()?;
         let left = deadline.saturating_duration_since(Instant::now());
         Timespec::try_from(left).ok()
     }
@@ -204,6 +219,12 @@ impl Shard {
     fn on_command(&mut self, command: Command) -> bool {
         match command {
             Command::Adopt(call) => self.adopt(*call),
+            Command::Listen(listen) => self.listen(listen),
+            Command::Unlisten(reply) => {
+                self.unlisten();
+                drop(reply);
+            }
+            Command::Arrive(arriving) => self.arrive(arriving),
             Command::EndMarked => self.end_marked(),
             Command::GiveAll(reply) => {
                 let calls = self.give_all();
@@ -239,12 +260,16 @@ impl Shard {
     fn place(&mut self, call: LiveCall) -> Option<u32> {
         self.generation = (self.generation + 1) & GENERATION_MASK;
         let call = Running::new(call, &self.lane, self.generation)?;
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
-            u32::try_from(self.places.len() - 1).expect("far fewer calls than 2^32")
-        });
+        let index = self.room();
         self.places[index as usize] = Some(call);
         Some(index)
+    }
+
+    fn room(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            u32::try_from(self.places.len() - 1).expect("far fewer calls than 2^32")
+        })
     }
 
     fn hold_if_young(&mut self, index: u32) {
@@ -342,6 +367,7 @@ impl Shard {
     fn on_event(&mut self, key: u64, flags: epoll::EventFlags) {
         let (index, generation, side) = unpack(key);
         let Some(call) = at(&mut self.places, index, generation) else {
+            self.arrivals.note(key);
             return;
         };
         // What the call wants of this socket is what it is watched for.

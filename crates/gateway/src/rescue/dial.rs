@@ -105,7 +105,7 @@ impl Recorded {
         // If this fails, so does reading the answer.
         let _ = timeout_at(deadline, worker.write_all(&head)).await;
         let patience = deadline.saturating_duration_since(Instant::now());
-        let read = read_answer(&mut worker, patience).await;
+        let read = read_answer(&mut worker, patience, Vec::new()).await;
         let (response, behind) = read.map_err(|none| match none {
             NoAnswer::Ended => Failed::Died,
             NoAnswer::Malformed | NoAnswer::Late | NoAnswer::Interim => Failed::Refused(none.why()),

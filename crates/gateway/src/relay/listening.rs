@@ -1,0 +1,88 @@
+//! Shards that accept callers by themselves, until they are told to stop.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
+
+use crate::front::Front;
+
+use super::shard::{Command, Listen};
+use super::{Relay, Wake};
+
+/// The way to a shard.
+#[derive(Clone)]
+pub(super) struct Mailbox {
+    commands: Sender<Command>,
+    wake: Arc<Wake>,
+}
+
+impl Mailbox {
+    pub(super) fn send(&self, command: Command) -> Result<(), Command> {
+        self.commands.send(command).map_err(|unsent| unsent.0)?;
+        self.wake.wake();
+        Ok(())
+    }
+
+    /// How many calls it has.
+    pub(super) fn load(&self) -> usize {
+        self.wake.load.load(Ordering::Relaxed)
+    }
+}
+
+/// Lasts as long as the shards are to accept.
+pub(crate) struct Listening(Vec<Mailbox>);
+
+impl Relay {
+    /// Has the shards accept callers at this listener, and set up ordinary calls by themselves.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub(crate) fn listen(
+        &self,
+        listener: &TcpListener,
+        front: &Arc<Front>,
+    ) -> io::Result<Listening> {
+        let mailbox = |shard: &super::Handle| Mailbox {
+            commands: shard.commands.clone(),
+            wake: Arc::clone(&shard.wake),
+        };
+        let shards: Vec<Mailbox> = self.shards.iter().map(mailbox).collect();
+        let listen = Arc::new(Listen {
+            listener: listener.try_clone()?,
+            front: Arc::clone(front),
+            shards: shards.clone(),
+        });
+        for shard in &shards {
+            // A shard that is gone accepts nobody.
+            let _ = shard.send(Command::Listen(Arc::clone(&listen)));
+        }
+        Ok(Listening(shards))
+    }
+}
+
+impl Listening {
+    /// Nobody is accepted any more once this returns, and who was and is no call yet is the
+    /// front's. Blocks for a turn of each shard.
+    pub(crate) fn stop(self) {
+        let (reply, answers) = channel();
+        self.tell(Some(&reply));
+        drop(reply);
+        // One that is gone drops its sender.
+        answers.into_iter().for_each(drop);
+    }
+
+    fn tell(&self, reply: Option<&Sender<()>>) {
+        for shard in &self.0 {
+            let _ = shard.send(Command::Unlisten(reply.cloned()));
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.tell(None);
+    }
+}
