@@ -257,16 +257,16 @@ pub(crate) struct Room {
 }
 
 impl FromWorker {
-    /// As a frame.
-    pub(crate) fn encode(self) -> Vec<u8> {
+    /// As the payload of a frame.
+    pub(crate) fn frame(self) -> Vec<u8> {
         let message = Some(self);
         WorkerMessage { message }.encode_to_vec()
     }
 }
 
 impl FromServer {
-    /// As a frame.
-    pub(crate) fn encode(self) -> Vec<u8> {
+    /// As the payload of a frame.
+    pub(crate) fn frame(self) -> Vec<u8> {
         let message = Some(self);
         ServerMessage { message }.encode_to_vec()
     }

@@ -37,6 +37,7 @@ pub(crate) enum Loss {
 
 /// What happened. Workers are known by the server's ids for them, new at each connection.
 #[derive(Debug, Clone)]
+#[allow(dead_code, reason = "what no test reads is printed when one fails")]
 pub(crate) enum Event {
     /// An HTTP request that is not a worker's connection, or that is refused.
     Http {
@@ -154,10 +155,13 @@ impl Records {
                 grown.changed().await.expect("its sender is ours");
             }
         };
-        match tokio::time::timeout(PATIENCE, search).await {
-            Ok(found) => found,
-            Err(_) => panic!("{what} did not come true; the server saw {:#?}", self.last()),
-        }
+        let found = tokio::time::timeout(PATIENCE, search).await;
+        found.unwrap_or_else(|_| {
+            panic!(
+                "{what} did not come true; the server saw {:#?}",
+                self.last()
+            )
+        })
     }
 
     fn last(&self) -> Vec<Record> {

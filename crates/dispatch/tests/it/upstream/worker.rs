@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message as _;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::key;
@@ -69,6 +69,8 @@ pub(super) struct Worker {
     pub(super) key: Key,
     pub(super) told: Mutex<Told>,
     pub(super) closed: watch::Sender<bool>,
+    /// Told to have its connection cut.
+    pub(super) cut: Notify,
     pub(super) out: mpsc::UnboundedSender<Message>,
     pub(super) running: Mutex<HashMap<String, Job>>,
     offers: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
@@ -82,11 +84,7 @@ pub(super) struct Told {
 }
 
 impl Worker {
-    pub(super) fn new(
-        id: &str,
-        with: &Register,
-        out: mpsc::UnboundedSender<Message>,
-    ) -> Arc<Self> {
+    pub(super) fn new(id: &str, with: &Register, out: mpsc::UnboundedSender<Message>) -> Arc<Self> {
         Arc::new(Self {
             id: id.to_owned(),
             key: Key::of(with),
@@ -95,6 +93,7 @@ impl Worker {
                 load: 0.0,
             }),
             closed: watch::Sender::new(false),
+            cut: Notify::new(),
             out,
             running: Mutex::default(),
             offers: Mutex::default(),
@@ -103,7 +102,7 @@ impl Worker {
 
     /// Sends; whether it arrives is not this side's to know.
     pub(super) fn send(&self, message: FromServer) {
-        let _ = self.out.send(Message::Binary(message.encode().into()));
+        let _ = self.out.send(Message::Binary(message.frame().into()));
     }
 
     /// Offers it a job, and gives it if it wants it.

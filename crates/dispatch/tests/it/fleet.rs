@@ -1,0 +1,184 @@
+//! Workers with LiveKit's own package, each a process of its own.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::Value;
+
+use crate::key;
+use crate::upstream::PATIENCE;
+
+static DIRS: AtomicU32 = AtomicU32::new(0);
+
+fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().unwrap()
+}
+
+/// The Python that has livekit-agents. Without it the tests fail, and say what to do.
+fn python() -> PathBuf {
+    let python = std::env::var_os("SEGUE_TEST_LIVEKIT_PYTHON").map_or_else(
+        || root().join("target/venv-livekit/bin/python"),
+        PathBuf::from,
+    );
+    assert!(
+        python.exists(),
+        "{} is missing\nhint: `make python` makes it; or set SEGUE_TEST_LIVEKIT_PYTHON",
+        python.display()
+    );
+    python
+}
+
+/// A folder with a log that its workers write. Dropping it removes it, unless the test failed.
+pub(crate) struct Fleet {
+    pub(crate) dir: PathBuf,
+}
+
+/// One worker and the processes of its jobs. Dropping it ends them by force.
+pub(crate) struct Real {
+    pub(crate) name: String,
+    child: Child,
+    said: PathBuf,
+}
+
+impl Fleet {
+    pub(crate) fn new() -> Self {
+        let number = DIRS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("segue-livekit-{}-{number}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        Self { dir }
+    }
+
+    /// Where jobs are logged.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.join("workers.jsonl")
+    }
+
+    /// What the workers' jobs have logged so far.
+    pub(crate) fn jobs(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines = text.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// Starts a worker. It takes seconds until it is registered: start all, then wait.
+    pub(crate) fn start(&self, name: &str, release: &str, url: &str, env: &[(&str, &str)]) -> Real {
+        self.start_program("examples/livekit-worker/worker.py", name, release, url, env)
+    }
+
+    /// The same with another program.
+    pub(crate) fn start_program(
+        &self,
+        program: &str,
+        name: &str,
+        release: &str,
+        url: &str,
+        env: &[(&str, &str)],
+    ) -> Real {
+        let said = self.dir.join(format!("{name}.log"));
+        let output = fs::File::create(&said).unwrap();
+        let child = Command::new(python())
+            .arg(root().join(program))
+            .arg("start")
+            .env("LIVEKIT_URL", url)
+            .env("LIVEKIT_API_KEY", key::KEY)
+            .env("LIVEKIT_API_SECRET", key::SECRET)
+            .env("AGENT_CALL_LOG", self.log())
+            .env("AGENT_RELEASE", release)
+            .env("AGENT_WORKER", name)
+            .env_remove("LIVEKIT_WORKER_TOKEN")
+            .env_remove("LIVEKIT_AGENT_DEPLOYMENT")
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        Real {
+            name: name.to_owned(),
+            child,
+            said,
+        }
+    }
+
+    /// Waits for something in the log of the jobs.
+    pub(crate) async fn until(&self, what: &str, is: impl Fn(&[Value]) -> bool) {
+        let began = Instant::now();
+        while !is(&self.jobs()) {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{what} did not come true: {:#?}",
+                self.jobs()
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// How often a file or a process is looked at.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+
+impl Real {
+    /// Signals the worker itself, not its jobs.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// What it has said.
+    pub(crate) fn said(&self) -> String {
+        let mut text = String::new();
+        let file = fs::File::open(&self.said);
+        let _ = file.and_then(|mut file| file.read_to_string(&mut text));
+        text
+    }
+
+    /// Waits until it has said something so many times.
+    pub(crate) async fn until_says(&self, what: &str, times: usize) {
+        let began = Instant::now();
+        while self.said().matches(what).count() < times {
+            let late = began.elapsed() > PATIENCE;
+            assert!(!late, "{} never said {what:?}: {}", self.name, self.said());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits for its end; answers its exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            let late = began.elapsed() > PATIENCE;
+            assert!(!late, "{} did not end: {}", self.name, self.said());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        // Its group: the jobs too, which outlive a worker that is killed alone.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The dispatcher as LiveKit and its workers see it: real workers of `livekit-agents`, simulated
+//! ones, and a server that keeps LiveKit's rules.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+mod alone;
+mod direct;
+mod fleet;
+mod judge;
+mod key;
+mod rules;
+mod sim;
+mod upstream;
+mod wire;
