@@ -28,8 +28,9 @@ test: python ## every test: unit, simulator, model, black box, documentation
 	cargo $(RUN_TESTS) --workspace --locked
 	cargo test --workspace --locked --doc
 
-python: ## the Python of the examples and their tests, in target/venv (PYTHON=python3.12)
+python: ## the Python of the examples and their tests, in target/venv* (PYTHON=python3.12)
 	@examples/python-env target/venv
+	@examples/python-env target/venv-livekit examples/livekit-worker/requirements.txt
 
 talk: python ## agents that hear and speak, with more and longer calls (CALLS=40 TALK=120)
 	SEGUE_TEST_CALLS=$(CALLS) SEGUE_TEST_SECONDS=$(TALK) cargo test --locked -p segue --test it -- --test-threads 1 receptionist:: pipecat::
