@@ -33,6 +33,7 @@ pub mod config;
 pub mod descriptors;
 mod files;
 pub mod journal;
+mod low;
 mod quiet;
 mod shelves;
 mod stop;

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::front::Front;
 use crate::handoff::{self, Giving, HandoffError, Header, Last, NotGiven};
 use crate::journal;
+use crate::low;
 use crate::relay::{LiveCall, Relay};
 use crate::run::{Gateway, blocking};
 use crate::setup::{HOLD_MAX, take_down};
@@ -93,7 +94,7 @@ impl Gateway {
                 ledger: ledger.seal(clock::now()),
                 wards: keeping.wards(),
             };
-            let ahead = match giving.prepare(&listener, header, &relay) {
+            let ahead = match low::unhurried(|| giving.prepare(&listener, header, &relay)) {
                 Ok(ahead) => ahead,
                 Err(error) => {
                     ledger.unseal();
@@ -111,6 +112,9 @@ impl Gateway {
             match giving.hand_over(&calls, &ahead, last) {
                 Ok(()) => {
                     let (count, still) = (calls.len(), stopped.elapsed());
+                    if giving.is_to_another() && *ledger.open().borrow() <= count + ended {
+                        low::step_aside();
+                    }
                     tracing::info!(calls = count, ?still, "handed over");
                     // The taker journals what is its own now; what stays with us it has as pins.
                     ledger.leave_journal();

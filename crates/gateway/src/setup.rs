@@ -18,10 +18,11 @@ use crate::clock;
 use crate::config::Config;
 use crate::files;
 use crate::front::Front;
-use crate::handoff::{AheadCall, Came, HandoffError, TakenCall, Taking};
+use crate::handoff::{AheadCall, Came, HandoffError, Header, TakenCall, Taking};
 use crate::journal::{self, Lost};
 use crate::keeper::{self, Keeping, Known, Orphan, Recovered, Session, WardId};
 use crate::ledger::{Late, Ledger, Ticket};
+use crate::low;
 use crate::relay::{Held, Keep, LiveCall, Relay};
 use crate::report::Life;
 use crate::run::RunError;
@@ -156,13 +157,19 @@ impl Hands {
         path: &Path,
         gateway: GatewayId,
     ) -> Result<(TcpListener, Life, Taking), HandoffError> {
-        let taking = Taking::ask(path)?;
-        let (header, listener) = taking.header()?;
-        let now = clock::now();
-        self.ledger.restore(header.ledger, now);
-        self.begin(self.keeping.connect(), &listener);
+        let prepared = low::unhurried(|| {
+            let taking = Taking::ask(path)?;
+            let (mut header, listener) = taking.header()?;
+            self.prepare(&taking, &mut header, &listener)?;
+            Ok::<_, HandoffError>((taking, header, listener))
+        });
+        // Those that came ahead before it failed are the giver's.
+        let (taking, header, listener) = prepared.inspect_err(|_| {
+            let here = self.relay.give_all();
+            here.into_iter().for_each(LiveCall::given);
+        })?;
         let mut taken = Taken::default();
-        if let Err(error) = self.take_calls(&taking, &header.wards, now, &mut taken) {
+        if let Err(error) = self.take_calls(&taking, &header.wards, &mut taken) {
             let here = taken.whole.into_iter().chain(self.relay.give_all());
             here.for_each(LiveCall::given);
             taken.gone.into_values().for_each(Ticket::given);
@@ -183,18 +190,30 @@ impl Hands {
         Ok((listener, life, taking))
     }
 
+    /// Takes in what is sent while every call flows.
+    fn prepare(
+        &self,
+        taking: &Taking,
+        header: &mut Header,
+        listener: &TcpListener,
+    ) -> Result<(), HandoffError> {
+        let now = clock::now();
+        self.ledger.restore(std::mem::take(&mut header.ledger), now);
+        self.begin(self.keeping.connect(), listener);
+        let mut patience = HOLD_BACK_MAX;
+        taking.ahead(|batch| self.await_calls(batch, now, &mut patience))
+    }
+
     /// Takes the calls in, until they are ours. On an error they are the giver's, and what is in
     /// `taken` and in the relay is nothing.
     fn take_calls(
         &self,
         taking: &Taking,
         wards: &[WardId],
-        now: Timestamp,
         taken: &mut Taken,
     ) -> Result<(), HandoffError> {
-        let mut patience = HOLD_BACK_MAX;
-        taking.ahead(|batch| self.await_calls(batch, now, &mut patience))?;
         // From here to the end every call stands still: what can be done before is done.
+        let now = clock::now();
         let mut patience = HOLD_MAX;
         let whole = &mut taken.whole;
         let come = taking.calls(|batch| whole.extend(self.count(batch, now, &mut patience)))?;

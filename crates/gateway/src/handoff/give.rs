@@ -1,7 +1,7 @@
 //! The side that runs and gives.
 
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -53,6 +53,11 @@ impl Giving {
         let welcomed = giving.welcome(socket);
         giving.or_refuse(welcomed)?;
         Ok(giving)
+    }
+
+    /// Whether the taker is a process of its own.
+    pub(crate) fn is_to_another(&self) -> bool {
+        !self.peer.is_this()
     }
 
     fn welcome(&self, socket: &Path) -> Result<(), HandoffError> {
@@ -144,15 +149,21 @@ impl Giving {
             // It did not say that it took, so it has relayed nothing and will not.
             return Err(error);
         }
-        // It may be about to. Only when it is no more can these calls be touched again.
-        tracing::warn!(%error, "the other gateway is stuck, and is ended");
-        if !self.peer.kill() {
+        if self.peer.is_this() {
+            // It answers or it ends: there is nobody who could be ended for it.
             self.stream.set_read_timeout(None)?;
+        } else {
+            // Behind this it cannot say so any more, and what it said before is here to be read. So
+            // nobody is ended who relays already.
+            self.stream.shutdown(Shutdown::Read)?;
         }
-        match receive(&self.stream) {
-            Ok((ToGiver::Took, _)) => Ok(()),
-            _ => Err(error),
+        if let Ok((ToGiver::Took, _)) = receive(&self.stream) {
+            return Ok(());
         }
+        // It will not relay, but it might still tell the keeper that the calls are its own.
+        tracing::warn!(%error, "the other gateway is stuck, and is ended");
+        self.peer.kill();
+        Err(error)
     }
 
     /// Answers what the taker is to the keeper.

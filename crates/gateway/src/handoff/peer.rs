@@ -36,6 +36,11 @@ impl Peer {
         Ok(Self::process(peer.pid))
     }
 
+    /// Whether it is this very process, or one that cannot be told from it.
+    pub(super) fn is_this(&self) -> bool {
+        self.pidfd.is_none() && !self.is_gone
+    }
+
     fn process(pid: Pid) -> Self {
         if pid == rustix::process::getpid() {
             return Self {

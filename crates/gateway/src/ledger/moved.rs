@@ -24,7 +24,7 @@ const NOBODYS_HOST: &str = "stand-in.invalid";
 const STAND_IN_STICKINESS: Millis = Millis::from_secs(300);
 
 /// Everything but the connections, which travel with their descriptors.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerState {
     /// Per agent.
     pub agents: Vec<AgentState>,

@@ -95,7 +95,13 @@ async fn a_giver_that_fails_at_any_step_serves_on() {
             .await;
         let mut callers = Callers::start(giver.addr, CALLS).await;
         callers.turn_page().await;
-        let mut refused = taker(&dir, "");
+        // Else it may have said that it took, which no failure of the giver takes back.
+        let slow = if step == "said_yours" {
+            "handoff.yours=stall"
+        } else {
+            ""
+        };
+        let mut refused = taker(&dir, slow);
         let ended = soon("the end of the taker", refused.wait()).await.unwrap();
         assert!(!ended.success(), "{step}: it took over");
         callers.turn_page().await;
@@ -105,6 +111,42 @@ async fn a_giver_that_fails_at_any_step_serves_on() {
         giver.terminate();
         assert!(giver.ended().await.success());
     }
+}
+
+/// At the very moment of the change: whoever of the two goes on has every call, and the other one
+/// ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_giver_that_gives_up_as_the_taker_takes_leaves_one_of_them() {
+    const TRIES: usize = 6;
+    let mut taken = 0;
+    for _ in 0..TRIES {
+        let dir = Dir::new();
+        let agent = Agent::start(Manner::Stream).await;
+        let workers = [("w1", "v1", agent.addr)];
+        let mut controller = Controller::start(dir.path(), table(1, "v1", &workers));
+        let fail = "handoff.said_yours=error";
+        let mut giver = Process::start_failing(dir.path(), false, fail).await;
+        controller
+            .report("the first table", |report| report.epoch.0 == 1)
+            .await;
+        let mut callers = Callers::start(giver.addr, CALLS).await;
+        callers.turn_page().await;
+        let mut taker = taker(&dir, "");
+        let (by_taker, ended) = soon("the end of one of them", async {
+            tokio::select! {
+                ended = giver.child.wait() => (true, ended.unwrap()),
+                ended = taker.wait() => (false, ended.unwrap()),
+            }
+        })
+        .await;
+        assert_eq!(ended.success(), by_taker, "only a giver ends in order");
+        taken += usize::from(by_taker);
+        callers.turn_page().await;
+        let mut late = Callers::start(giver.addr, 1).await;
+        late.turn_page().await;
+        whole([callers, late], &agent).await;
+    }
+    println!("{taken} of {TRIES} takers were in time");
 }
 
 #[tokio::test(flavor = "multi_thread")]
