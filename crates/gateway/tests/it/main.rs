@@ -8,6 +8,7 @@ mod child;
 
 mod calls;
 mod controller_killed;
+mod exhausted;
 mod gateway_killed;
 mod handoff;
 mod handoff_broken;

