@@ -11,6 +11,7 @@ use crate::ledger::{Ledger, Purpose};
 
 use super::*;
 
+mod ahead;
 mod cuts;
 mod edges;
 mod keeping;

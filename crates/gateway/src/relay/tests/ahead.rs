@@ -1,0 +1,147 @@
+//! Calls that are shown to another relay before they are given to it.
+
+use std::collections::HashMap;
+
+use crate::slots::Delta;
+
+use super::*;
+
+/// Shows the calls of one relay to another one, which waits with them.
+fn show(from: &Relay, to: &Relay, ledger: &Arc<Ledger>) -> usize {
+    let mut sketches = Vec::new();
+    let shown = from.sketch(|some| {
+        sketches.extend(some);
+        Ok::<_, ()>(())
+    });
+    shown.unwrap();
+    let ahead = |sketch: Sketch| {
+        let moved = MovedCall::fresh(sketch.connection);
+        let sockets = (sketch.caller, sketch.worker);
+        let mut call = LiveCall::moved(ledger, moved, sockets, Timestamp(2)).unwrap();
+        call.enroll_ahead(to.slots()).unwrap();
+        (sketch.number, call)
+    };
+    let calls: Vec<_> = sketches.into_iter().map(ahead).collect();
+    let count = calls.len();
+    to.await_calls(calls).unwrap();
+    count
+}
+
+/// Gives those that are still there. Answers how many, and whether bytes of any were under way.
+fn give(from: &Relay, to: &Relay) -> (usize, bool) {
+    let calls = from.give_all();
+    let mut bytes = Vec::new();
+    for call in &calls {
+        call.delta().unwrap().write(&mut bytes);
+    }
+    let (mut rest, mut deltas) = (&bytes[..], Vec::new());
+    while let Some(delta) = Delta::read_from(&mut rest) {
+        deltas.push(delta);
+    }
+    let waited = deltas.iter().any(|delta| !delta.is_plain());
+    let caught_up = to.catch_up(deltas);
+    assert_eq!((caught_up.calls, caught_up.gone.len()), (calls.len(), 0));
+    let count = calls.len();
+    calls.into_iter().for_each(LiveCall::given);
+    to.go_on();
+    (count, waited)
+}
+
+#[test]
+fn a_call_that_was_shown_moves_with_the_bytes_in_flight() {
+    const BYTES: usize = 16 * 1024 * 1024;
+    const MOVES: usize = 40;
+    let rig = rig(b"", b"");
+    let pattern = |n: usize| u8::try_from(n * 31 % 251).unwrap();
+    let worker = rig.worker.try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        let mut bytes: Vec<u8> = (0..BYTES).map(pattern).collect();
+        bytes.extend([0x88, 0x02, 0x03, 0xe8]);
+        (&worker).write_all(&bytes).unwrap();
+        worker.shutdown(Shutdown::Write).unwrap();
+    });
+    let next = Relay::start(2).unwrap();
+    let (mut got, mut waited, mut part) = (Vec::new(), 0, vec![0; BYTES / MOVES / 2]);
+    for round in 0..MOVES {
+        let (from, to) = if round % 2 == 0 {
+            (&rig.relay, &next)
+        } else {
+            (&next, &rig.relay)
+        };
+        assert_eq!(show(from, to, &rig.ledger), 1);
+        for _ in 0..2 {
+            // They flow on in between.
+            (&rig.caller).read_exact(&mut part).unwrap();
+            got.extend_from_slice(&part);
+            if got.len() % (BYTES / MOVES) != 0 {
+                let (count, under_way) = give(from, to);
+                assert_eq!(count, 1);
+                waited += usize::from(under_way);
+            }
+        }
+    }
+    got.extend(read_all(&rig.caller));
+    sender.join().unwrap();
+    assert_eq!(got.len(), BYTES + 4);
+    let as_sent = got[..BYTES].iter().enumerate();
+    assert!(as_sent.into_iter().all(|(n, byte)| *byte == pattern(n)));
+    assert!(waited > 0, "the test met no backpressure");
+    rig.caller.shutdown(Shutdown::Write).unwrap();
+    end(&rig.ledger);
+}
+
+#[test]
+fn a_call_that_ends_after_it_was_shown_is_counted_once() {
+    let rig = rig(b"", b"");
+    let (next, theirs) = (Relay::start(1).unwrap(), ledger());
+    theirs.restore(rig.ledger.seal(Timestamp(2)), Timestamp(2));
+    assert_eq!(show(&rig.relay, &next, &theirs), 1);
+    // Whoever waits with it reads nothing of it.
+    (&rig.worker)
+        .write_all(&[0x82, 1, 7, 0x88, 2, 3, 0xe8])
+        .unwrap();
+    rig.worker.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&rig.caller), [0x82, 1, 7, 0x88, 2, 3, 0xe8]);
+    rig.caller.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&rig.worker), b"");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let late = loop {
+        let late = rig.ledger.late();
+        if !late.is_empty() {
+            break late;
+        }
+        assert!(std::time::Instant::now() < deadline, "it has not ended");
+    };
+    assert_eq!(rig.relay.give_all().len(), 0);
+    let caught_up = next.catch_up(Vec::new());
+    assert_eq!((caught_up.calls, caught_up.released.len()), (0, 1));
+    next.go_on();
+    let mut gone: HashMap<_, _> = caught_up.gone.into_iter().collect();
+    assert_eq!(gone.len(), 1);
+    theirs.adopt_late(late, &mut gone);
+    assert!(gone.is_empty());
+    assert_eq!(end(&theirs), ("worker:1000".to_owned(), false));
+    assert_eq!(theirs.take_ended().records.len(), 1);
+    rig.ledger.handed_over(1);
+}
+
+#[test]
+fn calls_that_were_shown_in_vain_go_on_where_they_are() {
+    let rig = rig(b"", b"");
+    for gives_back in [true, false] {
+        let (next, theirs) = (Relay::start(2).unwrap(), ledger());
+        assert_eq!(show(&rig.relay, &next, &theirs), 1);
+        if gives_back {
+            let back = next.give_all();
+            assert_eq!(back.len(), 1);
+            back.into_iter().for_each(LiveCall::given);
+        }
+        drop(next);
+        assert_eq!(*theirs.open().borrow(), 0, "it is not counted there");
+        assert!(theirs.take_ended().records.is_empty(), "and has not ended");
+        let mut heard = [0; 2];
+        (&rig.caller).write_all(b"on").unwrap();
+        (&rig.worker).read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"on");
+    }
+}
