@@ -6,6 +6,9 @@ use rustix::process::Signal;
 
 use crate::site::{SETTINGS, Site, reports};
 
+/// How long people talk for each kill, which takes a second or two.
+const KILL_MS: u64 = 5_000;
+
 /// kill -9 of the gateway, and another one takes calls.
 async fn kill_gateway(site: &Site) {
     let before = site.pid("run/gateway.json");
@@ -17,17 +20,26 @@ async fn kill_gateway(site: &Site) {
     .await;
 }
 
+/// A number from the environment, for a longer run than the suite's.
+fn asked(name: &str, usual: u32) -> u32 {
+    let asked = std::env::var(name).ok();
+    asked.map_or(usual, |number| number.parse().expect("a number"))
+}
+
+/// `SEGUE_TEST_CALLS=90 SEGUE_TEST_KILLS=20` is more of the same, best with `--release`.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_outlive_their_gateway() {
+    let (calls, kills) = (asked("SEGUE_TEST_CALLS", 8), asked("SEGUE_TEST_KILLS", 3));
     let site = Site::open_with(SETTINGS, "").await;
     site.deploy("v1");
-    let crowd = site.crowd("a", 8, 12_000);
-    site.live(8).await;
-    for _ in 0..3 {
-        site.kept(8).await;
+    let crowd = site.crowd("a", calls, u64::from(kills) * KILL_MS);
+    let all = u64::from(calls);
+    site.live(all).await;
+    for _ in 0..kills {
+        site.kept(all).await;
         kill_gateway(&site).await;
     }
-    site.live(8).await;
+    site.live(all).await;
     let new = reports(site.crowd("b", 2, 1_500)).await;
     assert!(new.iter().all(|report| report.turns_heard() > 0), "{new:?}");
     reports(crowd).await;
@@ -46,7 +58,7 @@ async fn calls_outlive_their_gateway() {
         "{}",
         site.said()
     );
-    site.spotless(10);
+    site.spotless(all + 2);
 }
 
 /// A new supervisor is given the calls by the gateway that lives.
