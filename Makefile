@@ -27,10 +27,12 @@ demo: ## two releases of a voice agent under live calls, none dropped (DEMO="--c
 test: python ## every test: unit, simulator, model, black box, documentation
 	cargo $(RUN_TESTS) --workspace --locked
 	cargo test --workspace --locked --doc
+	target/venv/bin/python -m pytest --quiet python/tests
 
 python: ## the Python of the examples and their tests, in target/venv* (PYTHON=python3.12)
 	@examples/python-env target/venv
 	@examples/python-env target/venv-livekit examples/livekit-worker/requirements.txt
+	@python/install target/venv
 
 talk: python ## agents that hear and speak, with more and longer calls (CALLS=40 TALK=120)
 	SEGUE_TEST_CALLS=$(CALLS) SEGUE_TEST_SECONDS=$(TALK) cargo test --locked -p segue --test it -- --test-threads 1 receptionist:: pipecat::

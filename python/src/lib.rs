@@ -2,9 +2,10 @@
 //! asyncio about it, and what is convenient, is in Python (`lib/segue`).
 
 mod listen;
+mod membership;
 mod pool;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 pyo3::create_exception!(
@@ -14,6 +15,12 @@ pyo3::create_exception!(
     "The call may not come in here; another worker takes it."
 );
 pyo3::create_exception!(segue, Draining, Refused, "This worker drains.");
+pyo3::create_exception!(
+    segue,
+    MembershipError,
+    PyValueError,
+    "A membership that is not believed."
+);
 pyo3::create_exception!(
     segue,
     SegueUnreachable,
@@ -31,7 +38,9 @@ pyo3::create_exception!(
 #[pymodule]
 mod _native {
     #[pymodule_export]
+    use super::membership::{NativeVerifier, sign_membership};
+    #[pymodule_export]
     use super::pool::{NativeCall, NativePool};
     #[pymodule_export]
-    use super::{Draining, Refused, SegueUnreachable, StaleState};
+    use super::{Draining, MembershipError, Refused, SegueUnreachable, StaleState};
 }

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::api::{self, Access, Api, ApiConfig, Identity, Tokens, WorkerTokens};
+use crate::api::{self, Access, Api, ApiConfig, Heartbeats, Identity, Tokens, WorkerTokens};
 use crate::copies::Copies;
 use crate::driver::{self, Asks, Driver, HEARD_MAX, Parts};
 use crate::follow::Follower;
@@ -30,7 +30,7 @@ use crate::smoke::{Door, Smoker};
 use crate::specs::{Reloader, Source, Specs};
 use crate::state::StateDir;
 use crate::store::{
-    self, CallStates, ControlStore, Journal, SqliteControl, SqliteJournal, StoreError,
+    self, CallStates, ControlStore, Journal, Outcomes, SqliteControl, SqliteJournal, StoreError,
 };
 
 /// How long a decision that is being made may take to finish when the controller is to end. More
@@ -142,10 +142,14 @@ pub async fn run(
         calls: call_key,
     } = Secrets::read(&state)?;
     let journal = open_journal(&state).await?;
-    let (keys, states, tokens) = open_small(&state, (api, workers.clone())).await?;
+    let (keys, (states, outcomes), tokens) = open_small(&state, (api, workers.clone())).await?;
 
     let mut sweeping = JoinSet::new();
-    sweeping.spawn(store::sweep(Arc::clone(&keys), Arc::clone(&states)));
+    sweeping.spawn(store::sweep(
+        Arc::clone(&keys),
+        Arc::clone(&states),
+        Arc::clone(&outcomes),
+    ));
 
     let (notify, telemetry) = (config.notify, config.telemetry);
     let outside = Outside::open(&state, &config.config_dir, notify, telemetry).await;
@@ -209,6 +213,8 @@ pub async fn run(
         journal: Arc::clone(&journal),
         control: keys,
         states,
+        outcomes,
+        heartbeats: Heartbeats::default(),
         tokens,
         access: Access::new(&config.api),
         identity,
@@ -371,16 +377,21 @@ fn former(at: SocketAddr, file: &Path) -> Option<SocketAddr> {
     (at.port() == 0 && former.ip() == at.ip() && former.port() != 0).then_some(former)
 }
 
+/// What is kept of calls, in one file.
+type OfCalls = (Arc<CallStates>, Arc<Outcomes>);
+
 /// The smaller stores, and the tokens in one of them.
 async fn open_small(
     state: &StateDir,
     (api_token, workers): (String, WorkerTokens),
-) -> Result<(Arc<dyn ControlStore>, Arc<CallStates>, Tokens), RunError> {
+) -> Result<(Arc<dyn ControlStore>, OfCalls, Tokens), RunError> {
     let (control, calls) = (state.control(), state.call_states());
     let opened = driver::blocking(move || {
         let control: Arc<dyn ControlStore> = Arc::new(SqliteControl::open(&control)?);
         let tokens = Tokens::load(Arc::clone(&control), &api_token, workers)?;
-        Ok((control, Arc::new(CallStates::open(&calls)?), tokens))
+        let states = Arc::new(CallStates::open(&calls)?);
+        let outcomes = Arc::new(Outcomes::open(&calls)?);
+        Ok((control, (states, outcomes), tokens))
     });
     opened.await.map_err(RunError::Store)
 }

@@ -47,3 +47,6 @@ pub use segue::{CallState, Environment, NoSegue, Segue, SegueError};
 #[cfg(feature = "signals")]
 pub use signals::on_signals;
 pub use snapshot::{Contact, Snapshot};
+
+/// Membership by a shared secret, as OpenRTC has it; see [`segue_membership`] for what is stronger.
+pub use segue_membership::{MembershipError, MembershipVerifier, sign_membership};

@@ -6,10 +6,6 @@ use crate::queue::Waiting;
 
 /// A worker at one moment. The names are those of OpenRTC where it has them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an answer of its own, read by others"
-)]
 pub struct Snapshot {
     /// When, in seconds since 1970.
     pub timestamp: f64,

@@ -11,6 +11,7 @@ it has them; docs/sdk.md says what differs, and why.
 """
 
 from ._native import Draining, Refused, SegueUnreachable, StaleState
+from .membership import MembershipError, MembershipVerifier, sign_membership
 from .pool import (
     AgentPool,
     AuditEvent,
@@ -31,8 +32,11 @@ __all__ = [
     "CallState",
     "Draining",
     "Event",
+    "MembershipError",
+    "MembershipVerifier",
     "PoolRuntimeSnapshot",
     "Refused",
     "SegueUnreachable",
     "StaleState",
+    "sign_membership",
 ]

@@ -284,7 +284,7 @@ mod tests {
             Needs::Operate => "operator, admin",
             Needs::Approve => "approver, admin",
             Needs::Dial => "worker, operator, admin",
-            Needs::CallState => "worker, admin",
+            Needs::CallState | Needs::Report => "worker, admin",
             Needs::Administer => "admin",
         };
         for endpoint in ENDPOINTS {

@@ -6,6 +6,7 @@ mod doc;
 mod events;
 mod guard;
 mod handlers;
+mod heartbeats;
 mod identity;
 mod places;
 mod problem;
@@ -34,11 +35,12 @@ use crate::copies::Copies;
 use crate::driver::Message;
 use crate::link::Link;
 use crate::specs::{Reloader, Specs};
-use crate::store::{CallStates, ControlStore, Journal};
+use crate::store::{CallStates, ControlStore, Journal, Outcomes};
 use crate::telemetry::Metrics;
 
 pub use config::{ApiConfig, ApiTls, RATE_PER_SECOND, Rate};
 pub use doc::document;
+pub(crate) use heartbeats::Heartbeats;
 pub(crate) use identity::Identity;
 pub(crate) use serve::serve;
 pub(crate) use tokens::Tokens;
@@ -47,7 +49,8 @@ pub(crate) use workers::WorkerTokens;
 use self::bucket::Buckets;
 use self::guard::Names;
 use self::handlers::{
-    agents, audit, calls, compose, metrics, permits, reload, states, tokens as of_tokens, verbs,
+    agents, audit, calls, compose, metrics, outcomes, permits, reload, states, tokens as of_tokens,
+    verbs, workers as of_workers,
 };
 
 /// Largest body: a command, an environment, a prompt and a configuration, as JSON.
@@ -71,6 +74,8 @@ pub(crate) struct Api {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) control: Arc<dyn ControlStore>,
     pub(crate) states: Arc<CallStates>,
+    pub(crate) outcomes: Arc<Outcomes>,
+    pub(crate) heartbeats: Heartbeats,
     pub(crate) tokens: Tokens,
     pub(crate) access: Access,
     /// What clients beyond loopback are shown.
@@ -109,6 +114,9 @@ fn endpoints() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(metrics::metrics))
         .routes(routes!(permits::list, permits::grant))
         .routes(routes!(permits::renew, permits::end))
+        .routes(routes!(of_workers::list))
+        .routes(routes!(of_workers::beat))
+        .routes(routes!(outcomes::read, outcomes::report))
         .routes(routes!(verbs::deploy))
         .routes(routes!(verbs::pause))
         .routes(routes!(verbs::resume))

@@ -21,6 +21,8 @@ pub(crate) enum Needs {
     CallState,
     /// The right to dial out.
     Dial,
+    /// The right to say how a worker is, and how its calls went.
+    Report,
 }
 
 impl Needs {
@@ -32,7 +34,7 @@ impl Needs {
             Self::Operate => matches!(role, Role::Operator | Role::Admin),
             Self::Approve => matches!(role, Role::Approver | Role::Admin),
             Self::Administer => role == Role::Admin,
-            Self::CallState => matches!(role, Role::Worker | Role::Admin),
+            Self::CallState | Self::Report => matches!(role, Role::Worker | Role::Admin),
             Self::Dial => matches!(role, Role::Worker | Role::Operator | Role::Admin),
         }
     }
@@ -134,6 +136,20 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
     on("POST", PERMITS, Needs::Dial, &[404, 422, 503]),
     on("PUT", PERMIT, Needs::Dial, &[404, 503]),
     on("DELETE", PERMIT, Needs::Dial, &[404, 503]),
+    on(
+        "GET",
+        "/v1/agents/{agent}/workers",
+        Needs::Read,
+        &[404, 503],
+    ),
+    on(
+        "PUT",
+        "/v1/agents/{agent}/workers/{worker}",
+        Needs::Report,
+        &[404, 422, 503],
+    ),
+    on("GET", OUTCOME, Needs::Read, &[404, 503]),
+    on("POST", OUTCOME, Needs::Report, &[404, 409, 422, 503]),
     on("GET", "/v1/tokens", Needs::Administer, &[]),
     on(
         "POST",
@@ -153,6 +169,8 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
 pub(crate) const ROLLBACK: &str = "/v1/agents/{agent}/rollback";
 /// A stream: pages may not open it for others either.
 pub(crate) const EVENTS: &str = "/v1/events";
+/// How a call went.
+const OUTCOME: &str = "/v1/agents/{agent}/calls/{call}/outcome";
 /// Permits of outbound calls, and one of them.
 const PERMITS: &str = "/v1/agents/{agent}/permits";
 const PERMIT: &str = "/v1/agents/{agent}/permits/{permit}";

@@ -4,6 +4,7 @@
 mod access;
 mod calls;
 mod steer;
+mod workers;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,10 @@ pub use access::{
 };
 pub use calls::{CallStateView, CallsView, PermitBody, PermitView, PermitsView, RenewBody};
 pub use steer::{AckView, ActionView, Ask, DeployBody, ForgetView, PartBody, VerbBody};
+pub use workers::{
+    HeardView, HeardsView, HeartbeatBody, HeartbeatView, OutcomeBody, OutcomeView, OutcomesView,
+    Verdict,
+};
 
 /// `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -5,6 +5,7 @@ mod calls;
 mod control;
 mod cursors;
 mod file;
+mod outcomes;
 mod permits;
 mod sqlite;
 mod sweep;
@@ -21,6 +22,9 @@ pub use control::{
     TokenRecord,
 };
 pub use cursors::Cursors;
+pub use outcomes::{
+    OUTCOME_KEPT, OUTCOMES_MAX, OUTCOMES_PER_CALL_MAX, OutcomeError, OutcomeRecord, Outcomes,
+};
 pub use permits::{Dialler, Permit, PermitChange, PermitStore, SqlitePermits};
 pub use sqlite::SqliteJournal;
 pub(crate) use sweep::sweep;

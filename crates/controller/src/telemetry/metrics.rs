@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use segue_core::link::{CallInfo, CallOutcome, CallRecord};
-use segue_core::names::{AgentName, ReleaseId};
+use segue_core::names::{AgentName, Label, ReleaseId};
 use segue_core::rollout::Fact;
 use segue_core::route::Refusal;
 use segue_core::time::Timestamp;
@@ -36,6 +36,9 @@ const DROPS: [&str; 5] = ["none", "1001", "1006", "1011", "1012"];
 /// States of workers that are shown, also when no worker is in them.
 const WORKER_STATES: [&str; 5] = ["starting", "ready", "allocated", "backing-off", "gone"];
 
+/// Releases and verdicts that are counted between scrapes: workers name them, so they are bounded.
+const OUTCOMES_MAX: usize = 1_000;
+
 /// What is counted between scrapes.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -53,6 +56,7 @@ struct Counted {
     rolling_back: BTreeMap<AgentName, Timestamp>,
     rollback_seconds: BTreeMap<AgentName, Histogram>,
     requests: BTreeMap<(String, String, u16), u64>,
+    outcomes: BTreeMap<(AgentName, Label, String), u64>,
     records_missed: u64,
 }
 
@@ -135,6 +139,16 @@ impl Metrics {
         }
     }
 
+    /// Counts how a call went, as its worker says.
+    pub(crate) fn reported(&self, agent: &AgentName, release: Option<&Label>, verdict: &str) {
+        let Some(release) = release else { return };
+        let mut counted = self.lock();
+        let key = (agent.clone(), release.clone(), verdict.to_owned());
+        if counted.outcomes.len() < OUTCOMES_MAX || counted.outcomes.contains_key(&key) {
+            *counted.outcomes.entry(key).or_default() += 1;
+        }
+    }
+
     /// Counts a request to the API, by its path as it is described.
     pub(crate) fn requested(&self, method: &str, path: &str, status: u16) {
         let key = (method.to_owned(), path.to_owned(), status);
@@ -186,6 +200,23 @@ impl Metrics {
             refused.map(|((agent, release, reason), count)| {
                 let mut labels = names[&(agent.clone(), *release)].clone();
                 labels.push(("reason".to_owned(), (*reason).to_owned()));
+                (labels, *count)
+            }),
+        );
+        let labelled: BTreeMap<(&AgentName, &Label), Labels> = releases
+            .iter()
+            .map(|(agent, is)| ((&agent.name, &is.label), version(agent, is)))
+            .collect();
+        counted
+            .outcomes
+            .retain(|(agent, release, _), _| labelled.contains_key(&(agent, release)));
+        let outcomes = counted.outcomes.iter();
+        page.counters(
+            "call_outcomes",
+            "How calls went, as their workers said",
+            outcomes.map(|((agent, release, verdict), count)| {
+                let mut labels = labelled[&(agent, release)].clone();
+                labels.push(("verdict".to_owned(), verdict.clone()));
                 (labels, *count)
             }),
         );

@@ -111,6 +111,26 @@ const MATRIX: &[(&str, &str, [bool; 5])] = &[
         "/v1/agents/{agent}/permits/{permit}",
         [false, true, false, true, true],
     ),
+    (
+        "GET",
+        "/v1/agents/{agent}/workers",
+        [true, true, true, true, false],
+    ),
+    (
+        "PUT",
+        "/v1/agents/{agent}/workers/{worker}",
+        [false, false, false, true, true],
+    ),
+    (
+        "GET",
+        "/v1/agents/{agent}/calls/{call}/outcome",
+        [true, true, true, true, false],
+    ),
+    (
+        "POST",
+        "/v1/agents/{agent}/calls/{call}/outcome",
+        [false, false, false, true, true],
+    ),
     ("GET", "/v1/tokens", [false, false, false, true, false]),
     ("POST", "/v1/tokens", [false, false, false, true, false]),
     (
@@ -192,7 +212,10 @@ async fn every_role_may_do_what_the_matrix_says() {
         let filled = path
             .replace(
                 "{agent}",
-                if path.contains("permits") {
+                if ["permits", "workers", "outcome"]
+                    .iter()
+                    .any(|of| path.contains(of))
+                {
                     "desk"
                 } else {
                     "nobody"
@@ -201,6 +224,8 @@ async fn every_role_may_do_what_the_matrix_says() {
             .replace("{release}", "v1")
             .replace("{gateway}", "gw-9")
             .replace("{permit}", "0123456789abcdef0123456789abcdef")
+            .replace("{worker}", "w1")
+            .replace("{call}", "CA1")
             .replace("{id}", "CA1");
         for ((role, client), allowed) in ROLES.iter().zip(&clients).zip(allowed) {
             let status = status(client, method, &filled).await;

@@ -26,6 +26,7 @@ mod notify;
 mod outsiders;
 mod permits;
 mod receiver;
+mod reports;
 mod rollout;
 mod smoke;
 mod store;
@@ -143,11 +144,14 @@ impl Running {
     async fn start_with(directory: &Directory, config: ControllerConfig) -> Self {
         let _ = fs::remove_file(directory.state().api_addr());
         let (stop, stopped) = oneshot::channel::<()>();
-        let ended =
+        let mut ended =
             tokio::spawn(
                 async move { run(config, async { stopped.await.unwrap_or_default() }).await },
             );
-        let client = Client::connect(&directory.state()).await;
+        let client = tokio::select! {
+            client = Client::connect(&directory.state()) => client,
+            ended = &mut ended => panic!("the controller has ended: {ended:?}"),
+        };
         Self {
             client,
             stop,

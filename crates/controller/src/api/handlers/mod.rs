@@ -5,11 +5,13 @@ pub(super) mod audit;
 pub(super) mod calls;
 pub(super) mod compose;
 pub(super) mod metrics;
+pub(super) mod outcomes;
 pub(super) mod permits;
 pub(super) mod reload;
 pub(super) mod states;
 pub(super) mod tokens;
 pub(super) mod verbs;
+pub(super) mod workers;
 
 use axum::Json;
 use axum::extract::Query;
