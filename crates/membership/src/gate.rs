@@ -20,7 +20,8 @@ use crate::claims::{self, LEEWAY};
 use crate::jws;
 use crate::key::KeyId;
 use crate::keyset::{KeySet, Role, Trusted};
-use crate::manifest::{self, Admitted, Manifest, ReleaseState, fingerprint};
+use crate::manifest::{self, Manifest, ReleaseState, fingerprint};
+use crate::member::{Accepted, Freshness, Member, Standing, Why, changes};
 use crate::proof::Nonces;
 use crate::reject::Reject;
 use crate::store::{FORMAT, Kept, Store};
@@ -61,115 +62,6 @@ impl Settings {
     }
 }
 
-/// A manifest that is in force now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
-    /// Its version.
-    pub ver: u64,
-    /// Until when it is fresh.
-    pub until: Timestamp,
-    /// Whether versions in between were never seen, so that its history is not proven.
-    pub gap: bool,
-    /// What is different; nothing if it was in force before.
-    pub changes: Vec<Change>,
-}
-
-/// What a manifest changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// A release came in, or has another state.
-    Is(Admitted),
-    /// A release fell out: it drains.
-    FellOut {
-        /// Whose.
-        agent: AgentName,
-        /// Its label.
-        version: Label,
-        /// Its identity.
-        digest: ReleaseId,
-    },
-}
-
-/// A worker that is in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Whose.
-    pub agent: AgentName,
-    /// Label of its release.
-    pub version: Label,
-    /// Identity of its release.
-    pub digest: ReleaseId,
-    /// Which, if its token says.
-    pub worker: Option<WorkerId>,
-    /// The id of its token.
-    pub token: TokenId,
-    /// When its token ends. A worker that stays connected is not sent away then.
-    pub expires: Timestamp,
-    /// What it may do, at this moment: ask [`Gate::standing`] before each call.
-    pub state: Standing,
-}
-
-/// What a member may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Take new calls.
-    Serving(ReleaseState),
-    /// End those that it has.
-    Draining(Why),
-}
-
-impl Standing {
-    /// Whether it may be given a new call.
-    pub fn takes_calls(self) -> bool {
-        matches!(self, Self::Serving(_))
-    }
-}
-
-/// Why a member takes no new call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// The manifest says that its release drains.
-    Told,
-    /// Its release is not in the manifest any more.
-    FellOut,
-    /// Its token was taken back while it was in.
-    Revoked,
-    /// Its token has ended, and it came again.
-    Expired,
-    /// The manifest has ended, and its grace too.
-    Stale,
-}
-
-impl Why {
-    /// One word for machines.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Told => "told",
-            Self::FellOut => "fell-out",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-            Self::Stale => "stale",
-        }
-    }
-}
-
-/// How fresh the manifest is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Freshness {
-    /// It holds for everybody.
-    Fresh {
-        /// Until then.
-        until: Timestamp,
-    },
-    /// It has ended; it goes on for those who are in.
-    Grace {
-        /// Until then.
-        until: Timestamp,
-    },
-    /// It is over, or there is none.
-    Over,
-}
-
 /// A manifest in force.
 struct Held {
     manifest: Manifest,
@@ -190,16 +82,20 @@ pub struct Gate {
     store: Box<dyn Store>,
     /// Whether `known` has something that is not stored.
     unsaved: bool,
+    complaint: Option<Reject>,
 }
 
 impl Gate {
     /// Opens with what was stored, or for the first time: then the first set of the chain is
     /// believed.
     ///
+    /// A chain that does not follow what is stored keeps no gate closed: it goes on with what it had,
+    /// and [`Gate::complaint`] says so.
+    ///
     /// # Errors
     ///
-    /// When the store cannot be read or written, is of another environment, or the chain does not
-    /// follow what is stored. Opening without a memory would let old manifests in.
+    /// When the store cannot be read or written, or is of another environment: opening without a
+    /// memory would let old manifests in. At first, when the chain does not hold.
     pub fn open(
         settings: Settings,
         chain: &str,
@@ -226,6 +122,7 @@ impl Gate {
             known: BTreeMap::new(),
             store,
             unsaved: false,
+            complaint: None,
         };
         match kept {
             Some(kept) => {
@@ -240,7 +137,7 @@ impl Gate {
                         fresh_until: kept.fresh_until,
                     });
                 }
-                gate.offer_keys(chain, now)?;
+                gate.complaint = gate.offer_keys(chain, now).err();
             }
             None => gate.store.save(&gate.kept()).map_err(Reject::Store)?,
         }
@@ -288,7 +185,7 @@ impl Gate {
     pub fn offer_manifest(&mut self, signed: &str, now: Timestamp) -> Result<Accepted, Reject> {
         let signed = signed.trim_ascii();
         self.keys.lasting(now)?;
-        let (manifest, signer) = believed(&self.keys.set, signed, now)?;
+        let (manifest, signer) = manifest::believed(&self.keys.set, signed, now)?;
         let offered = manifest.ver;
         if offered < self.ver {
             let held = self.ver;
@@ -346,7 +243,7 @@ impl Gate {
     ///
     /// When the token is not believed, its release is not admitted, or it needs a proof.
     pub fn admit(&mut self, token: &str, now: Timestamp) -> Result<Member, Reject> {
-        let claims = self.read(token, now)?;
+        let claims = token::believed(&self.keys.set, token, now)?;
         if claims.cnf.is_some() {
             return Err(Reject::ProofMissing);
         }
@@ -372,7 +269,7 @@ impl Gate {
         proof: &str,
         now: Timestamp,
     ) -> Result<Member, Reject> {
-        let claims = self.read(token, now)?;
+        let claims = token::believed(&self.keys.set, token, now)?;
         let key = claims.cnf.ok_or(Reject::Unbound)?.jwk;
         let env = &self.settings.env;
         self.nonces.take(env, token, proof, &key, now)?;
@@ -421,6 +318,11 @@ impl Gate {
         self.held.as_ref().map(|held| &held.manifest)
     }
 
+    /// What was wrong with the chain that it was opened with, if it goes on with an older one.
+    pub fn complaint(&self) -> Option<&Reject> {
+        self.complaint.as_ref()
+    }
+
     /// The key set in force.
     pub fn keys(&self) -> &KeySet {
         &self.keys.set
@@ -440,19 +342,6 @@ impl Gate {
         self.store.save(&self.kept()).map_err(Reject::Store)?;
         self.unsaved = false;
         Ok(())
-    }
-
-    /// A token whose signature, place and length hold. That it ended is for later.
-    fn read(&self, token: &str, now: Timestamp) -> Result<WorkerClaims, Reject> {
-        let read = jws::read(token::KIND, token)?;
-        let key = self.keys.set.key(Role::Worker, &read.kid)?;
-        let claims: WorkerClaims = read.claims(key)?;
-        let set = &self.keys.set;
-        claims::ours((&claims.iss, &claims.aud), (&set.iss, &set.env))?;
-        claims::length(claims.iat, claims.exp, claims.lasts_max())?;
-        claims::made(claims.iat, now)?;
-        claims::begun(claims.nbf, now)?;
-        Ok(claims)
     }
 
     fn let_in(&mut self, claims: WorkerClaims, now: Timestamp) -> Result<Member, Reject> {
@@ -559,37 +448,8 @@ impl Gate {
     }
 }
 
-/// A manifest that is signed by whoever may, for here and for now; and the key that signed it.
-pub(crate) fn believed(
-    set: &KeySet,
-    signed: &str,
-    now: Timestamp,
-) -> Result<(Manifest, KeyId), Reject> {
-    let read = jws::read(manifest::KIND, signed)?;
-    let manifest: Manifest = read.claims(set.key(Role::Manifest, &read.kid)?)?;
-    claims::ours((&manifest.iss, &manifest.env), (&set.iss, &set.env))?;
-    claims::length(manifest.iat, manifest.exp, manifest::LASTS_MAX)?;
-    claims::made(manifest.iat, now)?;
-    claims::lasting(manifest.exp, now)?;
-    manifest.check()?;
-    Ok((manifest, read.kid))
-}
-
 /// One that was believed before it was stored, maybe by a key that is out now.
 fn stored(signed: &str) -> Result<(Manifest, KeyId), Reject> {
     let read = jws::read(manifest::KIND, signed)?;
     Ok((read.unverified()?, read.kid))
-}
-
-fn changes(before: Option<&Manifest>, after: &Manifest) -> Vec<Change> {
-    let old: &[Admitted] = before.map_or(&[], |before| &before.admit);
-    let is_new = |release: &&Admitted| !old.contains(release);
-    let come = (after.admit.iter().filter(is_new).cloned()).map(Change::Is);
-    let is_out = |is: &&Admitted| after.admits(&is.agent, &is.version, is.digest).is_none();
-    let gone = old.iter().filter(is_out).map(|is| Change::FellOut {
-        agent: is.agent.clone(),
-        version: is.version.clone(),
-        digest: is.digest,
-    });
-    come.chain(gone).collect()
 }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::json;
 use crate::key::{KeyId, PublicKey, SIGNATURE_BYTES, SigningKey};
@@ -44,7 +45,7 @@ struct Found {
     typ: Option<String>,
     kid: Option<KeyId>,
     #[serde(flatten)]
-    rest: BTreeMap<String, IgnoredAny>,
+    rest: BTreeMap<String, Value>,
 }
 
 /// One that was read and is not believed yet.

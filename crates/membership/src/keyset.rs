@@ -18,6 +18,7 @@ use crate::claims::{self, ISSUER_BYTES_MAX, Seconds};
 use crate::json;
 use crate::jws::{self, Kind, Unverified};
 use crate::key::{KeyId, PublicKey, SigningKey};
+use crate::manifest::VERSION_MAX;
 use crate::reject::Reject;
 
 /// How one is signed. The length is that of a line.
@@ -119,6 +120,10 @@ impl KeySet {
         let mut named = self.root.iter().chain(&self.manifest).chain(&self.worker);
         let why = if self.keys.len() > KEYS_MAX || known.len() != self.keys.len() {
             "it has too many keys, or one twice"
+        } else if !(1..=VERSION_MAX).contains(&self.set)
+            || !(1..=VERSION_MAX).contains(&self.floor.unwrap_or(1))
+        {
+            "its number is not from 1 to 2^53 - 1"
         } else if self.iss.is_empty() || self.iss.len() > ISSUER_BYTES_MAX {
             "its issuer has no name, or one that is too long"
         } else if !named.all(|kid| known.contains(kid)) {

@@ -24,9 +24,13 @@ pub mod manifest;
 pub mod proof;
 pub mod token;
 
+pub mod look;
+
 pub mod store;
 
 pub mod file;
+
+pub mod member;
 
 pub mod gate;
 
@@ -35,11 +39,12 @@ pub mod hmac;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 
-pub use self::gate::{Accepted, Gate, Member, Settings, Standing, Why};
+pub use self::gate::{Gate, Settings};
 pub use self::hmac::{MembershipError, MembershipVerifier, sign_membership};
 pub use self::key::{KeyId, PublicKey, SigningKey};
 pub use self::keyset::{KeySet, Role};
 pub use self::manifest::{Admitted, Manifest, ReleaseState, Revoked, sign_manifest};
+pub use self::member::{Accepted, Change, Freshness, Member, Standing, Why};
 pub use self::proof::sign_proof;
 pub use self::reject::Reject;
 pub use self::token::{WorkerClaims, sign_worker};

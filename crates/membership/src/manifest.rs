@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 
 use ring::digest::{SHA256, digest};
 use segue_core::names::{AgentName, Environment, Label, ReleaseId, TokenId, WorkerId, hex};
-use segue_core::time::Millis;
+use segue_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::claims::Seconds;
+use crate::claims::{self, Seconds};
 use crate::jws::{self, Kind};
-use crate::key::SigningKey;
+use crate::key::{KeyId, SigningKey};
+use crate::keyset::{KeySet, Role};
 use crate::reject::Reject;
 
 /// How a manifest is signed. A thousand releases take 200 KiB.
@@ -30,6 +31,10 @@ pub const ADMITTED_MAX: usize = 1_024;
 
 /// Revocations in one manifest. They can go when what they name has ended.
 pub const REVOKED_MAX: usize = 4_096;
+
+/// The highest version: larger numbers are not the same to every reader of JSON (RFC 8259, section 6).
+/// One a second reaches it in 285 million years.
+pub const VERSION_MAX: u64 = (1 << 53) - 1;
 
 /// The whole weight, in basis points.
 const WEIGHT_MAX: u16 = 10_000;
@@ -102,8 +107,8 @@ impl Manifest {
         if self.admit.len() > ADMITTED_MAX || self.revoked.len() > REVOKED_MAX {
             return Err(Reject::malformed("it names too many"));
         }
-        if self.ver == 0 {
-            return Err(Reject::malformed("versions begin with 1"));
+        if !(1..=VERSION_MAX).contains(&self.ver) {
+            return Err(Reject::malformed("versions are from 1 to 2^53 - 1"));
         }
         let mut seen = BTreeSet::new();
         for release in &self.admit {
@@ -137,6 +142,23 @@ impl Manifest {
         };
         self.revoked.iter().find(is)
     }
+}
+
+/// A manifest that is signed by whoever may, for here and for now; and the key that signed it. Whether
+/// it is newer than others a gate knows.
+///
+/// # Errors
+///
+/// When it is not.
+pub fn believed(set: &KeySet, signed: &str, now: Timestamp) -> Result<(Manifest, KeyId), Reject> {
+    let read = jws::read(KIND, signed)?;
+    let manifest: Manifest = read.claims(set.key(Role::Manifest, &read.kid)?)?;
+    claims::ours((&manifest.iss, &manifest.env), (&set.iss, &set.env))?;
+    claims::length(manifest.iat, manifest.exp, LASTS_MAX)?;
+    claims::made(manifest.iat, now)?;
+    claims::lasting(manifest.exp, now)?;
+    manifest.check()?;
+    Ok((manifest, read.kid))
 }
 
 /// A signed manifest, with one line and no end of line.

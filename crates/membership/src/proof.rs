@@ -4,7 +4,7 @@
 //! (its nonce) carries its own time and seal, so that strangers who only ask cost it no memory; what
 //! it must remember are the nonces of good proofs, each for a minute.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,7 +19,7 @@ use crate::jws::{self, Kind};
 use crate::key::{PublicKey, SigningKey};
 use crate::reject::Reject;
 
-const KIND: Kind = Kind {
+pub(crate) const KIND: Kind = Kind {
     typ: "membership-proof+jwt",
     bytes_max: 2_048,
 };
@@ -69,14 +69,14 @@ fn ath(token: &str) -> String {
 pub(crate) struct Nonces {
     seal: hmac::Key,
     /// Those that have been answered, until they end.
-    used: BTreeMap<String, Timestamp>,
+    used: BTreeSet<(Timestamp, String)>,
 }
 
 impl Nonces {
     pub(crate) fn new(secret: &[u8; 32]) -> Self {
         Self {
             seal: hmac::Key::new(hmac::HMAC_SHA256, secret),
-            used: BTreeMap::new(),
+            used: BTreeSet::new(),
         }
     }
 
@@ -115,16 +115,19 @@ impl Nonces {
             let ago = now.since(ends);
             return Err(Reject::Expired { ago });
         }
-        self.used.retain(|_, ends| *ends > now);
-        if self.used.contains_key(&claims.nonce) {
+        while self.used.first().is_some_and(|(ends, _)| *ends <= now) {
+            self.used.pop_first();
+        }
+        // A nonce says itself when it ends, so it is found again under the same time.
+        let used = (ends, claims.nonce);
+        if self.used.contains(&used) {
             return Err(Reject::Replayed);
         }
-        if self.used.len() >= USED_MAX {
-            let first = self.used.values().min().copied().unwrap_or(now);
+        if let Some((first, _)) = self.used.first().filter(|_| self.used.len() >= USED_MAX) {
             let wait = first.since(now);
             return Err(Reject::Crowded { wait });
         }
-        self.used.insert(claims.nonce, ends);
+        self.used.insert(used);
         Ok(())
     }
 

@@ -252,6 +252,7 @@ impl Reject {
         )
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
     pub(crate) fn malformed(why: impl ToString) -> Self {
         Self::Malformed(quoted(&why.to_string()))
     }
@@ -261,10 +262,12 @@ impl Reject {
     }
 }
 
-/// A stranger's text, cut to what fits a line.
+/// A stranger's text, cut to what fits a line, and without what would end it.
 pub(crate) fn quoted(text: &str) -> String {
-    match text.char_indices().nth(QUOTED_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let mut quoted: String = text.chars().take(QUOTED_CHARS_MAX).map(plain).collect();
+    if text.chars().nth(QUOTED_CHARS_MAX).is_some() {
+        quoted.push('…');
     }
+    quoted
 }

@@ -5,12 +5,14 @@
 //! (`cnf`, RFC 7800) is nothing without a proof of that key, and lasts minutes.
 
 use segue_core::names::{AgentName, Environment, Label, ReleaseId, TokenId, WorkerId};
-use segue_core::time::Millis;
+use segue_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::claims::Seconds;
+use crate::claims::{self, Seconds};
 use crate::jws::{self, Kind};
 use crate::key::{PublicKey, SigningKey};
+use crate::keyset::{KeySet, Role};
+use crate::reject::Reject;
 
 /// How a token is signed. It is part of an address, and addresses of 4 KiB pass every proxy.
 pub(crate) const KIND: Kind = Kind {
@@ -74,4 +76,29 @@ impl WorkerClaims {
 /// A signed worker token.
 pub fn sign_worker(claims: &WorkerClaims, key: &SigningKey) -> String {
     jws::sign(KIND, claims, key)
+}
+
+/// A token that is signed by whoever may, for here, and has begun. Whether it has ended is for a gate
+/// to judge: it lets in whom it knows.
+///
+/// # Errors
+///
+/// When it is not.
+pub fn believed(set: &KeySet, token: &str, now: Timestamp) -> Result<WorkerClaims, Reject> {
+    let read = jws::read(KIND, token)?;
+    let claims: WorkerClaims = read.claims(set.key(Role::Worker, &read.kid)?)?;
+    claims::ours((&claims.iss, &claims.aud), (&set.iss, &set.env))?;
+    claims::length(claims.iat, claims.exp, claims.lasts_max())?;
+    claims::made(claims.iat, now)?;
+    claims::begun(claims.nbf, now)?;
+    Ok(claims)
+}
+
+/// Whether it has not ended.
+///
+/// # Errors
+///
+/// When it has.
+pub fn lasting(claims: &WorkerClaims, now: Timestamp) -> Result<(), Reject> {
+    claims::lasting(claims.exp, now)
 }

@@ -1,0 +1,83 @@
+//! What a gate keeps in a file.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use segue_membership::file::{FileStore, Sight, create};
+use segue_membership::store::Store as _;
+use segue_membership::{Gate, ReleaseState};
+
+use crate::world::{NOW, World, settings, token};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let dir =
+            std::env::temp_dir().join(format!("segue-membership-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_gate_goes_on_from_its_file_and_not_from_a_damaged_one() {
+    let folder = Folder::new("store");
+    let path = folder.0.join("gate.json");
+    let store = || Box::new(FileStore::new(&path));
+    let mut world = World::new();
+    world.gate = Gate::open(settings(), &world.chain, store(), NOW).unwrap();
+    (world.ver, world.last) = (0, None);
+    for _ in 0..3 {
+        world.admit(&[("v1", ReleaseState::Active)], NOW).unwrap();
+    }
+    world.gate.admit(&token("v1", "in", NOW), NOW).unwrap();
+    world.gate.save(NOW).unwrap();
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let kept = store().load().unwrap().unwrap();
+    assert_eq!((kept.ver, kept.known.len()), (3, 1));
+    let gate = Gate::open(settings(), &world.chain, store(), NOW).unwrap();
+    assert_eq!(gate.manifest(), world.gate.manifest());
+
+    // A file that was cut short is not taken for a first start: that would let old manifests in.
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let refused = Gate::open(settings(), &world.chain, store(), NOW)
+        .err()
+        .unwrap();
+    assert_eq!(refused.word(), "store");
+    let later = String::from_utf8(whole)
+        .unwrap()
+        .replacen("\"format\":1", "\"format\":2", 1);
+    fs::write(&path, later).unwrap();
+    let refused = Gate::open(settings(), &world.chain, store(), NOW)
+        .err()
+        .unwrap();
+    assert_eq!(refused.word(), "store");
+}
+
+#[test]
+fn what_a_crash_left_beside_it_is_no_trap() {
+    let folder = Folder::new("left");
+    let path = folder.0.join("gate.json");
+    let victim = folder.0.join("victim");
+    fs::write(&victim, "whole").unwrap();
+    std::os::unix::fs::symlink(&victim, folder.0.join("gate.json.tmp")).unwrap();
+    let mut world = World::new();
+    let store = Box::new(FileStore::new(&path));
+    world.gate = Gate::open(settings(), &world.chain, store, NOW).unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "whole");
+    assert!(!path.is_symlink());
+    let again = create(&path, b"", Sight::Private).unwrap_err();
+    assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
+}
