@@ -87,6 +87,12 @@ impl Dispatcher {
                 body,
             } => self.job_update(worker, &job, ended_well, body),
             Event::Claimed { worker, jobs } => self.claimed(worker, jobs),
+            Event::Simulated { worker, body } => {
+                if let Some(worker) = self.workers.get(&worker) {
+                    let line = worker.line;
+                    self.out.push(Action::ToServer { line, body });
+                }
+            }
             Event::Closed { worker, code } => self.closed(worker, code),
             Event::Drain { worker } => self.drain(worker, Drain::Ordered),
             Event::LineUp { line } => self.line_up(line),

@@ -47,6 +47,13 @@ pub enum Event {
         /// Which.
         jobs: Vec<CallId>,
     },
+    /// It asks the server for a job, to be tried out.
+    Simulated {
+        /// Which connection.
+        worker: WorkerKey,
+        /// The message.
+        body: Body,
+    },
     /// Its connection is closed.
     Closed {
         /// Which connection.

@@ -46,9 +46,21 @@ pub(super) enum Stage {
         until: Timestamp,
         /// Whether its worker took no more jobs.
         drained: bool,
-        /// Whether its worker closed the connection in order.
-        in_order: bool,
+        /// What it means if nobody claims it.
+        gone: Gone,
     },
+}
+
+/// Why nobody has a job, and so what became of it if nobody claims it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Its worker's connection broke: the worker is dead.
+    Broken,
+    /// Its worker drained and closed in order, or is back without it: it is over, and only the last
+    /// word is missing.
+    Over,
+    /// We were away: its worker may have said the last word to nobody.
+    Unheard,
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +68,8 @@ pub(super) struct Offer {
     pub(super) ask: Ask,
     /// Whom it was asked of, and the count of that one's words then; `None`: not any more.
     pub(super) tried: BTreeMap<WorkerKey, Option<u64>>,
+    /// How often somebody was asked.
+    pub(super) asks: usize,
     /// Whether somebody was silent or gone, which is the release's fault.
     pub(super) at_fault: bool,
     pub(super) step: Step,
@@ -97,6 +111,7 @@ impl Job {
             stage: Stage::Offering(Box::new(Offer {
                 ask,
                 tried: BTreeMap::new(),
+                asks: 0,
                 at_fault: false,
                 step: Step::Held,
             })),
@@ -123,7 +138,7 @@ impl Job {
             stage: Stage::Away {
                 until,
                 drained: false,
-                in_order: false,
+                gone: Gone::Unheard,
             },
         }
     }

@@ -48,7 +48,7 @@ pub const ASK_FOR: Millis = Millis(800);
 /// A worker is not asked when less than this is left: it could not be given what it takes.
 pub const ASK_LEAST: Millis = Millis(50);
 
-/// Workers that may be asked for one job. Refusals come at once, so many fit, but each costs two
+/// Times that workers are asked for one job. Refusals come at once, so many fit, but each costs two
 /// messages.
 pub const ASKED_MAX: usize = 16;
 

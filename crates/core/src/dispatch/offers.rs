@@ -45,7 +45,7 @@ impl Dispatcher {
             return;
         };
         let (choice, now) = (self.choose(job, line), self.now);
-        let (offered, asked) = (job.offered, offer.tried.len());
+        let (offered, asked) = (job.offered, offer.asks);
         if let Step::Replacing { until, .. } = offer.step {
             match choice {
                 Choice::Ask { of, worker, .. } if asked < ASKED_MAX => {
@@ -104,6 +104,7 @@ impl Dispatcher {
             return;
         };
         offer.tried.insert(key, Some(words));
+        offer.asks += 1;
         match &mut offer.step {
             Step::Replacing { asking, .. } => *asking = Some((key, until)),
             step => *step = Step::Asking { worker: key, until },
@@ -208,7 +209,15 @@ impl Dispatcher {
             Step::Replacing { identity, .. } => {
                 if takes && *identity == answer.identity {
                     self.replaced(key, &answer.job);
-                } else if asked_now {
+                    return;
+                }
+                if let Some(offer) = self.jobs.get_mut(&answer.job).and_then(Job::offer_mut)
+                    && answer.available
+                {
+                    // It would give the same answer again.
+                    offer.tried.insert(key, None);
+                }
+                if asked_now {
                     self.offer_on(&answer.job);
                 }
             }

@@ -1,13 +1,15 @@
 //! Jobs that run, and connections that end under them.
 
+use std::collections::BTreeSet;
+
 use super::dispatcher::{Alarm, Dispatcher};
 use super::event::{Action, Entry, Note};
 use super::facts::{Body, WorkerKey};
-use super::job::{Decided, Job, Stage, Step};
+use super::job::{Decided, Gone, Job, Stage, Step};
 use super::worker::{Drain, Worker};
 use super::{CLAIM_WITHIN, CLAIMS_MAX, JOBS_MAX, TAIL};
 use crate::link::{CallOutcome, CallRecord};
-use crate::names::{AgentName, CallId, ReleaseId};
+use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::route::Reason;
 use crate::table::Epoch;
 
@@ -99,14 +101,18 @@ impl Dispatcher {
         }
         self.tell_soon(worker.line);
         let drained = worker.drain != Drain::No;
-        let in_order = drained && code == Some(IN_ORDER);
-        let until = self.now + if in_order { TAIL } else { CLAIM_WITHIN };
+        let (gone, within) = if drained && code == Some(IN_ORDER) {
+            (Gone::Over, TAIL)
+        } else {
+            (Gone::Broken, CLAIM_WITHIN)
+        };
+        let until = self.now + within;
         for id in worker.jobs {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.stage = Stage::Away {
                     until,
                     drained,
-                    in_order,
+                    gone,
                 };
                 self.wake(until, Alarm::Job(id.clone()));
                 self.note(Note::JobAway {
@@ -145,6 +151,7 @@ impl Dispatcher {
                     };
                     // Whoever refused before may be the only one left.
                     offer.tried.retain(|_, words| words.is_none());
+                    offer.asks = 0;
                     offer.at_fault = true;
                     lost.push((id, true));
                 }
@@ -169,6 +176,7 @@ impl Dispatcher {
     /// A worker that came back says what it has. It may have been draining, which it says only
     /// with its next status.
     pub(super) fn claimed(&mut self, key: WorkerKey, ids: Vec<CallId>) {
+        let mut before = BTreeSet::new();
         for id in ids.into_iter().take(CLAIMS_MAX) {
             let Some(worker) = self.workers.get(&key) else {
                 return;
@@ -195,12 +203,33 @@ impl Dispatcher {
                     self.hand(key, id);
                 }
                 Stage::Away { drained, .. } => {
+                    before.extend(job.worker.clone());
                     if drained {
                         self.drain(key, Drain::Told);
                     }
                     self.hand(key, id);
                 }
             }
+        }
+        self.unclaimed(&before);
+    }
+
+    /// A worker that is back with some of its jobs has ended the others. It says so next, if it
+    /// has not said it before.
+    fn unclaimed(&mut self, before: &BTreeSet<WorkerId>) {
+        let by = self.now + TAIL;
+        let mut over = Vec::new();
+        for job in self.jobs.values_mut() {
+            let is_its = job.worker.as_ref().is_some_and(|id| before.contains(id));
+            if let Stage::Away { until, gone, .. } = &mut job.stage
+                && is_its
+            {
+                (*until, *gone) = (by.min(*until), Gone::Over);
+                over.push((*until, job.id.clone()));
+            }
+        }
+        for (until, id) in over {
+            self.wake(until, Alarm::Job(id));
         }
     }
 
@@ -289,17 +318,17 @@ impl Dispatcher {
         };
         match job.stage {
             Stage::Offering(_) => self.look_at_offer(id),
-            Stage::Away {
-                until, in_order, ..
-            } if self.now >= until => match (job.ends, in_order) {
+            Stage::Away { until, gone, .. } if self.now >= until => match (job.ends, gone) {
                 (true, _) => self.finish(id, CallOutcome::Policy, "policy: ended", false),
-                // It drained and closed; only the last word is missing.
-                (false, true) => {
-                    let cause = "worker: drained, last status not told";
+                (false, Gone::Over) => {
+                    let cause = "worker: last status not told";
                     self.finish(id, CallOutcome::Completed, cause, false);
                 }
-                (false, false) => {
+                (false, Gone::Broken) => {
                     self.finish(id, CallOutcome::Dropped, "worker: never came back", true);
+                }
+                (false, Gone::Unheard) => {
+                    self.finish(id, CallOutcome::Lost, "dispatcher died", true);
                 }
             },
             Stage::Away { .. } | Stage::Running(_) => {}
@@ -339,6 +368,7 @@ impl Dispatcher {
                 match (job.begun, outcome) {
                     (None, _) => totals.errors += u64::from(at_fault),
                     (Some(_), CallOutcome::Policy) => totals.policy += 1,
+                    (Some(_), CallOutcome::Lost) => totals.lost += 1,
                     (Some(_), _) => {
                         totals.ended += 1;
                         totals.dropped += u64::from(outcome == CallOutcome::Dropped);

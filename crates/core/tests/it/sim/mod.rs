@@ -17,7 +17,7 @@ mod migrations;
 mod operators;
 mod permits;
 mod platform;
-mod rng;
+pub(crate) mod rng;
 mod scenario;
 mod store;
 mod stragglers;

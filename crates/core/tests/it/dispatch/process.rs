@@ -1,0 +1,85 @@
+//! A worker's process, as the real one behaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segue_core::dispatch::WorkerKey;
+use segue_core::names::CallId;
+
+use crate::sim::rng::Rng;
+
+/// How a process treats offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Answers at once, truly.
+    Good,
+    /// Sometimes says nothing, or late.
+    Slow,
+    /// Drains, but calls itself available all the same, and takes jobs.
+    Liar,
+    /// Wants another name for its participant.
+    Named,
+}
+
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) release: usize,
+    pub(super) manner: Manner,
+    pub(super) capacity: usize,
+    pub(super) connection: Option<WorkerKey>,
+    /// Milliseconds on the way, each way.
+    pub(super) latency: u64,
+    pub(super) promised: BTreeMap<CallId, u64>,
+    pub(super) jobs: BTreeSet<CallId>,
+    /// Ends that could not be said.
+    pub(super) unsaid: Vec<CallId>,
+    pub(super) draining: bool,
+    pub(super) alive: bool,
+}
+
+impl Process {
+    pub(super) fn new(release: usize, rng: &mut Rng) -> Self {
+        let manner = match rng.below(10) {
+            0 => Manner::Slow,
+            1 => Manner::Liar,
+            2 => Manner::Named,
+            _ => Manner::Good,
+        };
+        Self {
+            release,
+            manner,
+            capacity: usize::try_from(rng.between(1, 8)).unwrap(),
+            connection: None,
+            latency: rng.below(4),
+            promised: BTreeMap::new(),
+            jobs: BTreeSet::new(),
+            unsaid: Vec::new(),
+            draining: false,
+            alive: true,
+        }
+    }
+
+    pub(super) fn identity(&self, index: usize, job: &CallId) -> String {
+        match self.manner {
+            Manner::Named => format!("own-{index}"),
+            _ => format!("agent-{job}"),
+        }
+    }
+
+    /// Whether it says that it takes jobs, and how busy it is.
+    pub(super) fn status(&self) -> (bool, f32) {
+        #[expect(clippy::cast_precision_loss, reason = "a handful")]
+        let load = self.jobs.len() as f32 / self.capacity as f32;
+        match self.manner {
+            Manner::Liar => (true, load),
+            _ if self.draining => (false, 0.0),
+            _ => (self.jobs.len() < self.capacity, load),
+        }
+    }
+
+    pub(super) fn takes(&self) -> bool {
+        match self.manner {
+            Manner::Liar => true,
+            _ => !self.draining && self.jobs.len() < self.capacity,
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Where everything meets: what happens is decided here, in one place, and passed on.
+//!
+//! One lock. Under it a step of the decisions is taken and its actions are queued, which never
+//! waits: a queue that is full belongs to a worker that does not read, and that one is let go. Only
+//! lines of the file of jobs are written under it, because they must come before what they tell.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use segue_core::dispatch::{
+    Action, Dispatcher, Event, JobRecord, LineId, LineKey, LineStatus, Note, WorkerInfo, WorkerKey,
+};
+use segue_core::link::{CallInfo, CallRecord};
+use segue_core::names::{AgentName, Label, ReleaseId};
+use segue_core::presence::AgentPresence;
+use segue_core::time::Timestamp;
+use segue_gateway::clock;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::sleep;
+
+use crate::admit::{Admit, Pass};
+use crate::config::Config;
+use crate::job_file::JobFile;
+use crate::line;
+use crate::proto::{
+    AvailabilityResponse, JobTermination, MigrateJobRequest, ServerMessage, UpdateWorkerStatus,
+    WorkerMessage, WorkerStatus,
+};
+
+/// Frames that wait for one worker: far more than one that reads ever has.
+pub(crate) const WORKER_FRAMES_MAX: usize = 256;
+
+/// Frames that wait for the server on one line: some seconds of many jobs.
+const LINE_FRAMES_MAX: usize = 16_384;
+
+/// Records that wait for the controller, as the gateway has it.
+const RECORDS_MAX: usize = 4_096;
+
+/// How often members are looked at again: a manifest may have changed.
+const STANDING_EVERY: Duration = Duration::from_secs(2);
+
+/// Everything of one dispatcher.
+pub(crate) struct Hub {
+    pub(crate) config: Config,
+    pub(crate) admit: Box<dyn Admit>,
+    state: Mutex<State>,
+    earlier: Notify,
+    keys: AtomicU64,
+    pub(crate) stop: watch::Sender<bool>,
+}
+
+struct State {
+    dispatcher: Dispatcher,
+    /// When the timer rings.
+    rings_at: Option<Timestamp>,
+    workers: HashMap<WorkerKey, Handle>,
+    lines: HashMap<LineKey, mpsc::Sender<Vec<u8>>>,
+    /// What the server last said of itself.
+    server_info: Vec<u8>,
+    file: JobFile,
+    log: File,
+    ended: Vec<CallRecord>,
+    left_out: u64,
+}
+
+struct Handle {
+    queue: mpsc::Sender<Vec<u8>>,
+    pass: Pass,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        config: Config,
+        admit: Box<dyn Admit>,
+        dispatcher: Dispatcher,
+        file: JobFile,
+        log: File,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            admit,
+            state: Mutex::new(State {
+                dispatcher,
+                rings_at: None,
+                workers: HashMap::new(),
+                lines: HashMap::new(),
+                server_info: Vec::new(),
+                file,
+                log,
+                ended: Vec::new(),
+                left_out: 0,
+            }),
+            earlier: Notify::new(),
+            keys: AtomicU64::new(1),
+            stop: watch::Sender::new(false),
+        })
+    }
+
+    /// The state is whole after each step, so a panic elsewhere is no reason to lose it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn key(&self) -> WorkerKey {
+        WorkerKey(self.keys.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Takes a step and does what it says.
+    pub(crate) fn step(self: &Arc<Self>, event: Event) {
+        let mut state = self.lock();
+        self.step_in(&mut state, event);
+    }
+
+    fn step_in(self: &Arc<Self>, state: &mut State, event: Event) {
+        let actions = state.dispatcher.step(clock::now(), event);
+        for action in actions {
+            self.act(state, action);
+        }
+        if state.file.is_due() {
+            let jobs: Vec<JobRecord> = state.dispatcher.records().collect();
+            state.file.compact(jobs.iter());
+        }
+        let due = state.dispatcher.next_deadline();
+        if let Some(due) = due
+            && state.rings_at.is_none_or(|rings| due < rings)
+        {
+            self.earlier.notify_one();
+        }
+    }
+
+    /// A worker is in. Its first frame is queued before anything else can be.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        hello: segue_core::dispatch::Hello,
+        pass: Pass,
+        first: impl FnOnce(Vec<u8>) -> ServerMessage,
+    ) -> mpsc::Receiver<Vec<u8>> {
+        let (queue, frames) = mpsc::channel(WORKER_FRAMES_MAX);
+        let mut state = self.lock();
+        let first = first(state.server_info.clone()).encode();
+        // There is room in an empty queue.
+        let _ = queue.try_send(first);
+        state.workers.insert(hello.worker, Handle { queue, pass });
+        self.step_in(&mut state, Event::Registered(Box::new(hello)));
+        frames
+    }
+
+    pub(crate) fn leave(self: &Arc<Self>, worker: WorkerKey, code: Option<u16>) {
+        let mut state = self.lock();
+        state.workers.remove(&worker);
+        self.step_in(&mut state, Event::Closed { worker, code });
+    }
+
+    /// The release that a worker's label means, by the table of its agent.
+    pub(crate) fn find_release(&self, agent: &AgentName, label: &Label) -> Option<ReleaseId> {
+        let state = self.lock();
+        state.dispatcher.table(agent)?.find_release(label.as_str())
+    }
+
+    pub(crate) fn set_server_info(&self, info: Vec<u8>) {
+        self.lock().server_info = info;
+    }
+
+    /// The report, taken under the lock that decides.
+    pub(crate) fn presence(&self) -> std::collections::BTreeMap<AgentName, AgentPresence> {
+        self.lock().dispatcher.presence(clock::now())
+    }
+
+    pub(crate) fn list(&self, agent: Option<&AgentName>, limit: usize) -> Vec<CallInfo> {
+        self.lock().dispatcher.list(agent, limit)
+    }
+
+    pub(crate) fn workers(&self) -> Vec<WorkerInfo> {
+        self.lock().dispatcher.workers().collect()
+    }
+
+    pub(crate) fn take_ended(&self) -> (Vec<CallRecord>, u64) {
+        let mut state = self.lock();
+        (std::mem::take(&mut state.ended), state.left_out)
+    }
+
+    /// Puts records back that could not be sent, ahead of those that came since.
+    pub(crate) fn put_back_ended(&self, mut records: Vec<CallRecord>) {
+        let mut state = self.lock();
+        records.append(&mut state.ended);
+        let beyond = records.len().saturating_sub(RECORDS_MAX);
+        records.truncate(RECORDS_MAX);
+        state.left_out += beyond as u64;
+        state.ended = records;
+    }
+
+    /// Rings when something is due; never ends.
+    pub(crate) async fn ring(self: Arc<Self>) {
+        loop {
+            let due = {
+                let mut state = self.lock();
+                state.rings_at = state.dispatcher.next_deadline();
+                state.rings_at
+            };
+            let wait = async {
+                match due {
+                    Some(due) => sleep(Duration::from_millis(due.since(clock::now()).0)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = wait => self.step(Event::Tick),
+                () = self.earlier.notified() => {}
+            }
+        }
+    }
+
+    /// Looks whether members still are what they were; never ends.
+    pub(crate) async fn watch_standing(self: Arc<Self>) {
+        loop {
+            sleep(STANDING_EVERY).await;
+            let now = clock::now();
+            let mut state = self.lock();
+            let fallen = state.workers.iter();
+            let fallen = fallen.filter(|(_, handle)| !self.admit.takes_jobs(&handle.pass, now));
+            let fallen: Vec<WorkerKey> = fallen.map(|(key, _)| *key).collect();
+            for worker in fallen {
+                self.step_in(&mut state, Event::Drain { worker });
+            }
+        }
+    }
+
+    fn act(self: &Arc<Self>, state: &mut State, action: Action) {
+        match action {
+            Action::Write(entry) => state.file.write(&entry),
+            Action::ToWorker { worker, body } => state.to_worker(worker, body.to_vec()),
+            Action::Terminate { worker, job } => {
+                let end = JobTermination {
+                    job_id: job.to_string(),
+                    ..Default::default()
+                };
+                state.to_worker(worker, ServerMessage::from(end).encode());
+            }
+            Action::ToServer { line, body } => state.to_server(line, body.to_vec()),
+            Action::Refuse { line, job } => {
+                let refusal = AvailabilityResponse {
+                    job_id: job.to_string(),
+                    ..Default::default()
+                };
+                state.to_server(line, WorkerMessage::from(refusal).encode());
+            }
+            Action::Open { line, id } => self.open(state, line, id),
+            Action::Close { line } => {
+                state.lines.remove(&line);
+            }
+            Action::Status { line, status } => {
+                state.to_server(line, WorkerMessage::from(told(status)).encode());
+            }
+            Action::Migrate { line, jobs } => {
+                let has = MigrateJobRequest {
+                    job_ids: jobs.iter().map(ToString::to_string).collect(),
+                    ..Default::default()
+                };
+                state.to_server(line, WorkerMessage::from(has).encode());
+            }
+            Action::Ended(record) => state.record(*record),
+            Action::Note(note) => say(&note),
+        }
+    }
+
+    fn open(self: &Arc<Self>, state: &mut State, key: LineKey, id: LineId) {
+        let (queue, frames) = mpsc::channel(LINE_FRAMES_MAX);
+        state.lines.insert(key, queue);
+        tokio::spawn(line::run(Arc::clone(self), key, id, frames));
+    }
+}
+
+impl State {
+    /// A worker that does not read is let go: its connection ends when its queue is dropped.
+    fn to_worker(&mut self, worker: WorkerKey, frame: Vec<u8>) {
+        let sent = self.workers.get(&worker).map(|to| to.queue.try_send(frame));
+        if matches!(sent, Some(Err(_))) {
+            tracing::warn!(
+                connection = worker.0,
+                "a worker does not read, and is let go"
+            );
+            self.workers.remove(&worker);
+        }
+    }
+
+    fn to_server(&mut self, line: LineKey, frame: Vec<u8>) {
+        let sent = self.lines.get(&line).map(|queue| queue.try_send(frame));
+        if matches!(sent, Some(Err(_))) {
+            tracing::warn!(
+                line = line.0,
+                "the server does not read; a message is left out"
+            );
+        }
+    }
+
+    fn record(&mut self, record: CallRecord) {
+        if let Err(error) = write_line(&mut self.log, &record) {
+            tracing::warn!(%error, "the log of jobs cannot be written");
+        }
+        if self.ended.len() < RECORDS_MAX {
+            self.ended.push(record);
+        } else {
+            self.left_out += 1;
+        }
+    }
+}
+
+fn write_line(log: &mut File, record: &CallRecord) -> io::Result<()> {
+    let mut line = serde_json::to_vec(record).map_err(io::Error::other)?;
+    line.push(b'\n');
+    log.write_all(&line)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "it lies within 0 and 1000")]
+fn told(status: LineStatus) -> UpdateWorkerStatus {
+    let word = if status.available {
+        WorkerStatus::Available
+    } else {
+        WorkerStatus::Full
+    };
+    UpdateWorkerStatus {
+        status: Some(word),
+        load: status.load as f32 / 1_000.0,
+        job_count: status.jobs,
+        ..Default::default()
+    }
+}
+
+fn say(note: &Note) {
+    match note {
+        Note::WorkerDrains {
+            worker,
+            agent,
+            release,
+            jobs,
+        } => tracing::info!(%worker, %agent, %release, jobs, "a worker drains"),
+        Note::WorkerSilent { worker, job } => {
+            tracing::warn!(%worker, %job, "a worker did not answer in time");
+        }
+        Note::JobRefused { job, after, why } => {
+            tracing::warn!(%job, %after, why, "nobody takes a job");
+        }
+        Note::JobAway { job, worker } => {
+            tracing::warn!(%job, %worker, "a job's worker is away; it is waited for");
+        }
+        Note::JobClaimed { job, worker } => tracing::info!(%job, %worker, "a job goes on"),
+        Note::JobReplaced { job } => {
+            tracing::warn!(%job, "a job's worker was lost before it began; another one is asked");
+        }
+        other => tracing::info!(note = ?other, "job"),
+    }
+}

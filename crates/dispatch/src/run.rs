@@ -1,0 +1,169 @@
+//! The life of a dispatcher process.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use segue_core::dispatch::{Dispatcher, Event, Settings, WorkerInfo};
+use segue_gateway::clock;
+use segue_gateway::tables::TableFile;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::admit::Admit;
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::job_file::JobFile;
+use crate::link::Link;
+use crate::server;
+
+/// How long the last report may take.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+/// Why a dispatcher did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Another program has the port, or the address is not ours.
+    #[error(
+        "cannot listen on {addr}\nhint: another program may have the port; see [livekit] listen"
+    )]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot use {path}")]
+    State {
+        /// What in it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A dispatcher that runs. Dropping it ends it as a kill would, but for its tasks.
+pub struct Running {
+    /// Where workers connect to.
+    pub addr: SocketAddr,
+    hub: Arc<Hub>,
+    tasks: Vec<JoinHandle<()>>,
+    link: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Connected workers, oldest first.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        self.hub.workers()
+    }
+
+    /// Tells the controller how things stand, and ends. Jobs go on; their workers look for the next
+    /// dispatcher, which knows them.
+    pub async fn stop(mut self) {
+        self.hub.stop.send_replace(true);
+        if let Some(link) = self.link.take() {
+            // Nothing depends on it: the next dispatcher says the same.
+            let _ = timeout(GOODBYE_MAX, link).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for task in self.tasks.iter().chain(&self.link) {
+            task.abort();
+        }
+    }
+}
+
+/// Starts a dispatcher with the jobs of the one before it. Its address is in `run/dispatch.addr`
+/// below the state directory.
+///
+/// # Errors
+///
+/// A [`RunError`], before any worker was let in.
+pub async fn start(config: Config, admit: Box<dyn Admit>) -> Result<Running, RunError> {
+    let state = |path: PathBuf| move |source| RunError::State { path, source };
+    let folders = [config.jobs_file(), config.log_file(), config.addr_file()];
+    for folder in folders.iter().filter_map(|file| file.parent()) {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(folder);
+        made.map_err(state(folder.to_owned()))?;
+    }
+    let path = config.jobs_file();
+    let (file, jobs) = JobFile::open(&path).map_err(state(path))?;
+    let path = config.log_file();
+    let mut options = OpenOptions::new();
+    let log = options.append(true).create(true).mode(0o600).open(&path);
+    let log = log.map_err(state(path))?;
+    if !jobs.is_empty() {
+        let jobs = jobs.len();
+        tracing::info!(
+            jobs,
+            "jobs of the dispatcher before go on; their workers are waited for"
+        );
+    }
+    let agents = config.agents.iter();
+    let settings = agents.map(|(agent, of)| (agent.clone(), Settings { hold: of.hold }));
+    let dispatcher = Dispatcher::new(settings.collect(), jobs, clock::now());
+    let (tables, loaded) = TableFile::load(&config.tables_file());
+    let loaded = loaded.unwrap_or_else(|error| {
+        tracing::error!(%error, "starting without tables");
+        Vec::new()
+    });
+    let listen = config.listen;
+    let bound = TcpListener::bind(listen).await;
+    let listener = bound.map_err(|source| RunError::Listen {
+        addr: listen,
+        source,
+    })?;
+    let addr = listener.local_addr().unwrap_or(listen);
+    let hub = Hub::new(config, admit, dispatcher, file, log);
+    for table in loaded {
+        hub.step(Event::Table(Box::new(table)));
+    }
+    let link = Link {
+        hub: Arc::clone(&hub),
+        tables: Arc::new(tables),
+        incarnation: uuid::Uuid::now_v7().to_string(),
+        sequence: Mutex::new(0),
+    };
+    let link = tokio::spawn(link.run(hub.stop.subscribe()));
+    let tasks = vec![
+        tokio::spawn(Arc::clone(&hub).ring()),
+        tokio::spawn(Arc::clone(&hub).watch_standing()),
+        tokio::spawn(server::accept(Arc::clone(&hub), listener)),
+    ];
+    let path = hub.config.addr_file();
+    fs::write(&path, addr.to_string()).map_err(state(path))?;
+    tracing::info!(%addr, server = %hub.config.server, "workers are served");
+    Ok(Running {
+        addr,
+        hub,
+        tasks,
+        link: Some(link),
+    })
+}
+
+/// Runs a dispatcher until `shutdown` is ready.
+///
+/// # Errors
+///
+/// A [`RunError`], before any worker was let in.
+pub async fn run(
+    config: Config,
+    admit: Box<dyn Admit>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let running = start(config, admit).await?;
+    shutdown.await;
+    running.stop().await;
+    Ok(())
+}

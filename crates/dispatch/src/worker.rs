@@ -1,0 +1,307 @@
+//! One worker's connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use segue_core::dispatch::{Answer, Event, Hello, LineId, WorkerKey, WorkerStatus};
+use segue_core::names::{CallId, WorkerId};
+use segue_gateway::clock;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::admit::{Admitted, Knock, Refused};
+use crate::hub::Hub;
+use crate::proto::{
+    JobStatus, Malformed, RegisterWorkerRequest, RegisterWorkerResponse, ServerMessage,
+    WorkerMessage, WorkerPong, WorkerStatus as Word,
+};
+
+/// From the connection to the registration, as the server has it.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a worker is pinged, as the server does it.
+const PING_EVERY: Duration = Duration::from_secs(10);
+
+/// A worker that says nothing for so long, not even to pings, is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(35);
+
+/// A worker that does not read a frame for so long is let go.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest reason of a close frame, in bytes.
+const REASON_BYTES_MAX: usize = 120;
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// Why we end a worker's connection.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the worker closed it")]
+    Closed(Option<u16>),
+    #[error("the connection failed")]
+    Failed,
+    #[error("the worker says nothing")]
+    Silent,
+    #[error("the worker does not read")]
+    Stalled,
+    #[error("the worker did not register in time")]
+    Late,
+    #[error("the worker's message is malformed: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("the worker's first message is {0:?} and not its registration")]
+    NotRegistered(&'static str),
+    #[error("the worker registers twice")]
+    RegisteredTwice,
+    #[error("the worker writes text, and only binary messages are read")]
+    Text,
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    #[error("the routing table of agent {0} is not here yet, or has no release {1}")]
+    UnknownRelease(String, String),
+}
+
+impl End {
+    fn code(&self) -> CloseCode {
+        match self {
+            Self::Text => CloseCode::Unsupported,
+            Self::Malformed(_) | Self::NotRegistered(_) | Self::RegisteredTwice | Self::Late => {
+                CloseCode::Protocol
+            }
+            // Workers try again, and the table may have come.
+            Self::UnknownRelease(..) => CloseCode::Again,
+            Self::Refused(_) => CloseCode::Policy,
+            _ => CloseCode::Away,
+        }
+    }
+}
+
+pub(crate) async fn serve(hub: &Arc<Hub>, mut socket: Socket, membership: Option<String>) {
+    let registered = timeout(REGISTER_TIMEOUT, register(hub, &mut socket, membership)).await;
+    let entered = registered.unwrap_or(Err(End::Late));
+    let end = match entered {
+        Ok((worker, frames)) => {
+            let end = talk(hub, &mut socket, worker, frames).await;
+            let code = match end {
+                End::Closed(code) => code,
+                _ => None,
+            };
+            hub.leave(worker, code);
+            tracing::info!(connection = worker.0, %end, "a worker's connection ended");
+            end
+        }
+        Err(end) => {
+            tracing::warn!(error = %end, "a worker is rejected");
+            end
+        }
+    };
+    let mut reason = end.to_string();
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    let frame = CloseFrame {
+        code: end.code(),
+        reason: reason.into(),
+    };
+    // It may be gone; then nobody needs to hear it.
+    let _ = timeout(WRITE_TIMEOUT, socket.close(Some(frame))).await;
+}
+
+async fn register(
+    hub: &Arc<Hub>,
+    socket: &mut Socket,
+    membership: Option<String>,
+) -> Result<(WorkerKey, mpsc::Receiver<Vec<u8>>), End> {
+    let first = loop {
+        match socket.next().await {
+            Some(Ok(Message::Binary(frame))) => break WorkerMessage::decode(&frame)?,
+            Some(Ok(Message::Text(_))) => return Err(End::Text),
+            Some(Ok(Message::Close(frame))) => {
+                return Err(End::Closed(frame.map(|f| f.code.into())));
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Err(End::Failed),
+        }
+    };
+    let WorkerMessage::Register(register) = first else {
+        return Err(End::NotRegistered(first.word()));
+    };
+    let knock = Knock {
+        token: membership.as_deref(),
+        deployment: &register.deployment,
+        agent_name: &register.agent_name,
+    };
+    let admitted = hub.admit.admit(knock, clock::now())?;
+    if !hub.config.agents.contains_key(&admitted.agent) {
+        return Err(Refused::NoAgent(register.agent_name).into());
+    }
+    enter(hub, register, admitted)
+}
+
+fn enter(
+    hub: &Arc<Hub>,
+    register: RegisterWorkerRequest,
+    admitted: Admitted,
+) -> Result<(WorkerKey, mpsc::Receiver<Vec<u8>>), End> {
+    let Admitted {
+        agent,
+        label,
+        release,
+        draining,
+        pass,
+    } = admitted;
+    let by_label = || hub.find_release(&agent, &label);
+    let release = release
+        .or_else(by_label)
+        .ok_or_else(|| End::UnknownRelease(agent.to_string(), label.to_string()))?;
+    let worker = hub.key();
+    let random = uuid::Uuid::now_v7().simple().to_string();
+    let id: WorkerId = format!("AW_{random}").parse().expect("letters and digits");
+    tracing::info!(
+        connection = worker.0, worker = %id, %agent, %label, %release,
+        library = register.version, "a worker is in"
+    );
+    let hello = Hello {
+        worker,
+        id: id.clone(),
+        release,
+        line: LineId {
+            agent,
+            agent_name: register.agent_name,
+            kind: register.kind.into(),
+            namespace: register.namespace.unwrap_or_default(),
+            permissions: register.allowed_permissions,
+        },
+        draining,
+    };
+    let frames = hub.enter(hello, pass, |server_info| {
+        let response = RegisterWorkerResponse {
+            worker_id: id.to_string(),
+            server_info,
+            ..Default::default()
+        };
+        response.into()
+    });
+    Ok((worker, frames))
+}
+
+async fn talk(
+    hub: &Arc<Hub>,
+    socket: &mut Socket,
+    worker: WorkerKey,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+) -> End {
+    let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    loop {
+        let message = tokio::select! {
+            frame = frames.recv() => match frame {
+                Some(frame) => Some(Message::binary(frame)),
+                None => return End::Stalled,
+            },
+            frame = socket.next() => {
+                heard = Instant::now();
+                match frame {
+                    Some(Ok(Message::Binary(frame))) => match receive(hub, worker, &frame) {
+                        Ok(None) => continue,
+                        Ok(Some(answer)) => Some(Message::binary(answer.encode())),
+                        Err(end) => return end,
+                    },
+                    Some(Ok(Message::Text(_))) => return End::Text,
+                    Some(Ok(Message::Close(frame))) => {
+                        return End::Closed(frame.map(|frame| frame.code.into()));
+                    }
+                    // A ping is answered with what is flushed.
+                    Some(Ok(_)) => None,
+                    Some(Err(_)) | None => return End::Failed,
+                }
+            }
+            _ = ping.tick() => {
+                if heard.elapsed() > SILENCE_MAX {
+                    return End::Silent;
+                }
+                Some(Message::Ping(Vec::new().into()))
+            }
+        };
+        let sent = async {
+            match message {
+                Some(message) => socket.send(message).await,
+                None => socket.flush().await,
+            }
+        };
+        match timeout(WRITE_TIMEOUT, sent).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return End::Failed,
+            Err(_) => return End::Stalled,
+        }
+    }
+}
+
+/// What a worker says. Says what is answered at once.
+fn receive(hub: &Arc<Hub>, worker: WorkerKey, frame: &[u8]) -> Result<Option<ServerMessage>, End> {
+    let event = match WorkerMessage::decode(frame)? {
+        WorkerMessage::Register(_) => return Err(End::RegisteredTwice),
+        WorkerMessage::Ping(ping) => {
+            let pong = WorkerPong {
+                last_timestamp: ping.timestamp,
+                timestamp: i64::try_from(clock::now().0).unwrap_or(i64::MAX),
+                ..Default::default()
+            };
+            return Ok(Some(pong.into()));
+        }
+        WorkerMessage::UpdateWorker(update) => {
+            let available = update.status.map(|status| status == Word::Available);
+            let status = WorkerStatus {
+                available,
+                load: update.load,
+                draining: update.draining,
+            };
+            Event::Status { worker, status }
+        }
+        WorkerMessage::Availability(answer) => {
+            let Ok(job) = answer.job_id.parse() else {
+                return Ok(None);
+            };
+            let answer = Answer {
+                job,
+                available: answer.available,
+                terminate: answer.terminate,
+                identity: answer.participant_identity,
+                body: frame.into(),
+            };
+            Event::Answered { worker, answer }
+        }
+        WorkerMessage::UpdateJob(update) => {
+            let Ok(job) = update.job_id.parse() else {
+                return Ok(None);
+            };
+            let ended_well = match update.status {
+                JobStatus::Success => Some(true),
+                JobStatus::Failed => Some(false),
+                _ => None,
+            };
+            Event::JobUpdate {
+                worker,
+                job,
+                ended_well,
+                body: frame.into(),
+            }
+        }
+        WorkerMessage::MigrateJob(has) => {
+            let jobs = has.job_ids.iter();
+            let jobs: Vec<CallId> = jobs.filter_map(|job| job.parse().ok()).collect();
+            Event::Claimed { worker, jobs }
+        }
+        WorkerMessage::SimulateJob(_) => Event::Simulated {
+            worker,
+            body: frame.into(),
+        },
+        WorkerMessage::Foreign(_) => return Ok(None),
+    };
+    hub.step(event);
+    Ok(None)
+}
