@@ -8,10 +8,15 @@ use super::Drive;
 /// Between two bytes of each connection.
 const EVERY_NS: u64 = 1_000_000_000;
 
+/// Turns of a round: they are strangers to each other, and do not all speak at once.
+const TURNS: u64 = 100;
+
 /// None, or a crowd of them.
 #[derive(Debug, Default)]
 pub(super) struct Slow {
     sockets: Vec<TcpStream>,
+    /// Whose turn it is.
+    next: usize,
     due: u64,
     /// How often one was cut and came again.
     cut: u64,
@@ -25,19 +30,9 @@ impl Slow {
         connections: usize,
         now: u64,
     ) -> io::Result<()> {
-        self.sockets.clear();
-        self.open(target, connections)?;
-        self.due = now + EVERY_NS;
-        Ok(())
-    }
-
-    fn open(&mut self, target: SocketAddr, connections: usize) -> io::Result<()> {
-        for _ in 0..connections {
-            let mut socket = TcpStream::connect(target)?;
-            socket.write_all(b"GET /call HTTP/1.1\r\nHost: ben")?;
-            socket.set_nonblocking(true)?;
-            self.sockets.push(socket);
-        }
+        let open = |_| begin(target);
+        self.sockets = (0..connections).map(open).collect::<io::Result<_>>()?;
+        (self.next, self.due) = (0, now + EVERY_NS / TURNS);
         Ok(())
     }
 
@@ -46,27 +41,40 @@ impl Slow {
     }
 }
 
+/// The beginning of a request.
+fn begin(target: SocketAddr) -> io::Result<TcpStream> {
+    let mut socket = TcpStream::connect(target)?;
+    socket.write_all(b"GET /call HTTP/1.1\r\nHost: ben")?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
 impl Drive {
-    /// One byte more from each, when it is time; those that were cut come again.
+    /// One byte more from those whose turn it is; those that were cut come again.
     pub(super) fn drip(&mut self) -> io::Result<Option<u64>> {
-        let wanted = self.slow.sockets.len();
-        if wanted == 0 {
+        let slow = &mut self.slow;
+        let all = slow.sockets.len();
+        if all == 0 {
             return Ok(None);
         }
         let now = self.clock.now();
-        if now >= self.slow.due {
-            self.slow.sockets.retain_mut(|socket| {
+        if now >= slow.due {
+            let turns = usize::try_from(TURNS).expect("a few");
+            for _ in 0..all.div_ceil(turns) {
+                let place = slow.next % all;
+                slow.next = place + 1;
+                let socket = &mut slow.sockets[place];
                 let open = match socket.read(&mut [0; 512]) {
                     Ok(_) => false,
                     Err(error) => error.kind() == io::ErrorKind::WouldBlock,
                 };
-                open && socket.write_all(b"c").is_ok()
-            });
-            let gone = wanted - self.slow.sockets.len();
-            self.slow.open(self.target, gone)?;
-            self.slow.cut += gone as u64;
-            self.slow.due = now + EVERY_NS;
+                if !(open && socket.write_all(b"c").is_ok()) {
+                    *socket = begin(self.target)?;
+                    slow.cut += 1;
+                }
+            }
+            slow.due = now + EVERY_NS / TURNS;
         }
-        Ok(Some(self.slow.due))
+        Ok(Some(slow.due))
     }
 }
