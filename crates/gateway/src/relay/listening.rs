@@ -63,6 +63,14 @@ impl Relay {
     }
 }
 
+#[cfg(test)]
+impl Listening {
+    /// How many calls each shard has.
+    pub(crate) fn loads(&self) -> Vec<usize> {
+        self.0.iter().map(Mailbox::load).collect()
+    }
+}
+
 impl Listening {
     /// Nobody is accepted any more once this returns, and who was and is no call yet is the
     /// front's. Blocks for a turn of each shard.

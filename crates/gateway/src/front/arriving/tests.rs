@@ -30,6 +30,10 @@ struct Rig {
 }
 
 fn rig() -> Rig {
+    rig_of(1)
+}
+
+fn rig_of(shards: usize) -> Rig {
     let worker = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut table = table(1, old());
     table.workers.retain(|name, _| name.as_str() == "old-1");
@@ -38,7 +42,7 @@ fn rig() -> Rig {
     }
     let ledger = Ledger::new(None);
     ledger.install(table, Timestamp(0)).unwrap();
-    let relay = Arc::new(Relay::start(1).unwrap());
+    let relay = Arc::new(Relay::start(shards).unwrap());
     let front = Front::new(ledger, relay, Arc::default(), None, Limits::default());
     Rig { front, worker }
 }
@@ -211,6 +215,41 @@ async fn who_is_arriving_when_a_gateway_stops_goes_on() {
     let _waiting = TcpStream::connect(addr).unwrap();
     wait_for_listener(&listener);
     becomes(rig.front.open(), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_have_about_as_many_calls_each() {
+    const CALLS: usize = 200;
+    // What one may have more than the other, and what both accept before they say so.
+    const APART_MAX: usize = 64 + 2 * 16;
+    let rig = rig_of(2);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listening = rig.front.relay.listen(&listener, &rig.front).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut ends = Vec::new();
+    for _ in 0..CALLS {
+        let caller = patient(TcpStream::connect(addr).unwrap());
+        (&caller).write_all(UPGRADE).unwrap();
+        let mut worker = patient(rig.worker.accept().unwrap().0);
+        read_head(&worker);
+        worker.write_all(ACCEPTED).unwrap();
+        assert!(read_head(&caller).starts_with("HTTP/1.1 101 "));
+        ends.push((caller, worker));
+    }
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let loads = listening.loads();
+        let (most, least) = (*loads.iter().max().unwrap(), *loads.iter().min().unwrap());
+        if loads.iter().sum::<usize>() == CALLS && most - least <= APART_MAX {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{loads:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(ends);
+    becomes(rig.front.ledger.open(), 0).await;
+    listening.stop();
 }
 
 fn wait_for_listener(listener: &TcpListener) {
