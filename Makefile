@@ -16,7 +16,7 @@ SECONDS ?= 60
 # How many people call at once in `make soak`.
 PEOPLE ?= 200
 
-.PHONY: fuzz help demo test check soak sim bench bench-route docs python talk reference dist man install-check
+.PHONY: fuzz help demo test check soak sim bench bench-route docs python livekit talk reference dist man install-check
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 15
@@ -33,6 +33,11 @@ python: ## the Python of the examples and their tests, in target/venv* (PYTHON=p
 	@examples/python-env target/venv
 	@examples/python-env target/venv-livekit examples/livekit-worker/requirements.txt
 	@python/install target/venv
+
+livekit: python ## LiveKit's workers of Node, too, and more jobs of all (needs node and npm)
+	mkdir -p target/node-livekit && cp crates/dispatch/tests/node/* target/node-livekit
+	npm --prefix target/node-livekit ci --ignore-scripts --no-audit --no-fund
+	cargo test --locked -p segue-dispatch --test it -- --ignored --test-threads 1
 
 talk: python ## agents that hear and speak, with more and longer calls (CALLS=40 TALK=120)
 	SEGUE_TEST_CALLS=$(CALLS) SEGUE_TEST_SECONDS=$(TALK) cargo test --locked -p segue --test it -- --test-threads 1 receptionist:: pipecat::

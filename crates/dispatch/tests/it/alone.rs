@@ -4,7 +4,7 @@
 use rustix::process::Signal;
 
 use crate::direct::lasting;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Program};
 use crate::judge::{Told, judge};
 use crate::sim::{Plan, Seen, Sim};
 use crate::upstream::{Event, Outcome, Record, Rules, Upstream, job};
@@ -38,9 +38,8 @@ async fn openrtc_that_begins_to_drain_throws_accepted_calls_away() {
     const CALLS: usize = 3;
     let upstream = Upstream::open().await;
     let fleet = Fleet::new();
-    let program = "crates/dispatch/tests/openrtc_worker.py";
     let env = [("AGENT_NAME", "desk")];
-    let worker = fleet.start_program(program, "a", "v1", &upstream.url(), &env);
+    let worker = fleet.start(Program::OpenRtc, "a", "v1", &upstream.url(), &env);
     upstream.until_registered("desk", 1).await;
     let before = job("desk", &lasting(4.0));
     assert_eq!(upstream.launch(&before).await, Outcome::Assigned);

@@ -2,9 +2,9 @@
 //! still so, and both sides of these tests speak the protocol that LiveKit's package speaks.
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Program};
 use crate::judge::{Told, judge};
 use crate::upstream::{Event, Loss, Outcome, Record, Upstream, job};
 use crate::wire::{JobStatus, WorkerStatus};
@@ -40,7 +40,7 @@ async fn a_worker_does_what_the_traces_say() {
     let upstream = Upstream::open().await;
     let fleet = Fleet::new();
     let env = [("AGENT_NAME", "desk")];
-    let mut worker = fleet.start("a", "v1", &upstream.url(), &env);
+    let mut worker = fleet.start(Program::Python, "a", "v1", &upstream.url(), &env);
     upstream.until_registered("desk", 1).await;
     let records = upstream.records();
 
@@ -132,4 +132,56 @@ async fn a_worker_does_what_the_traces_say() {
         (3, 1),
         "{verdict:#?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Node and its packages: make livekit"]
+async fn a_worker_of_node_never_says_that_a_job_is_over() {
+    let upstream = Upstream::open().await;
+    let fleet = Fleet::new();
+    let env = [("AGENT_NAME", "desk")];
+    // With a slash at its end: it puts "agent" behind whatever it is told.
+    let url = format!("{}/", upstream.url());
+    let mut worker = fleet.start(Program::Node, "a", "v1", &url, &env);
+    upstream.until_registered("desk", 1).await;
+    let records = upstream.records();
+    let (first, second) = (job("desk", &lasting(6.0)), job("desk", &lasting(8.0)));
+    assert_eq!(upstream.launch(&first).await, Outcome::Assigned);
+    fleet
+        .until("the call has begun", |lines| lines.len() == 1)
+        .await;
+    let before = last_worker(&records.all()).unwrap();
+    upstream.cut(&before);
+    upstream.until_registered("desk", 0).await;
+    upstream.until_registered("desk", 1).await;
+    let again = last_worker(&records.all()).unwrap();
+    assert_eq!(upstream.launch(&second).await, Outcome::Assigned);
+    let id = second.id.as_str();
+    let began = |lines: &[Value]| lines.iter().any(|line| line["job"] == id);
+    fleet.until("the second call has begun", began).await;
+    worker.signal(Signal::TERM);
+    let full = |record: &Record| {
+        let status = Some(WorkerStatus::Full);
+        matches!(record.event, Event::Status { status: is, .. } if is == status).then_some(())
+    };
+    records
+        .until("it is full", |all| all.iter().find_map(full))
+        .await;
+    assert!(!upstream.offer(&again, &job("desk", "")).await);
+    fleet
+        .until("both calls have ended", |lines| lines.len() == 4)
+        .await;
+    // The agent has left the room, so the server ends the job; the worker has no more to say.
+    assert!(upstream.terminate(&second.id));
+    assert_eq!(worker.ended().await, Some(143), "{}", worker.said());
+    let all = records.all();
+    let words =
+        |record: &&Record| matches!(record.event, Event::Updated { .. } | Event::Migrated { .. });
+    assert_eq!(all.iter().filter(words).count(), 0, "{all:#?}");
+    let told = Told {
+        url,
+        ..Told::default()
+    };
+    let verdict = judge(&all, upstream.began_ms(), &fleet.jobs(), &told);
+    verdict.spotless(2);
 }

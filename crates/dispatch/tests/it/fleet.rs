@@ -21,18 +21,44 @@ fn root() -> PathBuf {
     root.canonicalize().unwrap()
 }
 
-/// The Python that has livekit-agents. Without it the tests fail, and say what to do.
-fn python() -> PathBuf {
-    let python = std::env::var_os("SEGUE_TEST_LIVEKIT_PYTHON").map_or_else(
-        || root().join("target/venv-livekit/bin/python"),
-        PathBuf::from,
-    );
-    assert!(
-        python.exists(),
-        "{} is missing\nhint: `make python` makes it; or set SEGUE_TEST_LIVEKIT_PYTHON",
-        python.display()
-    );
-    python
+/// Whose package a worker is made with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Program {
+    /// livekit-agents of Python: `examples/livekit-worker`.
+    Python,
+    /// The same under OpenRTC's pool.
+    OpenRtc,
+    /// `@livekit/agents` of Node.
+    Node,
+}
+
+impl Program {
+    /// What runs it, and its file. Without its packages the tests fail, and say what to do.
+    fn place(self) -> (PathBuf, PathBuf) {
+        let python = || {
+            let python = std::env::var_os("SEGUE_TEST_LIVEKIT_PYTHON").map_or_else(
+                || root().join("target/venv-livekit/bin/python"),
+                PathBuf::from,
+            );
+            let hint = "`make python` makes it; or set SEGUE_TEST_LIVEKIT_PYTHON";
+            must_be(&python, hint);
+            python
+        };
+        let tests = root().join("crates/dispatch/tests");
+        match self {
+            Self::Python => (python(), root().join("examples/livekit-worker/worker.py")),
+            Self::OpenRtc => (python(), tests.join("openrtc_worker.py")),
+            Self::Node => {
+                let worker = root().join("target/node-livekit/worker.mjs");
+                must_be(&worker, "`make livekit` puts it there");
+                ("node".into(), worker)
+            }
+        }
+    }
+}
+
+fn must_be(path: &Path, hint: &str) {
+    assert!(path.exists(), "{} is missing\nhint: {hint}", path.display());
 }
 
 /// A folder with a log that its workers write. Dropping it removes it, unless the test failed.
@@ -72,14 +98,9 @@ impl Fleet {
     }
 
     /// Starts a worker. It takes seconds until it is registered: start all, then wait.
-    pub(crate) fn start(&self, name: &str, release: &str, url: &str, env: &[(&str, &str)]) -> Real {
-        self.start_program("examples/livekit-worker/worker.py", name, release, url, env)
-    }
-
-    /// The same with another program.
-    pub(crate) fn start_program(
+    pub(crate) fn start(
         &self,
-        program: &str,
+        program: Program,
         name: &str,
         release: &str,
         url: &str,
@@ -87,8 +108,9 @@ impl Fleet {
     ) -> Real {
         let said = self.dir.join(format!("{name}.log"));
         let output = fs::File::create(&said).unwrap();
-        let child = Command::new(python())
-            .arg(root().join(program))
+        let (interpreter, file) = program.place();
+        let child = Command::new(interpreter)
+            .arg(file)
             .arg("start")
             .env("LIVEKIT_URL", url)
             .env("LIVEKIT_API_KEY", key::KEY)

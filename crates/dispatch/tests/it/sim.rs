@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) register: Register,
     pub(crate) reply: Reply,
     pub(crate) load: f32,
+    /// How long its jobs take; `None`: until the test ends them.
+    pub(crate) lasts: Option<Duration>,
 }
 
 impl Plan {
@@ -65,6 +67,7 @@ impl Plan {
             },
             reply: Reply::Accept,
             load: 0.1,
+            lasts: None,
         }
     }
 }
@@ -98,6 +101,7 @@ pub(crate) struct Sim {
 }
 
 struct Inner {
+    lasts: Option<Duration>,
     state: Mutex<State>,
     seen: watch::Sender<Vec<Seen>>,
 }
@@ -165,6 +169,7 @@ impl Sim {
         }
         let _ = orders.send(Order::Status);
         let inner = Arc::new(Inner {
+            lasts: plan.lasts,
             state: Mutex::new(State {
                 reply: plan.reply,
                 load: plan.load,
@@ -208,11 +213,7 @@ impl Sim {
     pub(crate) fn end(&self, job: &str, status: JobStatus) {
         let was = self.inner.state.lock().unwrap().jobs.remove(job);
         assert!(was.is_some(), "{job} is none of its jobs");
-        self.send(FromWorker::UpdateJob(UpdateJob {
-            job_id: job.to_owned(),
-            status: status.into(),
-            error: String::new(),
-        }));
+        self.send(update(job, status));
     }
 
     pub(crate) fn send(&self, message: FromWorker) {
@@ -317,7 +318,7 @@ async fn run(
 /// messages and called again.
 async fn read(
     reader: &mut SplitStream<Socket>,
-    inner: &Inner,
+    inner: &Arc<Inner>,
     orders: &mpsc::UnboundedSender<Order>,
 ) -> Option<u16> {
     loop {
@@ -340,7 +341,10 @@ async fn read(
                 let mut state = inner.state.lock().unwrap();
                 if state.accepted.remove(&id) {
                     state.jobs.insert(id.clone(), assignment.clone());
-                    let _ = orders.send(Order::Send(running(&id)));
+                    let _ = orders.send(Order::Send(update(&id, JobStatus::Running)));
+                    if let Some(lasts) = inner.lasts {
+                        tokio::spawn(end_after(lasts, id, Arc::clone(inner), orders.clone()));
+                    }
                 }
                 drop(state);
                 inner.saw(Seen::Assigned(assignment));
@@ -392,10 +396,23 @@ fn answer(id: &str, inner: &Inner, orders: &mpsc::UnboundedSender<Order>) {
     }
 }
 
-fn running(id: &str) -> FromWorker {
+/// A job that ends by itself, unless something else has ended it.
+async fn end_after(
+    lasts: Duration,
+    id: String,
+    inner: Arc<Inner>,
+    orders: mpsc::UnboundedSender<Order>,
+) {
+    tokio::time::sleep(lasts).await;
+    if inner.state.lock().unwrap().jobs.remove(&id).is_some() {
+        let _ = orders.send(Order::Send(update(&id, JobStatus::Success)));
+    }
+}
+
+fn update(id: &str, status: JobStatus) -> FromWorker {
     FromWorker::UpdateJob(UpdateJob {
         job_id: id.to_owned(),
-        status: JobStatus::Running.into(),
+        status: status.into(),
         error: String::new(),
     })
 }

@@ -122,7 +122,11 @@ impl Upstream {
     }
 
     pub(crate) async fn open_with(rules: Rules) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::open_at((Ipv4Addr::LOCALHOST, 0).into(), rules).await
+    }
+
+    pub(crate) async fn open_at(addr: SocketAddr, rules: Rules) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let inner = Arc::new(Inner {
             rules,
             began_ms: now_ms(),
