@@ -256,7 +256,9 @@ impl Hands {
             .filter_map(|(_, call)| call.to_hold())
             .collect();
         if self.keeping.hold_first(&held, patience) {
-            awaited.iter_mut().for_each(|(_, call)| call.set_held());
+            for (_, call) in &mut awaited {
+                call.set_held();
+            }
         }
         Ok(self.relay.await_calls(awaited)?)
     }

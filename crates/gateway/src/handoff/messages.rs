@@ -208,7 +208,9 @@ pub(crate) fn fuzz(bytes: &[u8]) {
             && let Ok(all) = deltas.unpack()
         {
             let mut again = Deltas::default();
-            all.iter().for_each(|delta| again.push(delta));
+            for delta in &all {
+                again.push(delta);
+            }
             assert_eq!(again.unpack().expect("we wrote it"), all);
         }
     }

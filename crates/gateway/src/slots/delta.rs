@@ -239,7 +239,9 @@ mod tests {
         assert!(!without_code.is_plain());
         let all = [plain, delta(), without_code];
         let mut bytes = Vec::new();
-        all.iter().for_each(|delta| delta.write(&mut bytes));
+        for delta in &all {
+            delta.write(&mut bytes);
+        }
         let mut rest = &bytes[..];
         for delta in &all {
             assert_eq!(Delta::read_from(&mut rest).as_ref(), Some(delta));

@@ -73,7 +73,7 @@ fn a_call_that_was_shown_moves_with_the_bytes_in_flight() {
             // They flow on in between.
             (&rig.caller).read_exact(&mut part).unwrap();
             got.extend_from_slice(&part);
-            if got.len() % (BYTES / MOVES) != 0 {
+            if !got.len().is_multiple_of(BYTES / MOVES) {
                 let (count, under_way) = give(from, to);
                 assert_eq!(count, 1);
                 waited += usize::from(under_way);
