@@ -87,6 +87,11 @@ def test_with_a_pool_the_call_goes_on_and_the_server_ends_with_it():
             # The same call on another connection belongs here.
             async with websockets.connect(url, proxy=None) as again:
                 assert await says(again, "back") == "CA1: back"
+            # So does one that has lost its line.
+            back = {"X-Segue-Call-Id": "CA2", "X-Segue-Resume": "true"}
+            path = url.replace("CA1", "stream")
+            async with websockets.connect(path, additional_headers=back, proxy=None) as again:
+                assert await says(again, "back") == "stream: back"
             assert process.poll() is None
             await call.close()
             assert await ended(process) == 0

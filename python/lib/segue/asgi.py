@@ -3,7 +3,8 @@
     app = Calls(FastAPI(), pool)
 
 Each connection is one call for as long as the application has it. A worker that drains answers 503
-before the handshake, so that who routes calls tries another one. What Segue posts to `notify_path`
+before the handshake, so that who routes calls tries another one; but not to a call that lost its line
+and comes back. What Segue posts to `notify_path`
 becomes an event of the pool.
 """
 
@@ -30,11 +31,17 @@ CALL_ID_CHARS_MAX = 128
 
 
 def call_id(scope: Scope) -> str:
-    """The call's id as Segue's gateway passes it on: `X-Call-Id`, else the end of the path."""
-    for name, value in scope.get("headers", ()):
-        if name == b"x-call-id":
-            return _usable(value.decode("latin-1"))
+    """The call's id as Segue's gateway says it, else `X-Call-Id`, else the end of the path."""
+    headers = dict(scope.get("headers", ()))
+    for name in (b"x-segue-call-id", b"x-call-id"):
+        if name in headers:
+            return _usable(headers[name].decode("latin-1"))
     return _usable(str(scope.get("path", "")).rstrip("/").rpartition("/")[2])
+
+
+def comes_back(scope: Scope) -> bool:
+    """Whether Segue's gateway says that this call lost its line and comes back to its release."""
+    return (b"x-segue-resume", b"true") in list(scope.get("headers", ()))
 
 
 def _usable(text: str) -> str:
@@ -68,7 +75,8 @@ class Calls:
             await self._app(scope, receive, send)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = self._pool.call(self._call_id(scope))
+        # To refuse a call that comes back would end a conversation.
+        call = self._pool.call(self._call_id(scope), assigned=comes_back(scope))
         try:
             await call.__aenter__()
         except Refused as error:
