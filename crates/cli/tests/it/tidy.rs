@@ -175,7 +175,15 @@ fn links_in_the_documents_lead_somewhere() {
 #[test]
 fn every_dependency_has_its_sentence() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    for name in ["core", "voice", "gateway", "controller", "bench", "cli"] {
+    for name in [
+        "core",
+        "voice",
+        "gateway",
+        "controller",
+        "worker",
+        "bench",
+        "cli",
+    ] {
         let manifest =
             fs::read_to_string(root().join(format!("crates/{name}/Cargo.toml"))).unwrap();
         let mut in_dependencies = false;
