@@ -34,7 +34,7 @@ pub struct LineId {
     /// Its namespace.
     pub namespace: String,
     /// What its participants may do, as the worker wrote it.
-    pub permissions: Vec<u8>,
+    pub permissions: Option<Vec<u8>>,
 }
 
 /// A job as the server offers it.

@@ -52,7 +52,7 @@ message! {
         /// Older servers tell workers apart by it.
         6 namespace: Option<String>,
         /// What its participants may do; passed on.
-        7 allowed_permissions: Vec<u8>,
+        7 allowed_permissions: Option<Vec<u8>>,
         /// Empty: it takes jobs of every room.
         8 agent_name: String,
         /// Which deployment it is of; empty: production.

@@ -46,7 +46,7 @@ fn attributes() -> impl Strategy<Value = BTreeMap<String, String>> {
 prop_compose! {
     fn register()(
         kind in 0u32..5, version in ".{0,9}", ping_interval: u32, namespace in option::of(".{0,9}"),
-        allowed_permissions in vec(any::<u8>(), 0..20), agent_name in ".{0,9}",
+        allowed_permissions in option::of(vec(any::<u8>(), 0..20)), agent_name in ".{0,9}",
         deployment in ".{0,9}", unknown in unknown(),
     ) -> WorkerMessage {
         RegisterWorkerRequest {
@@ -173,7 +173,8 @@ fn a_real_workers_bytes_are_understood() {
     assert_eq!(register.version, "1.8.9");
     assert_eq!(register.agent_name, "demo");
     assert_eq!((register.kind, &register.namespace), (JobType::Room, &None));
-    assert_eq!(register.allowed_permissions.len(), 10);
+    let permissions = register.allowed_permissions.as_ref();
+    assert_eq!(permissions.map(Vec::len), Some(10));
     assert_eq!(WorkerMessage::from(register).encode(), frame);
 }
 

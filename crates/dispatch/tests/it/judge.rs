@@ -3,6 +3,7 @@
 //! get no more jobs and which workers were killed with their jobs in their hands.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use prost::Message as _;
 use serde_json::Value;
@@ -16,8 +17,9 @@ const DEVIATIONS_MAX: f64 = 4.0;
 /// What a test knows and nobody writes down.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    /// From this moment on (ms since 1970) a release gets no jobs, because that was acknowledged.
-    pub(crate) draining: Vec<(String, u64)>,
+    /// While (ms since 1970) a release gets no jobs: from when that was acknowledged until it was
+    /// to get some again.
+    pub(crate) draining: Vec<(String, Range<u64>)>,
     /// Workers that were killed: their jobs may end without a word.
     pub(crate) killed: Vec<String>,
     /// Where jobs must be told to connect.
@@ -37,8 +39,8 @@ pub(crate) struct Verdict {
     pub(crate) lost: Vec<(String, Loss)>,
     /// How many jobs started, by release.
     pub(crate) by_release: BTreeMap<String, usize>,
-    /// How many jobs started, by worker.
-    pub(crate) by_worker: BTreeMap<String, usize>,
+    /// Where each job started.
+    pub(crate) releases: BTreeMap<String, String>,
     /// Everything that must not be.
     pub(crate) problems: Vec<String>,
 }
@@ -104,7 +106,7 @@ impl Verdict {
         let text = |name: &str| started[name].as_str().unwrap_or_default().to_owned();
         let (release, worker) = (text("release"), text("worker"));
         *self.by_release.entry(release.clone()).or_default() += 1;
-        *self.by_worker.entry(worker.clone()).or_default() += 1;
+        self.releases.insert(job.to_owned(), release.clone());
         if text("url") != told.url {
             problem(format!("told to connect to {:?}", text("url")));
         }
@@ -115,8 +117,8 @@ impl Verdict {
         if started["bytes"].is_string() && !carries_all(&text("bytes"), &life.offered) {
             problem("is not what the server sent".to_owned());
         }
-        for (draining, since) in &told.draining {
-            if *draining == release && life.asked_at >= Some(*since) {
+        for (draining, span) in &told.draining {
+            if *draining == release && life.asked_at.is_some_and(|at| span.contains(&at)) {
                 problem(format!("was given to {release}, which was to get no more"));
             }
         }
@@ -131,11 +133,12 @@ impl Verdict {
         }
     }
 
-    /// A release got its share, as far as chance allows.
-    pub(crate) fn check_share(&mut self, release: &str, jobs: usize, share: f64) {
-        let got = self.by_release.get(release).copied().unwrap_or_default();
+    /// Of these jobs a release got its share, as far as chance allows.
+    pub(crate) fn check_share(&mut self, release: &str, jobs: &[String], share: f64) {
+        let of = |job: &&String| self.releases.get(*job).is_some_and(|of| of == release);
+        let got = jobs.iter().filter(of).count();
         #[allow(clippy::cast_precision_loss, reason = "hundreds of jobs")]
-        let (got, jobs) = (got as f64, jobs as f64);
+        let (got, jobs) = (got as f64, jobs.len() as f64);
         let may = DEVIATIONS_MAX * (jobs * share * (1.0 - share)).sqrt() + 1.0;
         if (got - jobs * share).abs() > may {
             let what = format!("{release} got {got} of {jobs} jobs, not {share} ± {may}");
@@ -213,18 +216,27 @@ fn the_judge_sees_what_is_wrong() {
     };
     let none = || json!({});
     let (started, ended) = ("job.started", "job.ended");
-    let told = |draining: &[(&str, u64)], killed: &[&str]| Told {
+    let told = |draining: &[(&str, Range<u64>)], killed: &[&str]| Told {
         draining: draining
             .iter()
-            .map(|(r, at)| ((*r).to_owned(), *at))
+            .map(|(r, at)| ((*r).to_owned(), at.clone()))
             .collect(),
         killed: killed.iter().map(|name| (*name).to_owned()).collect(),
         url: "ws://x".to_owned(),
     };
     let fine = [line(started, none()), line(ended, none())];
     let problems = |log: &[Value], told: &Told| judge(&records, 1_000, log, told).problems.len();
-    judge(&records, 1_000, &fine, &told(&[("v1", 1_011)], &[])).spotless(1);
-    assert_eq!(problems(&fine, &told(&[("v1", 1_010)], &[])), 1);
+    judge(
+        &records,
+        1_000,
+        &fine,
+        &told(
+            &[("v1", 1_011..2_000), ("v1", 0..1_010), ("v2", 0..2_000)],
+            &[],
+        ),
+    )
+    .spotless(1);
+    assert_eq!(problems(&fine, &told(&[("v1", 1_010..1_011)], &[])), 1);
     assert_eq!(problems(&fine[..1], &told(&[], &[])), 1);
     assert_eq!(problems(&fine[..1], &told(&[], &["a"])), 0);
     assert_eq!(problems(&[], &told(&[], &[])), 1);
@@ -244,9 +256,13 @@ fn the_judge_sees_what_is_wrong() {
     twice.push(line(started, none()));
     assert_eq!(problems(&twice, &told(&[], &[])), 1);
     let mut verdict = Verdict::default();
-    verdict.by_release.insert("v2".to_owned(), 20);
-    verdict.check_share("v2", 200, 0.1);
+    let jobs: Vec<String> = (0..200).map(|number| format!("AJ_{number}")).collect();
+    for (number, job) in jobs.iter().enumerate() {
+        let release = if number < 20 { "v2" } else { "v1" };
+        verdict.releases.insert(job.clone(), release.to_owned());
+    }
+    verdict.check_share("v2", &jobs, 0.1);
     assert!(verdict.problems.is_empty(), "{verdict:?}");
-    verdict.check_share("v2", 200, 0.3);
+    verdict.check_share("v2", &jobs, 0.3);
     assert_eq!(verdict.problems.len(), 1);
 }

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod alone;
+mod behind;
+mod control;
 mod direct;
+mod dispatcher;
 mod fleet;
 mod judge;
 mod key;

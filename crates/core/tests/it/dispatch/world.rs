@@ -639,7 +639,7 @@ impl World {
                 agent_name: "demo".to_owned(),
                 kind: 0,
                 namespace: String::new(),
-                permissions: Vec::new(),
+                permissions: None,
             },
             draining: false,
         };
