@@ -3,7 +3,6 @@
 //!
 //! `SEGUE_SIM_SEEDS` says how many seeds; `SEGUE_SIM_SEED` replays one with a trace.
 
-mod one;
 mod process;
 mod world;
 
@@ -12,7 +11,7 @@ use std::collections::BTreeMap;
 use self::world::World;
 
 /// Worlds of a plain test run.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
@@ -26,7 +25,7 @@ fn no_job_is_lost_that_a_living_worker_could_take() {
     };
     let mut reached: BTreeMap<&'static str, u64> = BTreeMap::new();
     let traced = number("SEGUE_SIM_SEED").is_some();
-    let many = seeds.len() >= 100;
+    let many = seeds.len() >= 200;
     for seed in seeds {
         let run = std::panic::catch_unwind(|| World::new(seed, traced).run());
         let Ok(counts) = run else {

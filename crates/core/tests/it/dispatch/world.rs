@@ -265,6 +265,10 @@ impl World {
     /// Everything behind a kill is forgotten; what was written stays.
     fn crash(&mut self) {
         self.count("crashed");
+        if self.rng.chance(100) {
+            // With its disk.
+            self.durable.clear();
+        }
         self.life += 1;
         self.d = None;
         self.views.clear();

@@ -1,1 +1,0 @@
-//! One thing at a time.
