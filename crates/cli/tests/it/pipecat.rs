@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use segue_voice::caller::{CallEnd, CallPlan, call};
+use segue_voice::caller::{CallEnd, CallPlan, CallReport, call};
 use segue_voice::calllog::CallLog;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -35,14 +35,13 @@ fn answered(site: &Site) -> BTreeSet<String> {
     turns.map(|line| line["call"].to_string()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn told_to_end_it_drops_its_calls() {
-    let site = Site::prepare("", "");
+/// A bot without Segue, and two people who are in full swing with it.
+async fn talking(site: &Site, program: &str, talk_ms: u64) -> (Bot, JoinSet<CallReport>) {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
     let bot = Command::new(python())
-        .arg(example("pipecat-bot/bot.py"))
+        .arg(example(program))
         .args(["--port", &port.to_string()])
         .env("AGENT_CALL_LOG", site.dir.join("logs/workers.jsonl"))
         .stdin(Stdio::null())
@@ -56,12 +55,19 @@ async fn told_to_end_it_drops_its_calls() {
     let log = Arc::new(CallLog::open(&site.dir.join("logs/callers.jsonl")).unwrap());
     for person in 0..2 {
         let url = format!("ws://127.0.0.1:{port}/ws/{{call}}");
-        let mut plan = CallPlan::new(&url, &format!("CAbare{person}"), 60_000);
+        let mut plan = CallPlan::new(&url, &format!("CAbare{person}"), talk_ms);
         (plan.log, plan.listen) = (Arc::clone(&log), false);
         people.spawn(async move { call(&plan).await });
     }
-    let talk = || answered(&site).len() == 2;
+    let talk = || answered(site).len() == 2;
     site.until("both calls are in full swing", talk).await;
+    (bot, people)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_end_it_drops_its_calls() {
+    let site = Site::prepare("", "");
+    let (bot, people) = talking(&site, "pipecat-bot/bot.py", 60_000).await;
     kill_process(Pid::from_child(&bot.0), Signal::TERM).unwrap();
     for report in reports(people).await {
         assert!(
@@ -76,6 +82,23 @@ async fn told_to_end_it_drops_its_calls() {
     }
     let verdict = site.judge();
     assert_eq!((verdict.started, verdict.dropped), (2, 2), "{verdict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_end_with_the_sdk_it_ends_with_its_last_call() {
+    let site = Site::prepare("", "");
+    let (mut bot, people) = talking(&site, "pipecat-bot/patient.py", 20_000).await;
+    // Nor does a second one cut anything short.
+    for _ in 0..2 {
+        kill_process(Pid::from_child(&bot.0), Signal::TERM).unwrap();
+    }
+    for report in reports(people).await {
+        assert_eq!(report.end, CallEnd::HungUp, "{report:?}");
+    }
+    let ended = tokio::task::spawn_blocking(move || bot.0.wait());
+    assert!(ended.await.unwrap().unwrap().success());
+    let verdict = site.judge();
+    assert_eq!((verdict.started, verdict.dropped), (2, 0), "{verdict:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
