@@ -5,6 +5,7 @@ mod bench;
 mod change;
 mod examples;
 mod look;
+mod membership;
 mod setup;
 
 use std::path::PathBuf;
@@ -18,8 +19,11 @@ pub(crate) use self::change::{
     RollbackArgs, VerbArgs, Wait,
 };
 pub(crate) use self::look::{
-    AuditArgs, AuditDo, CallsArgs, DiffArgs, DoctorArgs, ExplainArgs, HistoryArgs, LogsArgs,
-    PermitsArgs, StatusArgs, TopArgs,
+    AuditArgs, AuditDo, AuditExportArgs, AuditTailArgs, CallsArgs, DiffArgs, DoctorArgs,
+    ExplainArgs, HistoryArgs, LogsArgs, PermitsArgs, StatusArgs, TopArgs,
+};
+pub(crate) use self::membership::{
+    MembershipDo, RevokeArgs, RotateArgs, SignArgs, TokenArgs, VerifyArgs,
 };
 pub(crate) use self::setup::{
     ConfigArgs, ConfigDo, DemoArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs, UpgradeArgs,
@@ -167,7 +171,7 @@ pub(crate) enum Command {
     /// Print what a worker, the gateway or the controller wrote
     #[command(after_help = examples::LOGS)]
     Logs(LogsArgs),
-    /// Print or verify the audit log: each decision with what was known when it was taken
+    /// Print, follow, export or verify the audit log: each decision with what was known then
     #[command(after_help = examples::AUDIT)]
     Audit(AuditArgs),
     /// Vouch that a gateway is gone for good, so that its calls no longer count
@@ -213,6 +217,12 @@ pub(crate) enum Command {
     /// Each has a role: viewer, operator, approver, admin, or worker for agents.
     #[command(after_help = examples::TOKEN, subcommand)]
     Token(TokenDo),
+    /// Sign which releases may take calls: keys, key sets, manifests and worker tokens
+    ///
+    /// A gate admits workers by a manifest, which is signed for some minutes by somebody else than
+    /// the workers. Files only; nothing here ends a call. See docs/guide/membership.md.
+    #[command(after_help = examples::MEMBERSHIP, subcommand)]
+    Membership(MembershipDo),
     /// Describe the admin API
     #[command(after_help = examples::API, subcommand)]
     Api(ApiDo),

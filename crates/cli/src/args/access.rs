@@ -107,7 +107,7 @@ impl From<RoleArg> for Role {
 const EXPIRES_IN_MAX: u64 = 31_622_400;
 
 /// `90s`, `15m`, `8h` or `30d` in seconds.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let bad = || format!("{text:?} is no length of time; write it like 90s, 15m, 8h or 30d");
     let (number, unit) = text
         .split_at_checked(text.len().saturating_sub(1))
@@ -122,7 +122,7 @@ fn seconds(text: &str) -> Result<u64, String> {
     let number: u64 = number.parse().map_err(|_| bad())?;
     let seconds = number.checked_mul(unit).ok_or_else(bad)?;
     if !(1..=EXPIRES_IN_MAX).contains(&seconds) {
-        return Err("a token ends after 1s to 366d".to_owned());
+        return Err("it is from 1s to 366d".to_owned());
     }
     Ok(seconds)
 }

@@ -76,7 +76,17 @@ pub(super) const AUDIT: &str = "\
 Examples:\n\
 \x20 segue audit\n\
 \x20 segue audit --after 120 --output json\n\
+\x20 segue audit --event deployment.rolled_back\n\
+\x20 segue audit tail               as they are written\n\
 \x20 segue audit verify             whether the chain of digests holds";
+pub(super) const AUDIT_TAIL: &str = "\
+Examples:\n\
+\x20 segue audit tail\n\
+\x20 segue audit tail --event deployment.started --output json | ./to-siem";
+pub(super) const AUDIT_EXPORT: &str = "\
+Examples:\n\
+\x20 segue audit export > audit.jsonl\n\
+\x20 segue audit export --after 120 --agent desk >> audit.jsonl";
 pub(super) const FORGET: &str = "\
 Examples:\n\
 \x20 segue forget gw-1 --reason \"the host is gone\"";
@@ -169,3 +179,39 @@ Examples:\n\
 pub(super) const API: &str = "\
 Examples:\n\
 \x20 segue api openapi > openapi.json";
+pub(super) const MEMBERSHIP: &str = "\
+Examples:\n\
+\x20 segue membership keygen r.pem\n\
+\x20 segue membership rotate --env prod --root r.jwk --manifest m.jwk --worker w.jwk --sign r.pem\n\
+\x20 segue membership sign --key m.pem            what runs now is admitted\n\
+\x20 segue membership token --key w.pem --agent desk --release v1";
+pub(super) const MEMBERSHIP_KEYGEN: &str = "\
+Examples:\n\
+\x20 segue membership keygen r.pem                and r.jwk, for everybody";
+pub(super) const MEMBERSHIP_ROTATE: &str = "\
+Examples:\n\
+\x20 segue membership rotate --env prod --root r.jwk --manifest m.jwk --worker w.jwk --sign r.pem\n\
+\x20 segue membership rotate --worker w2.jwk --sign r.pem      a second key, beside the first\n\
+\x20 segue membership rotate --cosign --sign r2.pem            a set that waits for it";
+pub(super) const MEMBERSHIP_SIGN: &str = "\
+Examples:\n\
+\x20 segue membership sign --key m.pem            what runs now is admitted\n\
+\x20 segue membership sign --key m.pem --renew    the same again, for 15 more minutes";
+pub(super) const MEMBERSHIP_TOKEN: &str = "\
+Examples:\n\
+\x20 segue membership token --key w.pem --agent desk --release v2 --manifest manifest.jws\n\
+\x20 segue membership token --key w.pem --agent desk --release v2 --url ws://127.0.0.1:7080";
+pub(super) const MEMBERSHIP_VERIFY: &str = "\
+Examples:\n\
+\x20 segue membership verify keys.jsonl\n\
+\x20 segue membership verify manifest.jws --output json | jq -r .reason\n\
+\x20 segue membership verify worker.jwt --manifest manifest.jws";
+pub(super) const MEMBERSHIP_SHOW: &str = "\
+Examples:\n\
+\x20 segue membership show keys.jsonl\n\
+\x20 segue membership show manifest.jws --output json | jq .claims.ver";
+pub(super) const MEMBERSHIP_REVOKE: &str = "\
+Examples:\n\
+\x20 segue membership revoke --token 5d0c4e --sign m.pem\n\
+\x20 segue membership revoke --release v1 --sign m.pem\n\
+\x20 segue membership revoke --worker desk-7 --sign m.pem --expires-in 5m";

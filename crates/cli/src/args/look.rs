@@ -59,6 +59,9 @@ pub(crate) struct AuditArgs {
     /// Only of this agent
     #[arg(long, short)]
     pub(crate) agent: Option<String>,
+    /// Only of this name, ours or OpenRTC's (deployment.started); once for each
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) event: Vec<String>,
     /// The entries that follow this one, instead of the newest
     #[arg(long, value_name = "SEQ")]
     pub(crate) after: Option<u64>,
@@ -71,14 +74,50 @@ pub(crate) struct AuditArgs {
 }
 
 /// What else can be done with the audit log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum AuditDo {
+    /// Print the newest entries, and each further one as it is written, until Ctrl-C
+    ///
+    /// Goes on when the controller was away. With --output json, one event a line.
+    #[command(after_help = examples::AUDIT_TAIL)]
+    Tail(AuditTailArgs),
+    /// Print every entry as a CloudEvent, one JSON object a line, oldest first
+    ///
+    /// What OpenRTC has a name for carries it in `openrtc`.
+    #[command(after_help = examples::AUDIT_EXPORT)]
+    Export(AuditExportArgs),
     /// Check the chain: each entry holds the digest of the one before
     ///
     /// Exit code 1 if an entry was edited, removed or moved. Keep the printed head elsewhere:
     /// only a copy of it finds that the whole log was written anew.
     #[command(after_help = examples::AUDIT)]
     Verify,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct AuditTailArgs {
+    /// Only of this agent
+    #[arg(long, short)]
+    pub(crate) agent: Option<String>,
+    /// Only of this name, ours or OpenRTC's (deployment.started); once for each
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) event: Vec<String>,
+    /// How many entries from the end to begin with
+    #[arg(long, short = 'n', default_value_t = 10)]
+    pub(crate) lines: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct AuditExportArgs {
+    /// Only of this agent
+    #[arg(long, short)]
+    pub(crate) agent: Option<String>,
+    /// Only of this name, ours or OpenRTC's (deployment.started); once for each
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) event: Vec<String>,
+    /// Only what follows this entry: the `id` that was exported last
+    #[arg(long, default_value_t = 0, value_name = "SEQ")]
+    pub(crate) after: u64,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ pub(crate) mod init;
 pub(crate) mod judge;
 pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod membership;
 pub(crate) mod permits;
 pub(crate) mod plan;
 pub(crate) mod process;

@@ -12,6 +12,7 @@ mod terminal;
 
 mod tidy;
 
+mod audit;
 mod bench;
 mod cli;
 mod components;
@@ -24,6 +25,7 @@ mod help;
 mod hooks;
 mod keeper;
 mod look;
+mod membership;
 mod observe;
 mod operate;
 mod parts;
