@@ -32,7 +32,7 @@ async def entrypoint(ctx: JobContext):
         await over.wait()
         call.report("success")
     # The process ends soon; what it has to report may take a moment.
-    await asyncio.to_thread(pool.close)
+    await pool.flush()
 
 
 if __name__ == "__main__":

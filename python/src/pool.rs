@@ -76,6 +76,11 @@ impl NativePool {
         Ok(py.detach(|| self.0.close(Some(timeout))))
     }
 
+    fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = seconds(timeout)?;
+        Ok(py.detach(|| self.0.flush(Some(timeout))))
+    }
+
     fn enter(&self, call: &str, assigned: bool) -> PyResult<NativeCall> {
         let entered = if assigned {
             self.0.enter_assigned(call)

@@ -73,7 +73,11 @@ def test_outcomes_arrive_and_no_call_waits_for_them(fake_segue, tmp_path):
         assert first == second
         assert (first["verdict"], first["reason"]) == ("success", "booked")
         assert first["data"] == {"turns": 7} and first["worker"] == "w1"
-    assert pool.runtime_snapshot().reports["delivered"] == 1
+        assert asyncio.run(pool.flush(SOON))
+        with pool.call("CA2") as call:
+            call.report("abandoned")
+        fake_segue.next("POST", path.replace("CA1", "CA2"))
+    assert pool.runtime_snapshot().reports["delivered"] == 2
 
 
 def test_the_state_of_a_call(fake_segue, tmp_path):

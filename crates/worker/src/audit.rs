@@ -132,6 +132,10 @@ impl AuditLog {
         self.queue.waiting()
     }
 
+    pub(crate) fn flush(&self, within: std::time::Duration) -> bool {
+        self.queue.flush(within)
+    }
+
     pub(crate) fn close(&self, within: std::time::Duration) -> bool {
         self.queue.close(within)
     }

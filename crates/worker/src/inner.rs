@@ -305,6 +305,14 @@ impl Inner {
         }
     }
 
+    /// Waits until what is to be told is told; `false`: it took longer, or nobody tells it.
+    pub(crate) fn flush(&self, within: Duration) -> bool {
+        let has_begun = self.started.load(Ordering::Acquire);
+        let within = if has_begun { within } else { Duration::ZERO };
+        let reported = self.outcomes.flush(within);
+        self.audit.flush(within) && reported
+    }
+
     pub(crate) fn close(&self, within: Duration) -> bool {
         lock(&self.now).closed = true;
         self.changed.notify_all();

@@ -231,7 +231,13 @@ impl AgentPool {
         self.inner().segue.as_ref()
     }
 
-    /// Ends the threads, once what they hold is through or `within` is over, 5 s if it is not said.
+    /// Waits until outcomes and audit events are through, 5 s if `within` is not said; `false`: it took
+    /// longer.
+    pub fn flush(&self, within: Option<Duration>) -> bool {
+        self.inner().flush(within.unwrap_or(CLOSE_MAX))
+    }
+
+    /// Ends the threads, for good, once what they hold is through or `within` is over, 5 s if it is not said.
     /// Answers whether all of it is through. No call is touched.
     pub fn close(&self, within: Option<Duration>) -> bool {
         self.inner().close(within.unwrap_or(CLOSE_MAX))

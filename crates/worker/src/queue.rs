@@ -180,10 +180,15 @@ impl<T: Clone> Queue<T> {
     /// What is there is tried for so long and no longer, and nothing afterwards. Answers whether all
     /// of it is through.
     pub(crate) fn close(&self, within: Duration) -> bool {
+        lock(&self.inner).closing = Closing::By(Instant::now() + within);
+        self.changed.notify_all();
+        self.flush(within)
+    }
+
+    /// Waits until all that is there is through; `false`: it took longer.
+    pub(crate) fn flush(&self, within: Duration) -> bool {
         let end = Instant::now() + within;
         let mut inner = lock(&self.inner);
-        inner.closing = Closing::By(end);
-        self.changed.notify_all();
         while !inner.items.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -192,8 +192,12 @@ class AgentPool:
         """Starts heartbeats, reports and the audit sink. Again, it changes nothing."""
         self._native.start()
 
+    async def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
+        """Waits until outcomes and audit events are through. False: it took longer."""
+        return await asyncio.to_thread(self._native.flush, timeout)
+
     def close(self, timeout: float = CLOSE_SECONDS) -> bool:
-        """Ends them, once what they hold is through, or the time is over. No call is touched."""
+        """Ends them, for good, once what they hold is through, or the time is over. No call is touched."""
         return self._native.close(timeout)
 
     async def __aenter__(self) -> "AgentPool":

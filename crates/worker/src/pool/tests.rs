@@ -282,7 +282,7 @@ fn an_outcome_reaches_segue_once_it_is_back_and_the_call_never_waits() {
         reports.insert(body["report"].as_str().unwrap().to_owned());
     }
     assert_eq!(reports.len(), 1, "the same one each time");
-    assert!(pool.close(Some(SOON)));
+    assert!(pool.flush(Some(SOON)));
     let snapshot = pool.runtime_snapshot();
     assert_eq!(
         (snapshot.reports.delivered, snapshot.reports.failed_tries),
