@@ -33,4 +33,6 @@ if __name__ == "__main__":
         uvicorn.run(app, **options)
     else:
         ends = {"drain_timeout": 0.01, "on_straggler": "end"} if kind == "ends" else {}
+        if kind == "limited":
+            options["limit_max_requests"] = 1
         segue.uvicorn.run(app, pool=AgentPool(**ends), notify_path="/notify", **options)

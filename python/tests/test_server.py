@@ -113,6 +113,29 @@ def test_a_policy_ends_it_with_a_word():
     asyncio.run(main())
 
 
+def test_a_server_that_ends_by_itself_cuts_nothing_either():
+    def look(url):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener.open(url, timeout=SOON).read()
+
+    async def main():
+        with server("limited") as (process, url):
+            call = await dial(url)
+            look_at = url.replace("ws:", "http:").replace("/ws/CA1", "/healthz")
+            async with asyncio.timeout(SOON):
+                while True:
+                    try:
+                        await asyncio.to_thread(look, look_at)
+                    except OSError:
+                        break
+            for word in ("still", "here"):
+                assert await says(call, word) == f"CA1: {word}"
+            await call.close()
+            assert await ended(process) == 0
+
+    asyncio.run(main())
+
+
 def test_without_calls_it_ends_at_once_and_notifications_are_taken():
     def post(url, body):
         request = urllib.request.Request(url, data=body, method="POST")

@@ -36,6 +36,15 @@ class Server(uvicorn.Server):
         finally:
             ends.cancel()
 
+    async def shutdown(self, sockets: Any = None) -> None:
+        # Whatever ends the server, such as `limit_max_requests`: nobody comes in any more, and who is
+        # here, or came in at the last moment, stays to the end.
+        for server in self.servers:
+            server.close()
+        self._pool.begin_drain("the server ends")
+        await self._pool.drained()
+        await super().shutdown(sockets)
+
     async def _end_with_the_last_call(self) -> None:
         await self._pool.drained()
         self.should_exit = True
