@@ -55,6 +55,7 @@ sim: ## the simulator over many seeds (SEEDS=1000000)
 fuzz: ## every parser of foreign bytes under libFuzzer (SECONDS=600, for each)
 	crates/gateway/fuzz/run $(SECONDS)
 	crates/membership/fuzz/run $(SECONDS)
+	crates/dispatch/fuzz/run $(SECONDS)
 
 # One that has found a fault does not keep the next one from being run.
 bench: ## what a call costs, beside every proxy that is installed; 30 minutes (BENCH="--rounds 1")

@@ -1,11 +1,15 @@
 //! Whose a worker is, and whether it may take jobs.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use segue_core::names::{AgentName, Label, ReleaseId};
+use segue_core::names::{AgentName, Environment, Label, ReleaseId};
 use segue_core::time::Timestamp;
-use segue_membership::{Gate, Member, Reject};
+use segue_membership::file::FileStore;
+use segue_membership::{Gate, Member, Reject, Settings};
 
 /// What a worker shows and says when it comes.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +100,9 @@ pub trait Admit: Send + Sync {
     /// [`Refused`].
     fn admit(&self, knock: Knock<'_>, now: Timestamp) -> Result<Admitted, Refused>;
 
+    /// Looks for what is new, such as another manifest. May wait for a disk.
+    fn refresh(&self, _now: Timestamp) {}
+
     /// Whether one that is in may still take jobs.
     fn takes_jobs(&self, pass: &Pass, now: Timestamp) -> bool;
 }
@@ -129,20 +136,73 @@ impl Admit for Unsigned {
     }
 }
 
-/// Believes what is signed.
-pub struct Signed(Mutex<Gate>);
+/// Believes what is signed, by files that are read again when they change.
+pub struct Signed {
+    gate: Mutex<Gate>,
+    keys: PathBuf,
+    manifest: PathBuf,
+    /// What was read last of each, good or bad: it is told once.
+    read: Mutex<[String; 2]>,
+}
 
 impl Signed {
-    /// By this gate.
-    pub fn new(gate: Gate) -> Self {
-        Self(Mutex::new(gate))
+    /// Opens the gate: `keys` and `manifest` are the files, and `kept` is where it remembers what it
+    /// has seen.
+    ///
+    /// # Errors
+    ///
+    /// When the files cannot be read or are not believed. A manifest may come later.
+    pub fn open(
+        environment: Environment,
+        keys: PathBuf,
+        manifest: PathBuf,
+        kept: &Path,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let unread = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Unread { path, source }
+        };
+        let mut secret = [0; 32];
+        let random = Path::new("/dev/urandom");
+        File::open(random)
+            .and_then(|mut file| file.read_exact(&mut secret))
+            .map_err(unread(random))?;
+        let chain = std::fs::read_to_string(&keys).map_err(unread(&keys))?;
+        let settings = Settings::new(environment, secret);
+        let store = Box::new(FileStore::new(kept));
+        let gate = Gate::open(settings, &chain, store, now).map_err(OpenError::Refused)?;
+        let signed = Self {
+            gate: Mutex::new(gate),
+            keys,
+            manifest,
+            read: Mutex::new([chain, String::new()]),
+        };
+        signed.refresh(now);
+        Ok(signed)
     }
 
-    /// The gate, for new manifests.
-    pub fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
+    fn gate(&self) -> MutexGuard<'_, Gate> {
         // It stores before it changes, so it is whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why a gate is not opened. The dispatcher does not start: it would let in whoever comes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A file is not there or not readable.
+    #[error("{path} cannot be read\nhint: `segue membership --help` says how these files are made")]
+    Unread {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its contents are not believed.
+    #[error("the key sets are refused: {0}\nhint: `segue membership verify FILE` says more")]
+    Refused(#[source] Reject),
 }
 
 impl Admit for Signed {
@@ -162,6 +222,35 @@ impl Admit for Signed {
             draining: !member.state.takes_calls(),
             pass: Pass::Signed(Box::new(member)),
         })
+    }
+
+    /// What is not believed changes nothing; it is told once.
+    fn refresh(&self, now: Timestamp) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        for (last, path) in read.iter_mut().zip([&self.keys, &self.manifest]) {
+            let Ok(text) = std::fs::read_to_string(path) else {
+                continue;
+            };
+            if text == *last {
+                continue;
+            }
+            let offered = if *path == self.keys {
+                self.gate().offer_keys(&text, now)
+            } else {
+                self.gate()
+                    .offer_manifest(&text, now)
+                    .map(|taken| taken.ver)
+            };
+            let file = path.display();
+            match offered {
+                Ok(number) => tracing::info!(%file, number, "membership is as this says now"),
+                Err(error) => tracing::error!(%file, %error, "membership stays as it was"),
+            }
+            *last = text;
+        }
+        if let Err(error) = self.gate().save(now) {
+            tracing::error!(%error, "who was let in is not written down");
+        }
     }
 
     fn takes_jobs(&self, pass: &Pass, now: Timestamp) -> bool {

@@ -9,6 +9,7 @@ use segue_core::names::{AgentName, GatewayId};
 use segue_core::time::Millis;
 
 use crate::address::ServerUrl;
+use crate::job_file;
 
 /// Everything but the tables.
 #[derive(Debug, Clone)]
@@ -60,7 +61,7 @@ impl fmt::Debug for ApiKey {
 impl Config {
     /// The jobs that run.
     pub fn jobs_file(&self) -> PathBuf {
-        self.state_dir.join("dispatch").join("jobs.journal")
+        job_file::path_below(&self.state_dir)
     }
 
     /// The tables that were installed last.

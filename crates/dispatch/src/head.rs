@@ -121,3 +121,11 @@ impl Head {
         self.header("sec-websocket-key").filter(|_| wants)
     }
 }
+
+/// A head that is all there, for whoever tries readers out.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn parse(bytes: &[u8]) -> Option<Head> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let (head, rest) = bytes.split_at(end + 4);
+    Head::parse(head, rest.to_vec()).ok()
+}

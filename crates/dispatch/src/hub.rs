@@ -46,7 +46,7 @@ const STANDING_EVERY: Duration = Duration::from_secs(2);
 /// Everything of one dispatcher.
 pub(crate) struct Hub {
     pub(crate) config: Config,
-    pub(crate) admit: Box<dyn Admit>,
+    pub(crate) admit: Arc<dyn Admit>,
     state: Mutex<State>,
     earlier: Notify,
     keys: AtomicU64,
@@ -75,7 +75,7 @@ struct Handle {
 impl Hub {
     pub(crate) fn new(
         config: Config,
-        admit: Box<dyn Admit>,
+        admit: Arc<dyn Admit>,
         dispatcher: Dispatcher,
         file: JobFile,
         log: File,
@@ -174,6 +174,10 @@ impl Hub {
         self.lock().dispatcher.list(agent, limit)
     }
 
+    pub(crate) fn job_count(&self) -> usize {
+        self.lock().dispatcher.job_count()
+    }
+
     pub(crate) fn workers(&self) -> Vec<WorkerInfo> {
         self.lock().dispatcher.workers().collect()
     }
@@ -219,6 +223,9 @@ impl Hub {
         loop {
             sleep(STANDING_EVERY).await;
             let now = clock::now();
+            let admit = Arc::clone(&self.admit);
+            // It may read files, and write what it has seen.
+            let _ = tokio::task::spawn_blocking(move || admit.refresh(now)).await;
             let mut state = self.lock();
             let fallen = state.workers.iter();
             let fallen = fallen.filter(|(_, handle)| !self.admit.takes_jobs(&handle.pass, now));
@@ -232,35 +239,35 @@ impl Hub {
     fn act(self: &Arc<Self>, state: &mut State, action: Action) {
         match action {
             Action::Write(entry) => state.file.write(&entry),
-            Action::ToWorker { worker, body } => state.to_worker(worker, body.to_vec()),
+            Action::ToWorker { worker, body } => state.send_to_worker(worker, body.to_vec()),
             Action::Terminate { worker, job } => {
                 let end = JobTermination {
                     job_id: job.to_string(),
                     ..Default::default()
                 };
-                state.to_worker(worker, ServerMessage::from(end).encode());
+                state.send_to_worker(worker, ServerMessage::from(end).encode());
             }
-            Action::ToServer { line, body } => state.to_server(line, body.to_vec()),
+            Action::ToServer { line, body } => state.send_to_server(line, body.to_vec()),
             Action::Refuse { line, job } => {
                 let refusal = AvailabilityResponse {
                     job_id: job.to_string(),
                     ..Default::default()
                 };
-                state.to_server(line, WorkerMessage::from(refusal).encode());
+                state.send_to_server(line, WorkerMessage::from(refusal).encode());
             }
             Action::Open { line, id } => self.open(state, line, id),
             Action::Close { line } => {
                 state.lines.remove(&line);
             }
             Action::Status { line, status } => {
-                state.to_server(line, WorkerMessage::from(told(status)).encode());
+                state.send_to_server(line, WorkerMessage::from(told(status)).encode());
             }
             Action::Migrate { line, jobs } => {
                 let has = MigrateJobRequest {
                     job_ids: jobs.iter().map(ToString::to_string).collect(),
                     ..Default::default()
                 };
-                state.to_server(line, WorkerMessage::from(has).encode());
+                state.send_to_server(line, WorkerMessage::from(has).encode());
             }
             Action::Ended(record) => state.record(*record),
             Action::Note(note) => say(&note),
@@ -276,7 +283,7 @@ impl Hub {
 
 impl State {
     /// A worker that does not read is let go: its connection ends when its queue is dropped.
-    fn to_worker(&mut self, worker: WorkerKey, frame: Vec<u8>) {
+    fn send_to_worker(&mut self, worker: WorkerKey, frame: Vec<u8>) {
         let sent = self.workers.get(&worker).map(|to| to.queue.try_send(frame));
         if matches!(sent, Some(Err(_))) {
             tracing::warn!(
@@ -287,7 +294,7 @@ impl State {
         }
     }
 
-    fn to_server(&mut self, line: LineKey, frame: Vec<u8>) {
+    fn send_to_server(&mut self, line: LineKey, frame: Vec<u8>) {
         let sent = self.lines.get(&line).map(|queue| queue.try_send(frame));
         if matches!(sent, Some(Err(_))) {
             tracing::warn!(

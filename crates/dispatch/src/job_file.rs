@@ -76,6 +76,19 @@ impl JobFile {
     }
 }
 
+/// How many jobs ran when the file was last written.
+///
+/// # Errors
+///
+/// When it cannot be read; no file is no job.
+pub fn jobs_left(state_dir: &Path) -> io::Result<usize> {
+    Ok(read(&path_below(state_dir))?.len())
+}
+
+pub(crate) fn path_below(state_dir: &Path) -> PathBuf {
+    state_dir.join("dispatch").join("jobs.journal")
+}
+
 fn anew<'a>(path: &Path, jobs: impl Iterator<Item = &'a JobRecord>) -> io::Result<File> {
     let draft = path.with_extension("draft");
     let mut options = OpenOptions::new();
@@ -110,6 +123,11 @@ fn read(path: &Path) -> io::Result<BTreeMap<CallId, JobRecord>> {
         match serde_json::from_slice(line) {
             Ok(Entry::Begun(record)) => {
                 jobs.insert(record.job.clone(), record);
+            }
+            Ok(Entry::Spoken { job }) => {
+                if let Some(record) = jobs.get_mut(&job) {
+                    record.spoken = true;
+                }
             }
             Ok(Entry::Moved { job, worker }) => {
                 if let Some(record) = jobs.get_mut(&job) {
@@ -146,6 +164,7 @@ mod tests {
             is_override: false,
             decided: Timestamp(1),
             begun: Timestamp(2),
+            spoken: false,
         }
     }
 

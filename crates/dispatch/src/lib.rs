@@ -27,5 +27,10 @@ mod worker;
 
 mod run;
 
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use self::config::{AgentConfig, ApiKey, Config};
+pub use self::job_file::jobs_left;
 pub use self::run::{RunError, Running, run, start};

@@ -13,7 +13,7 @@ use segue_gateway::clock;
 use segue_gateway::tables::TableFile;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::admit::Admit;
 use crate::config::Config;
@@ -24,6 +24,9 @@ use crate::server;
 
 /// How long the last report may take.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+/// How often the jobs are counted while they end.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Why a dispatcher did not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,14 @@ impl Running {
         self.hub.workers()
     }
 
+    /// Takes no further job, and waits until those that are have ended.
+    pub async fn drain(&self) {
+        self.hub.step(Event::Stop);
+        while self.hub.job_count() > 0 {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Tells the controller how things stand, and ends. Jobs go on; their workers look for the next
     /// dispatcher, which knows them.
     pub async fn stop(mut self) {
@@ -89,7 +100,7 @@ impl Drop for Running {
 /// # Errors
 ///
 /// A [`RunError`], before any worker was let in.
-pub async fn start(config: Config, admit: Box<dyn Admit>) -> Result<Running, RunError> {
+pub async fn start(config: Config, admit: Arc<dyn Admit>) -> Result<Running, RunError> {
     let state = |path: PathBuf| move |source| RunError::State { path, source };
     let folders = [config.jobs_file(), config.log_file(), config.addr_file()];
     for folder in folders.iter().filter_map(|file| file.parent()) {
@@ -152,18 +163,21 @@ pub async fn start(config: Config, admit: Box<dyn Admit>) -> Result<Running, Run
     })
 }
 
-/// Runs a dispatcher until `shutdown` is ready.
+/// Runs a dispatcher until `shutdown` is ready and every job has ended. To replace it at once it may
+/// be killed: the next one goes on with its jobs.
 ///
 /// # Errors
 ///
 /// A [`RunError`], before any worker was let in.
 pub async fn run(
     config: Config,
-    admit: Box<dyn Admit>,
+    admit: Arc<dyn Admit>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let running = start(config, admit).await?;
     shutdown.await;
+    tracing::info!("no further jobs are taken; it ends with the last one");
+    running.drain().await;
     running.stop().await;
     Ok(())
 }

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::dispatcher::Dispatcher;
 use super::facts::{Ask, LineKey, WorkerKey};
-use super::job::{Decided, Job};
+use super::job::{Decided, Job, Step};
 use super::worker::Worker;
 use crate::names::{CallId, ReleaseId, hex};
 use crate::route::{self, CallFacts, Reason, Refusal, WALK_WORKERS_MAX};
@@ -48,6 +48,9 @@ impl Dispatcher {
         let Some(book) = self.books.get(&job.agent) else {
             return Choice::Nobody(None);
         };
+        if self.is_stopping && !matches!(offer.step, Step::Replacing { .. }) {
+            return Choice::Never("the dispatcher is stopping");
+        }
         if book.withdrawn {
             return Choice::Never("the agent is gone");
         }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::book::Book;
 use super::event::{Action, Event, Note};
 use super::facts::{JobRecord, LineKey, WorkerKey};
-use super::job::Job;
+use super::job::{Job, Stage};
 use super::line::{Line, Summary};
 use super::worker::{Drain, Hello, Worker, WorkerInfo};
-use super::{CLAIM_WITHIN, HOLD, LINE_IDLE, STATUS_EVERY, STATUS_SETTLES, UNHEARD_MAX};
+use super::{HOLD, LINE_IDLE, STATUS_EVERY, STATUS_SETTLES, UNHEARD_MAX};
 use crate::link::CallInfo;
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::presence::AgentPresence;
@@ -48,6 +48,7 @@ pub struct Dispatcher {
     pub(super) lines: BTreeMap<LineKey, Line>,
     lines_made: u64,
     pub(super) jobs: BTreeMap<CallId, Job>,
+    pub(super) is_stopping: bool,
     alarms: BTreeSet<(Timestamp, Alarm)>,
     pub(super) out: Vec<Action>,
 }
@@ -65,9 +66,10 @@ impl Dispatcher {
             ..Self::default()
         };
         for record in jobs {
-            let until = now + CLAIM_WITHIN;
-            dispatcher.wake(until, Alarm::Job(record.job.clone()));
-            let job = Job::restored(record, until);
+            let job = Job::restored(record, now);
+            if let Stage::Away { until, .. } = job.stage {
+                dispatcher.wake(until, Alarm::Job(job.id.clone()));
+            }
             dispatcher.jobs.insert(job.id.clone(), job);
         }
         dispatcher
@@ -108,6 +110,7 @@ impl Dispatcher {
                 epoch,
                 calls,
             } => self.end_calls(&agent, release, epoch, &calls),
+            Event::Stop => self.stop(),
             Event::Tick => {}
         }
         self.ring();
@@ -203,6 +206,20 @@ impl Dispatcher {
                 Alarm::Heard(line) => self.room_on(line),
             }
         }
+    }
+
+    fn stop(&mut self) {
+        self.is_stopping = true;
+        let lines: Vec<LineKey> = self.lines.keys().copied().collect();
+        for line in lines {
+            self.tell(line);
+            self.room_on(line);
+        }
+    }
+
+    /// How many jobs there are, offers included.
+    pub fn job_count(&self) -> usize {
+        self.jobs.len()
     }
 
     fn register(&mut self, hello: &Hello) {
@@ -383,7 +400,9 @@ impl Dispatcher {
             return;
         };
         let mut summary = Summary::default();
-        if let Some(book) = self
+        if self.is_stopping {
+            // Nobody is there for a job any more.
+        } else if let Some(book) = self
             .books
             .get(&line.id.agent)
             .filter(|book| !book.withdrawn)

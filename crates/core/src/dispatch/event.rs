@@ -115,6 +115,8 @@ pub enum Event {
         /// Which.
         calls: Vec<CallId>,
     },
+    /// No further job is taken here; those that are go on.
+    Stop,
     /// Time passed.
     Tick,
 }
@@ -216,6 +218,11 @@ pub enum Action {
 pub enum Entry {
     /// A job is given to a worker.
     Begun(JobRecord),
+    /// Its worker says that it runs.
+    Spoken {
+        /// Which.
+        job: CallId,
+    },
     /// Its worker has another connection now.
     Moved {
         /// Which.

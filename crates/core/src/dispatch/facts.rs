@@ -91,4 +91,7 @@ pub struct JobRecord {
     pub decided: Timestamp,
     /// When it was given to a worker.
     pub begun: Timestamp,
+    /// Whether its worker said that it runs: such a worker also says when it is over, and claims it.
+    #[serde(default)]
+    pub spoken: bool,
 }

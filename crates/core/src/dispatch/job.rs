@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::facts::{Ask, Body, JobRecord, LineKey, WorkerKey};
+use super::{CLAIM_WITHIN, MUTE_WITHIN};
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::route::Reason;
 use crate::table::Epoch;
-use crate::time::Timestamp;
+use crate::time::{Millis, Timestamp};
 
 #[derive(Debug, Clone)]
 pub(super) struct Job {
@@ -23,6 +24,10 @@ pub(super) struct Job {
     pub(super) begun: Option<Timestamp>,
     /// It is to end by policy.
     pub(super) ends: bool,
+    /// Its worker says how it is.
+    pub(super) spoken: bool,
+    /// The server has ended it; then it is over, whatever its worker says.
+    pub(super) over_by: Option<Timestamp>,
     pub(super) stage: Stage,
 }
 
@@ -96,6 +101,11 @@ pub(super) enum Step {
     },
 }
 
+/// How long a job is waited for whose worker is away.
+pub(super) fn claim_within(spoken: bool) -> Millis {
+    if spoken { CLAIM_WITHIN } else { MUTE_WITHIN }
+}
+
 impl Job {
     pub(super) fn offering(ask: Ask, agent: AgentName, line: LineKey, now: Timestamp) -> Self {
         Self {
@@ -108,6 +118,8 @@ impl Job {
             offered: now,
             begun: None,
             ends: false,
+            spoken: false,
+            over_by: None,
             stage: Stage::Offering(Box::new(Offer {
                 ask,
                 tried: BTreeMap::new(),
@@ -119,7 +131,8 @@ impl Job {
     }
 
     /// A job of a process before this one: it runs, and its worker will say so.
-    pub(super) fn restored(record: JobRecord, until: Timestamp) -> Self {
+    pub(super) fn restored(record: JobRecord, now: Timestamp) -> Self {
+        let until = now + claim_within(record.spoken);
         Self {
             id: record.job,
             agent: record.agent,
@@ -135,6 +148,8 @@ impl Job {
             offered: record.decided,
             begun: Some(record.begun),
             ends: false,
+            spoken: record.spoken,
+            over_by: None,
             stage: Stage::Away {
                 until,
                 drained: false,
@@ -157,6 +172,7 @@ impl Job {
             is_override: decided.is_override,
             decided: self.offered,
             begun: self.begun?,
+            spoken: self.spoken,
         })
     }
 

@@ -71,8 +71,12 @@ pub const UNHEARD_MAX: Millis = Millis(500);
 /// How long a job whose worker is away counts as live. Workers try to come back for 130 seconds.
 pub const CLAIM_WITHIN: Millis = Millis::from_secs(150);
 
+/// The same for a worker that never says how its jobs are, as LiveKit's library for Node does not: it
+/// does not claim them either. Until then the server says that they are over.
+pub const MUTE_WITHIN: Millis = Millis::from_secs(3_600);
+
 /// The same for a worker that has drained and closed in order: what is left of its jobs ends within
-/// some 20 seconds.
+/// some 20 seconds. And for a job that the server has ended, whose worker may say so itself.
 pub const TAIL: Millis = Millis::from_secs(25);
 
 /// How often the server hears of a line that does not change. Workers do it as often.

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::dispatcher::{Alarm, Dispatcher};
 use super::event::{Action, Entry, Note};
 use super::facts::{Body, WorkerKey};
-use super::job::{Decided, Gone, Job, Stage, Step};
+use super::job::{Decided, Gone, Job, Stage, Step, claim_within};
 use super::worker::{Drain, Worker};
-use super::{CLAIM_WITHIN, CLAIMS_MAX, JOBS_MAX, TAIL};
+use super::{CLAIMS_MAX, JOBS_MAX, TAIL};
 use crate::link::{CallOutcome, CallRecord};
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::route::Reason;
@@ -37,21 +37,49 @@ impl Dispatcher {
         if !is_its {
             return;
         }
-        if let Some(line) = job.line.filter(|line| self.lines.contains_key(line)) {
+        let line = job.line.filter(|line| self.lines.contains_key(line));
+        if let Some(job) = self.jobs.get_mut(id)
+            && !job.spoken
+        {
+            job.spoken = true;
+            self.out
+                .push(Action::Write(Entry::Spoken { job: id.clone() }));
+        }
+        let ends = self.jobs.get(id).is_some_and(|job| job.ends);
+        if let Some(line) = line {
             self.out.push(Action::ToServer { line, body });
         }
         match ended_well {
             None => {}
-            _ if job.ends => self.finish(id, CallOutcome::Policy, "policy: ended", false),
+            _ if ends => self.finish(id, CallOutcome::Policy, "policy: ended", false),
             Some(true) => self.finish(id, CallOutcome::Completed, "worker: success", false),
             Some(false) => self.finish(id, CallOutcome::Dropped, "worker: failed", true),
         }
     }
 
+    /// The server does so when the agent has left the room, too: from some workers nobody else hears
+    /// that a job is over.
     pub(super) fn terminated(&mut self, id: &CallId, body: Body) {
-        if let Some(Stage::Running(worker)) = self.jobs.get(id).map(|job| &job.stage) {
-            let worker = *worker;
-            self.out.push(Action::ToWorker { worker, body });
+        let by = self.now + TAIL;
+        let Some(job) = self.jobs.get_mut(id) else {
+            return;
+        };
+        match job.stage {
+            Stage::Running(worker) => {
+                job.over_by = Some(by);
+                self.out.push(Action::ToWorker { worker, body });
+                self.wake(by, Alarm::Job(id.clone()));
+            }
+            Stage::Away { .. } => self.over(id),
+            Stage::Offering(_) => {}
+        }
+    }
+
+    /// The server's word is the last one.
+    fn over(&mut self, id: &CallId) {
+        match self.jobs.get(id).map(|job| job.ends) {
+            Some(true) => self.finish(id, CallOutcome::Policy, "policy: ended", false),
+            _ => self.finish(id, CallOutcome::Completed, "server: ended", false),
         }
     }
 
@@ -65,6 +93,7 @@ impl Dispatcher {
         if !self.may_end(agent, release, epoch) {
             return;
         }
+        let by = self.now + TAIL;
         for id in calls {
             let Some(job) = self.jobs.get_mut(id) else {
                 continue;
@@ -75,6 +104,8 @@ impl Dispatcher {
             match job.stage {
                 Stage::Running(worker) => {
                     job.ends = true;
+                    job.over_by = Some(by);
+                    self.wake(by, Alarm::Job(id.clone()));
                     let job = id.clone();
                     self.out.push(Action::Terminate { worker, job });
                 }
@@ -101,14 +132,15 @@ impl Dispatcher {
         }
         self.tell_soon(worker.line);
         let drained = worker.drain != Drain::No;
-        let (gone, within) = if drained && code == Some(IN_ORDER) {
-            (Gone::Over, TAIL)
-        } else {
-            (Gone::Broken, CLAIM_WITHIN)
-        };
-        let until = self.now + within;
+        let in_order = drained && code == Some(IN_ORDER);
         for id in worker.jobs {
             if let Some(job) = self.jobs.get_mut(&id) {
+                let (gone, within) = if in_order || job.over_by.is_some() {
+                    (Gone::Over, TAIL)
+                } else {
+                    (Gone::Broken, claim_within(job.spoken))
+                };
+                let until = self.now + within;
                 job.stage = Stage::Away {
                     until,
                     drained,
@@ -250,6 +282,8 @@ impl Dispatcher {
             }
         }
         let (worker, ends) = (worker.id.clone(), job.ends);
+        let by = self.now + TAIL;
+        job.over_by = ends.then_some(by);
         self.out.push(Action::Write(Entry::Moved {
             job: id.clone(),
             worker: worker.clone(),
@@ -259,6 +293,7 @@ impl Dispatcher {
             worker,
         });
         if ends {
+            self.wake(by, Alarm::Job(id.clone()));
             self.out.push(Action::Terminate {
                 worker: key,
                 job: id,
@@ -294,6 +329,9 @@ impl Dispatcher {
             offered: self.now,
             begun: Some(self.now),
             ends: false,
+            // It claims its jobs, so it says how they are, too.
+            spoken: true,
+            over_by: None,
             stage: Stage::Running(key),
         };
         book.counts(worker.release).live += 1;
@@ -331,6 +369,7 @@ impl Dispatcher {
                     self.finish(id, CallOutcome::Lost, "dispatcher died", true);
                 }
             },
+            Stage::Running(_) if job.over_by.is_some_and(|by| self.now >= by) => self.over(id),
             Stage::Away { .. } | Stage::Running(_) => {}
         }
     }

@@ -202,6 +202,12 @@ pub(super) const CEILING: Bound<Millis> = Bound {
     why: "it counts from the beginning of the drain; leave it out to wait for the last call",
 };
 
+pub(super) const HOLD: Bound<Millis> = Bound {
+    min: Millis(0),
+    max: Millis(1_900),
+    why: "the server gives a job up after three seconds, and must hear of it before",
+};
+
 pub(super) const OPENING_MESSAGES: Bound<u32> = Bound {
     min: 0,
     max: 8,

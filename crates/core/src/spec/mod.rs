@@ -10,6 +10,7 @@ mod gates;
 mod gateway;
 mod ingress;
 mod keys;
+mod livekit;
 mod notify;
 mod parse;
 mod plan;
@@ -37,6 +38,7 @@ use crate::time::Millis;
 pub use api::{API_LISTEN, API_RATE_LIMIT, GATEWAY_LISTEN};
 pub use fault::Fault;
 pub use gateway::{GatewayLimits, GatewaySpec};
+pub use livekit::{LIVEKIT_LISTEN, LivekitAdmission, LivekitAgent, LivekitSpec};
 pub use parse::parse;
 pub use reference::reference;
 pub use schema::{SCHEMA_ID, schema};
@@ -55,6 +57,8 @@ pub struct Spec {
     pub telemetry: TelemetrySpec,
     /// Who is told of decisions.
     pub notify: Vec<NotifySpec>,
+    /// How jobs of LiveKit workers are given out; `None`: none are.
+    pub livekit: Option<LivekitSpec>,
     /// The agents.
     pub agents: BTreeMap<AgentName, AgentSpec>,
 }

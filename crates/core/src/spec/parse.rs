@@ -13,12 +13,13 @@ use super::api::{read_listeners, read_telemetry};
 use super::fault::{Fault, Faults};
 use super::ingress::{Claim, read_ingress};
 use super::keys::{AGENT, TOP};
+use super::livekit::{AgentSays, read_agent_livekit, read_livekit};
 use super::notify::read_notify;
 use super::plan::read_plan;
 use super::policy::read_policy;
 use super::reader::{Item, Section, quoted};
 use super::worker::read_programs;
-use super::{AgentSpec, Spec, bounds};
+use super::{AgentSpec, LivekitAgent, Spec, bounds};
 use crate::names::{AgentName, BadName};
 
 /// Start of the message of the TOML parser for a value without quotes.
@@ -98,21 +99,25 @@ fn report_syntax(text: &str, error: &Error, faults: &Faults<'_>) {
 
 fn read_spec(top: &Section<'_>) -> Spec {
     let (gateway, api) = read_listeners(top);
+    let (agents, says) = read_agents(top);
     Spec {
         gateway,
         api,
         telemetry: read_telemetry(top),
         notify: read_notify(top),
-        agents: read_agents(top),
+        livekit: read_livekit(top, says),
+        agents,
     }
 }
 
-fn read_agents(top: &Section<'_>) -> BTreeMap<AgentName, AgentSpec> {
+/// The agents, and those that take jobs of LiveKit.
+fn read_agents<'a>(top: &Section<'a>) -> (BTreeMap<AgentName, AgentSpec>, Vec<AgentSays<'a>>) {
     let Some(item) = top.need("agents", AGENT_HINT) else {
-        return BTreeMap::new();
+        return Default::default();
     };
     let entries = item.entries(AGENT_HINT).unwrap_or_default();
     let mut agents = BTreeMap::new();
+    let mut says = Vec::new();
     let mut taken = Taken::default();
     if entries.is_empty() && item.is_table() {
         item.fault::<()>("`agents` names no agent", AGENT_HINT);
@@ -124,13 +129,21 @@ fn read_agents(top: &Section<'_>) -> BTreeMap<AgentName, AgentSpec> {
     for (key_at, entry) in entries {
         let entry = entry.placed(key_at);
         let name = agent_name(entry);
-        let Some((spec, claims)) = read_agent(entry) else {
+        let Some((spec, claims, takes)) = read_agent(entry) else {
             continue;
         };
         taken.take(entry, claims);
+        if let (Some(agent), Some((place, takes))) = (&name, takes) {
+            let agent = agent.clone();
+            says.push(AgentSays {
+                place,
+                agent,
+                takes,
+            });
+        }
         agents.extend(name.map(|name| (name, spec)));
     }
-    agents
+    (agents, says)
 }
 
 fn agent_name(entry: Item<'_>) -> Option<AgentName> {
@@ -140,7 +153,9 @@ fn agent_name(entry: Item<'_>) -> Option<AgentName> {
     }
 }
 
-fn read_agent(entry: Item<'_>) -> Option<(AgentSpec, Vec<Claim>)> {
+type Takes<'a> = Option<(Item<'a>, LivekitAgent)>;
+
+fn read_agent(entry: Item<'_>) -> Option<(AgentSpec, Vec<Claim>, Takes<'_>)> {
     if !entry.is_table() {
         return entry.not_a("the table of an agent", AGENT_HINT);
     }
@@ -155,7 +170,9 @@ fn read_agent(entry: Item<'_>) -> Option<(AgentSpec, Vec<Claim>)> {
         policy: read_policy(&agent),
         plan: read_plan(&agent),
     };
-    Some((spec, claims))
+    let takes = agent.item("livekit");
+    let takes = takes.and_then(|item| Some((item, read_agent_livekit(item)?)));
+    Some((spec, claims, takes))
 }
 
 /// Hosts and paths that are spoken for, each with the agent and the place.

@@ -31,22 +31,3 @@ pub use self::wire::{Malformed, Message};
 
 /// Longest message, in bytes: the server's own limit.
 pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
-
-/// What must be true of any bytes: they are refused, or read to what is written the same again.
-#[cfg(any(test, feature = "fuzz"))]
-#[doc(hidden)]
-pub fn check_bytes(bytes: &[u8]) {
-    if let Ok(message) = WorkerMessage::decode(bytes) {
-        let written = message.encode();
-        let again = WorkerMessage::decode(&written).expect("what is written can be read");
-        assert_eq!(again.encode(), written);
-    }
-    if let Ok(message) = ServerMessage::decode(bytes) {
-        let written = message.encode();
-        let again = ServerMessage::decode(&written).expect("what is written can be read");
-        assert_eq!(again.encode(), written);
-        if let ServerMessage::Availability(AvailabilityRequest { job, .. }) = message {
-            let _ = JobView::of(&job);
-        }
-    }
-}

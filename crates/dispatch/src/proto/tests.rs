@@ -153,12 +153,6 @@ proptest! {
         prop_assert_eq!(got.token, token);
         prop_assert_eq!(JobView::of(&got.job).unwrap(), view);
     }
-
-    /// No bytes bring the reader down, and what it takes it writes so that it reads the same.
-    #[test]
-    fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..200)) {
-        check_bytes(&bytes);
-    }
 }
 
 /// As it came from livekit-agents 1.8.9, byte by byte: a registration and an answer.

@@ -134,6 +134,10 @@ impl Control {
             .unwrap();
     }
 
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
     pub(crate) fn table(&self) -> RoutingTable {
         self.table.borrow().clone()
     }
@@ -154,14 +158,14 @@ impl Control {
     /// Starts a dispatcher in front of a server.
     pub(crate) async fn start(&self, upstream: &Upstream) -> Dispatcher {
         let agents = BTreeMap::from([(AGENT.to_owned(), agent())]);
-        self.start_with(upstream, Box::new(Unsigned { agents }))
+        self.start_with(upstream, Arc::new(Unsigned { agents }))
             .await
     }
 
     pub(crate) async fn start_with(
         &self,
         upstream: &Upstream,
-        admit: Box<dyn Admit>,
+        admit: Arc<dyn Admit>,
     ) -> Dispatcher {
         self.told.send_modify(|told| told.presence = None);
         let at = *self.at.lock().unwrap();

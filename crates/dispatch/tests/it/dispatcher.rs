@@ -13,7 +13,7 @@ use crate::sim::{Plan, Reply, Seen, Sim, connect, connect_as};
 use crate::upstream::{Event, Loss, Outcome, Record, Rules, Upstream, job};
 use crate::wire::{FromWorker, JobStatus, UpdateWorker, WorkerStatus};
 
-async fn quick() -> Upstream {
+pub(crate) async fn quick() -> Upstream {
     Upstream::open_with(Rules {
         choosing: Duration::ZERO,
         ..Rules::default()
@@ -22,7 +22,7 @@ async fn quick() -> Upstream {
 }
 
 /// The server knows one worker of ours that takes jobs.
-async fn ready(upstream: &Upstream) {
+pub(crate) async fn ready(upstream: &Upstream) {
     upstream.until_registered(AGENT, 1).await;
     let told = |all: &[Record]| {
         let available = |record: &Record| {
@@ -388,7 +388,7 @@ async fn who_breaks_the_rules_is_refused_and_nobody_else_disturbed() {
     good.assigned(&wanted.id).await;
 }
 
-async fn exchange(
+pub(crate) async fn exchange(
     socket: &mut crate::sim::Socket,
     message: Message,
 ) -> Option<Result<Message, tokio_tungstenite::tungstenite::Error>> {
@@ -396,4 +396,103 @@ async fn exchange(
     socket.send(message).await.unwrap();
     let answer = tokio::time::timeout(crate::upstream::PATIENCE, socket.next()).await;
     answer.expect("an answer in time")
+}
+
+/// LiveKit's library for Node never says how its jobs are, and names none when it is back.
+#[tokio::test]
+async fn the_server_says_that_a_job_is_over_whose_worker_never_does() {
+    let (upstream, control) = (quick().await, Control::open());
+    let dispatcher = control.start(&upstream).await;
+    let mut plan = dispatcher.plan("v1");
+    plan.mute = true;
+    let worker = Sim::start(&plan).await;
+    ready(&upstream).await;
+    let (first, second) = (job(AGENT, ""), job(AGENT, ""));
+    for wanted in [&first, &second] {
+        assert_eq!(upstream.launch(wanted).await, Outcome::Assigned);
+        worker.assigned(&wanted.id).await;
+    }
+    worker.disconnect();
+    worker
+        .until("it is gone", |seen| matches!(seen, Seen::Closed(_)))
+        .await;
+    let _back = Sim::start(&plan).await;
+    // Nobody claims them, and nobody takes them for lost.
+    control.live("v1", 2).await;
+    assert!(upstream.terminate(&first.id));
+    control.live("v1", 1).await;
+    let told = control
+        .until("its end is told", |told| told.ended.len() == 1)
+        .await;
+    assert_eq!(told.ended[0].outcome, CallOutcome::Completed);
+    assert_eq!(told.ended[0].call.as_str(), first.id);
+}
+
+#[tokio::test]
+async fn what_jobs_ask_the_server_is_passed_on_without_the_path_of_their_worker() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (upstream, control) = (quick().await, Control::open());
+    let dispatcher = control.start(&upstream).await;
+    let addr = dispatcher.running.as_ref().unwrap().addr;
+    let ask = async |token: &str| {
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let request = format!(
+            "POST /w/v1/twirp/livekit.RoomService/ListRooms HTTP/1.1\r\nHost: x\r\n\
+             Authorization: Bearer {token}\r\nContent-Type: application/protobuf\r\n\
+             Content-Length: 5\r\n\r\nhello"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = ask(&crate::key::of_worker()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let find = |all: &[Record]| {
+        all.iter().find_map(|record| match &record.event {
+            Event::Http { head, body, .. } => Some((head.clone(), body.clone())),
+            _ => None,
+        })
+    };
+    let (head, body) = upstream.records().until("it is asked", find).await;
+    assert!(
+        head.starts_with("POST /twirp/livekit.RoomService/ListRooms HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert!(head.contains(&format!("Host: {}", upstream.addr)), "{head}");
+    assert_eq!(body, b"hello");
+    let answer = ask("forged.token.here").await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_is_to_end_ends_with_its_last_job() {
+    let (upstream, control) = (quick().await, Control::open());
+    let mut dispatcher = control.start(&upstream).await;
+    let worker = Sim::start(&dispatcher.plan("v1")).await;
+    ready(&upstream).await;
+    let first = job(AGENT, "");
+    assert_eq!(upstream.launch(&first).await, Outcome::Assigned);
+    worker.assigned(&first.id).await;
+    let running = dispatcher.running.take().unwrap();
+    let ending = tokio::spawn(async move {
+        running.drain().await;
+        running
+    });
+    let full = |all: &[Record]| {
+        let last = all.iter().rev().find_map(|record| match record.event {
+            Event::Status { status, .. } => Some(status),
+            _ => None,
+        });
+        (last == Some(Some(WorkerStatus::Full))).then_some(())
+    };
+    upstream.records().until("no job is taken", full).await;
+    assert!(!ending.is_finished());
+    worker.end(&first.id, JobStatus::Success);
+    let running = tokio::time::timeout(crate::upstream::PATIENCE, ending)
+        .await
+        .unwrap()
+        .unwrap();
+    dispatcher.running = Some(running);
+    control.live("v1", 0).await;
 }

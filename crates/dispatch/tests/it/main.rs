@@ -11,6 +11,7 @@ mod dispatcher;
 mod fleet;
 mod judge;
 mod key;
+mod membership;
 mod rules;
 mod sim;
 mod upstream;

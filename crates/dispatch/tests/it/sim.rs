@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) load: f32,
     /// How long its jobs take; `None`: until the test ends them.
     pub(crate) lasts: Option<Duration>,
+    /// It says nothing of its jobs, as LiveKit's library for Node.
+    pub(crate) mute: bool,
 }
 
 impl Plan {
@@ -68,6 +70,7 @@ impl Plan {
             reply: Reply::Accept,
             load: 0.1,
             lasts: None,
+            mute: false,
         }
     }
 }
@@ -102,6 +105,7 @@ pub(crate) struct Sim {
 
 struct Inner {
     lasts: Option<Duration>,
+    mute: bool,
     state: Mutex<State>,
     seen: watch::Sender<Vec<Seen>>,
 }
@@ -170,6 +174,7 @@ impl Sim {
         let _ = orders.send(Order::Status);
         let inner = Arc::new(Inner {
             lasts: plan.lasts,
+            mute: plan.mute,
             state: Mutex::new(State {
                 reply: plan.reply,
                 load: plan.load,
@@ -341,7 +346,9 @@ async fn read(
                 let mut state = inner.state.lock().unwrap();
                 if state.accepted.remove(&id) {
                     state.jobs.insert(id.clone(), assignment.clone());
-                    let _ = orders.send(Order::Send(update(&id, JobStatus::Running)));
+                    if !inner.mute {
+                        let _ = orders.send(Order::Send(update(&id, JobStatus::Running)));
+                    }
                     if let Some(lasts) = inner.lasts {
                         tokio::spawn(end_after(lasts, id, Arc::clone(inner), orders.clone()));
                     }

@@ -10,10 +10,10 @@ use crate::split::Share;
 use crate::time::Millis;
 
 pub(super) use agent::{
-    AGENT, APPROVAL, COMPONENT, HOOK_AFTER, HOOK_BEFORE, HOOKS, LIMITS, RESCUE, RULE,
-    RULE_CONDITIONS, SMOKE, STEP, STEP_CONDITIONS, STRAGGLERS, WEBHOOK,
+    AGENT, AGENT_LIVEKIT, APPROVAL, COMPONENT, HOOK_AFTER, HOOK_BEFORE, HOOKS, LIMITS, RESCUE,
+    RULE, RULE_CONDITIONS, SMOKE, STEP, STEP_CONDITIONS, STRAGGLERS, WEBHOOK,
 };
-pub(super) use top::{API, API_TLS, FORMATS, GATEWAY, NOTIFY, TELEMETRY, TLS, TOP};
+pub(super) use top::{API, API_TLS, FORMATS, GATEWAY, LIVEKIT, NOTIFY, TELEMETRY, TLS, TOP};
 
 /// The keys of one kind of table.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ const fn key(name: &'static str, kind: Kind, default: Fallback, meaning: &'stati
 }
 
 /// All of them, in the order of the reference.
-pub(super) static ALL: [&Keys; 20] = [
+pub(super) static ALL: [&Keys; 22] = [
     &TOP,
     &GATEWAY,
     &TLS,
@@ -120,6 +120,7 @@ pub(super) static ALL: [&Keys; 20] = [
     &API_TLS,
     &TELEMETRY,
     &NOTIFY,
+    &LIVEKIT,
     &AGENT,
     &COMPONENT,
     &SMOKE,
@@ -132,6 +133,7 @@ pub(super) static ALL: [&Keys; 20] = [
     &LIMITS,
     &STRAGGLERS,
     &RESCUE,
+    &AGENT_LIVEKIT,
     &RULE,
 ];
 

@@ -308,3 +308,50 @@ fn notifications() {
         &["2:1: `notify` has 17 items, at most 16"],
     );
 }
+
+#[test]
+fn livekit() {
+    let file = |lines: &str, agent: &str| format!("[livekit]\n{lines}\n[agents.a]\n{agent}");
+    let good = "url = \"ws://h\"\napi_key = \"k\"\nsecret_file = \"f\"\nunsigned = true";
+    let takes = "livekit = {}\n";
+    check(
+        &file("", takes),
+        &[
+            "1:1: missing `url` … wss://HOST",
+            "1:1: missing `api_key`",
+            "1:1: missing `secret_file`",
+            "1:1: missing `environment` … unsigned = true",
+            "1:1: missing `keys`",
+            "1:1: missing `manifest`",
+        ],
+    );
+    for url in ["https://h", "wss://", "wss://u@h", "wss://h?x", "h"] {
+        check(
+            &file(&good.replace("ws://h", url), takes),
+            &["2:7: `url`:  … is no address of a server … wss://HOST"],
+        );
+    }
+    check(
+        &file(&format!("{good}\nkeys = \"k\""), takes),
+        &["6:8: `keys` is not used with unsigned = true"],
+    );
+    check(
+        &file(good, ""),
+        &["1:1: no agent takes jobs … agents.NAME.livekit"],
+    );
+    check_agent(
+        "livekit = {}\n",
+        &["2:11: the agent takes jobs … there is no [livekit]"],
+    );
+    check(
+        &format!(
+            "{}[agents.b]\npath = \"/b\"\nlivekit = {{}}\n",
+            file(good, takes)
+        ),
+        &["10:11: a takes jobs as \"\" already … another `name`"],
+    );
+    check(
+        &file(good, "livekit = { hold = \"2s\", nmae = \"x\" }\n"),
+        &["7:20: `hold`", "7:26: unknown key \"nmae\" … name"],
+    );
+}

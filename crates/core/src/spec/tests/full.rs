@@ -39,6 +39,7 @@ fn every_key_is_read() {
         Some("http://127.0.0.1:4318")
     );
     assert_eq!(spec.notify, full_notify());
+    assert_eq!(spec.livekit, Some(full_livekit()));
     assert_eq!(
         agent(&spec, "receptionist"),
         AgentSpec {
@@ -69,6 +70,25 @@ fn every_key_is_read() {
             plan: full_plan(),
         }
     );
+}
+
+fn full_livekit() -> LivekitSpec {
+    let agent = LivekitAgent {
+        name: "desk".to_owned(),
+        hold: Millis(250),
+    };
+    LivekitSpec {
+        url: "wss://x.livekit.cloud".to_owned(),
+        api_key: "APIkey".to_owned(),
+        secret_file: "livekit.secret".to_owned(),
+        listen: "0.0.0.0:7080".parse().unwrap(),
+        admission: LivekitAdmission::Signed {
+            environment: "production".parse().unwrap(),
+            keys: "keys.jsonl".to_owned(),
+            manifest: "manifest.jws".to_owned(),
+        },
+        agents: [("receptionist".parse().unwrap(), agent)].into(),
+    }
 }
 
 fn full_worker() -> WorkerSpec {

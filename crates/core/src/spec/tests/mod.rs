@@ -47,6 +47,16 @@ url = "http://[::1]:8088"
 format = "cdevents"
 events = "cut_over"
 
+[livekit]
+url = "wss://x.livekit.cloud"
+api_key = "APIkey"
+secret_file = "livekit.secret"
+listen = "0.0.0.0:7080"
+unsigned = false
+environment = "production"
+keys = "keys.jsonl"
+manifest = "manifest.jws"
+
 [agents.receptionist]
 command = ["agent", "--port", "{port}", "--name={release}/{worker}/{agent}", "{engine.url}/v1"]
 env = { GREETING = "hello", JSON = '{"a": {"b": 1}}', PORT = "{port}", P = "{prompt} {model} {config}" }
@@ -119,6 +129,10 @@ per_second = 10
 
 [agents.receptionist.rescue]
 opening_messages = 3
+
+[agents.receptionist.livekit]
+name = "desk"
+hold = "250ms"
 
 [agents.receptionist.smoke]
 scenario = "hours"
@@ -199,6 +213,7 @@ fn an_agent_needs_only_its_name() {
         api: ApiSpec::default(),
         telemetry: TelemetrySpec::default(),
         notify: Vec::new(),
+        livekit: None,
         agents: BTreeMap::from([(
             "a".parse().unwrap(),
             AgentSpec {

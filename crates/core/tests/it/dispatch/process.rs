@@ -18,6 +18,8 @@ pub(super) enum Manner {
     Liar,
     /// Wants another name for its participant.
     Named,
+    /// Says nothing of its jobs and claims none, as LiveKit's library for Node.
+    Mute,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,7 @@ impl Process {
             0 => Manner::Slow,
             1 => Manner::Liar,
             2 => Manner::Named,
+            3 => Manner::Mute,
             _ => Manner::Good,
         };
         Self {

@@ -1,16 +1,19 @@
 //! The world and what must be true in it.
 
+mod fleet;
+mod truth;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use segue_core::dispatch::{
-    ANSWER_WITHIN, ASKED_MAX, Action, Answer, Ask, Dispatcher, Entry, Event, Hello, JobRecord,
-    LineId, LineKey, LineStatus, Note, Settings, WorkerKey, WorkerStatus,
+    ANSWER_WITHIN, Action, Ask, Dispatcher, Entry, Event, JobRecord, LineKey, LineStatus, Note,
+    Settings, WorkerKey,
 };
 use segue_core::link::CallOutcome;
 use segue_core::names::{AgentName, CallId, ReleaseId};
 use segue_core::rollout::Agent;
-use segue_core::split::{Share, Split};
+use segue_core::split::Split;
 use segue_core::table::{Epoch, ReleaseRoute, RoutingTable};
 use segue_core::time::{Millis, Timestamp};
 
@@ -21,7 +24,7 @@ use crate::sim::rng::Rng;
 const BUSY_MS: u64 = 60_000;
 
 /// Until the last of them is over, in any case.
-const ALL_MS: u64 = BUSY_MS + 400_000;
+const ALL_MS: u64 = BUSY_MS + 4_000_000;
 
 /// On the way between dispatcher and server.
 const TO_SERVER_MS: u64 = 1;
@@ -57,6 +60,8 @@ enum Happens {
     Restart,
     Job,
     Trouble,
+    /// Who says nothing of its jobs has forgotten ones, which only its own end ends.
+    MuteEnd,
 }
 
 /// What the dispatcher was told of a connection.
@@ -158,6 +163,7 @@ impl World {
         }
         world.after(700, Happens::Job);
         world.after(900, Happens::Trouble);
+        world.after(BUSY_MS + 100_000, Happens::MuteEnd);
         world
     }
 
@@ -186,22 +192,6 @@ impl World {
         self.counts
     }
 
-    /// When all is over nothing is left.
-    fn rest(&mut self) {
-        let now = Timestamp(self.now);
-        let d = self.d.as_mut().expect("it is up at the end");
-        assert_eq!(d.list(None, 10), []);
-        assert_eq!(self.durable, BTreeMap::new());
-        for presence in d.presence(now + Millis(60_000)).values() {
-            for counts in presence.releases.values() {
-                assert_eq!((counts.live, counts.pinned), (0, 0), "{presence:?}");
-            }
-        }
-        for (job, offer) in &self.offered {
-            assert!(offer.answered, "{job} was never answered");
-        }
-    }
-
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
@@ -220,14 +210,14 @@ impl World {
         match what {
             Happens::ToDispatcher { life, event } if life == self.life => self.step(event),
             Happens::ToDispatcher { .. } => {}
-            Happens::ToWorker { worker, body } => self.to_worker(worker, &body),
+            Happens::ToWorker { worker, body } => self.reaches_worker(worker, &body),
             Happens::ToServer {
                 life,
                 line,
                 job,
                 takes,
             } if life == self.life => {
-                self.to_server(line, job, takes);
+                self.reaches_server(line, job, takes);
             }
             Happens::ToServer { .. } => {}
             Happens::LineUp { life, line } if life == self.life => {
@@ -238,7 +228,7 @@ impl World {
                 let offer = &self.offered[&job];
                 assert!(offer.answered, "{job}: no answer within {ANSWER_WITHIN}");
             }
-            Happens::JobEnds { process, job } => self.job_ends(process, job),
+            Happens::JobEnds { process, job } => self.job_ends(process, &job),
             Happens::Status(process) => self.says_status(process, true),
             Happens::Connects(process) => self.connects(process),
             Happens::Replacement(release) => {
@@ -249,6 +239,13 @@ impl World {
             Happens::Restart => self.restart(),
             Happens::Job => self.new_job(),
             Happens::Trouble => self.trouble(),
+            Happens::MuteEnd => {
+                for index in 0..self.processes.len() {
+                    if self.processes[index].manner == Manner::Mute {
+                        self.kill(index);
+                    }
+                }
+            }
         }
     }
 
@@ -302,46 +299,13 @@ impl World {
         }
     }
 
-    /// What the dispatcher is told, the world knows that it knows.
-    fn observe(&mut self, event: &Event) {
-        match event {
-            Event::Status { worker, status } => {
-                if let Some(view) = self.views.get_mut(worker) {
-                    view.available = status.available == Some(true);
-                    view.refused = false;
-                    view.draining |= status.draining || (!view.available && status.load == 0.0);
-                }
-            }
-            Event::Answered { worker, answer } => {
-                if let Some(view) = self.views.get_mut(worker) {
-                    view.refused |= !answer.available;
-                }
-            }
-            Event::Closed { worker, .. } => {
-                self.views.remove(worker);
-            }
-            Event::Drain { worker } => {
-                if let Some(view) = self.views.get_mut(worker) {
-                    view.draining = true;
-                }
-            }
-            Event::LineDown { line } => {
-                for offer in self
-                    .offered
-                    .values_mut()
-                    .filter(|offer| offer.line == *line)
-                {
-                    offer.answered = true;
-                }
-            }
-            _ => {}
-        }
-    }
-
     fn act(&mut self, action: Action) {
         match action {
             Action::Write(Entry::Begun(record)) => {
                 self.durable.insert(record.job.clone(), record);
+            }
+            Action::Write(Entry::Spoken { job }) => {
+                self.durable.get_mut(&job).expect("it began").spoken = true;
             }
             Action::Write(Entry::Moved { job, worker }) => {
                 self.durable.get_mut(&job).expect("it began").worker = worker;
@@ -406,6 +370,9 @@ impl World {
                     _ if record.cause == "server: never assigned" => self.count("never assigned"),
                     _ => {}
                 }
+                if record.cause == "server: ended" {
+                    self.count("ended by the server");
+                }
                 if record.cause.contains("last status") {
                     self.count("drained away");
                 }
@@ -449,44 +416,7 @@ impl World {
         );
     }
 
-    fn is_sent_jobs(&self, release: ReleaseId) -> bool {
-        self.table.split.share(release) > Share::NONE
-    }
-
-    /// Nobody is promised a job to who should have none.
-    fn check_promise(&self, job: &CallId, worker: WorkerKey) {
-        let view = &self.views[&worker];
-        assert!(!view.draining, "{job} goes to a worker that drains");
-        let room = &self.offered[job].room;
-        let pinned = self
-            .durable
-            .values()
-            .any(|record| record.room == *room && record.release == view.release);
-        // A room that was pinned rests for a while.
-        assert!(
-            self.is_sent_jobs(view.release) || pinned || room.starts_with("shared"),
-            "{job} goes to a release that drains"
-        );
-    }
-
-    /// Nobody who could have taken it was left out.
-    fn check_refusal(&self, job: &CallId) {
-        let offer = &self.offered[job];
-        if self.now - offer.at + 60 > ANSWER_WITHIN.0 || offer.asked.len() >= ASKED_MAX {
-            return;
-        }
-        for (key, view) in &self.views {
-            let could = view.available
-                && !view.draining
-                && !view.refused
-                && !self.processes[view.process].draining
-                && self.is_sent_jobs(view.release)
-                && !offer.asked.contains(key);
-            assert!(!could, "{job} is refused, but {view:?} was not asked");
-        }
-    }
-
-    fn to_server(&mut self, line: LineKey, job: CallId, takes: bool) {
+    fn reaches_server(&mut self, line: LineKey, job: CallId, takes: bool) {
         if takes && self.lines.contains_key(&line) {
             if self.rng.chance(20) {
                 return;
@@ -495,168 +425,6 @@ impl World {
             let wait = self.rng.between(1, 30);
             self.tell(wait, Event::Assigned { job, body });
         }
-    }
-
-    fn to_worker(&mut self, worker: WorkerKey, body: &str) {
-        let found = self
-            .processes
-            .iter()
-            .position(|p| p.alive && p.connection == Some(worker));
-        let Some(index) = found else {
-            return;
-        };
-        let (what, job) = body.split_once(':').unwrap();
-        let job: CallId = job.parse().unwrap();
-        match what {
-            "offer" => self.asked(index, worker, job),
-            "assign" => {
-                let promised = self.processes[index].promised.remove(&job);
-                let promised = promised.expect("a job comes to who promised it");
-                if self.now - promised > 7_500 {
-                    return;
-                }
-                let before = self.holder.insert(job.clone(), index);
-                assert_eq!(before, None, "{job} has two workers");
-                self.count("begun");
-                self.processes[index].jobs.insert(job.clone());
-                self.says_job(index, &job, None);
-                let ends = self.rng.heavy(4_000, 50_000);
-                self.after(
-                    ends,
-                    Happens::JobEnds {
-                        process: index,
-                        job,
-                    },
-                );
-            }
-            _ => self.job_ends(index, job),
-        }
-    }
-
-    fn asked(&mut self, index: usize, worker: WorkerKey, job: CallId) {
-        let mut wait = self.processes[index].latency;
-        if self.processes[index].manner == Manner::Slow && self.rng.chance(500) {
-            if self.rng.chance(500) {
-                return;
-            }
-            wait += self.rng.between(500, 2_500);
-        }
-        let process = &mut self.processes[index];
-        let available = process.takes();
-        let identity = process.identity(index, &job);
-        if available {
-            process.promised.insert(job.clone(), self.now);
-        }
-        let word = if available { "yes" } else { "no" };
-        let answer = Answer {
-            body: body(&format!("{word}:{job}:{}", worker.0)),
-            job,
-            available,
-            terminate: false,
-            identity,
-        };
-        self.tell(wait, Event::Answered { worker, answer });
-        self.says_status(index, false);
-    }
-
-    fn says_job(&mut self, index: usize, job: &CallId, ended_well: Option<bool>) {
-        let process = &mut self.processes[index];
-        let Some(worker) = process.connection else {
-            if ended_well.is_some() {
-                process.unsaid.push(job.clone());
-            }
-            return;
-        };
-        let (job, latency) = (job.clone(), process.latency);
-        let event = Event::JobUpdate {
-            worker,
-            job,
-            ended_well,
-            body: body("update"),
-        };
-        self.tell(latency, event);
-    }
-
-    fn says_status(&mut self, index: usize, again: bool) {
-        let process = &self.processes[index];
-        if !process.alive {
-            return;
-        }
-        if let Some(worker) = process.connection {
-            let (available, load) = process.status();
-            let status = WorkerStatus {
-                available: Some(available),
-                load,
-                draining: false,
-            };
-            self.tell(process.latency, Event::Status { worker, status });
-        }
-        if again {
-            self.after(2_500, Happens::Status(index));
-        }
-    }
-
-    fn job_ends(&mut self, index: usize, job: CallId) {
-        if !self.processes[index].alive || !self.processes[index].jobs.remove(&job) {
-            return;
-        }
-        self.says_job(index, &job, Some(true));
-        let process = &mut self.processes[index];
-        if process.draining && process.jobs.is_empty() {
-            process.alive = false;
-            if let Some(worker) = process.connection.take() {
-                let (latency, code) = (process.latency, Some(1_000));
-                self.tell(latency, Event::Closed { worker, code });
-            }
-        }
-    }
-
-    fn connects(&mut self, index: usize) {
-        if !self.processes[index].alive || self.processes[index].connection.is_some() {
-            return;
-        }
-        if self.d.is_none() {
-            self.after(500, Happens::Connects(index));
-            return;
-        }
-        self.keys += 1;
-        let key = WorkerKey(self.keys);
-        let process = &mut self.processes[index];
-        process.connection = Some(key);
-        let release = self.releases[process.release];
-        let (latency, jobs) = (process.latency, process.jobs.clone());
-        let unsaid = std::mem::take(&mut process.unsaid);
-        let view = View {
-            process: index,
-            release,
-            available: false,
-            draining: false,
-            refused: false,
-        };
-        self.views.insert(key, view);
-        let hello = Hello {
-            worker: key,
-            id: format!("AW_{}", key.0).parse().unwrap(),
-            release,
-            line: LineId {
-                agent: self.agent.clone(),
-                agent_name: "demo".to_owned(),
-                kind: 0,
-                namespace: String::new(),
-                permissions: None,
-            },
-            draining: false,
-        };
-        self.step(Event::Registered(Box::new(hello)));
-        if !jobs.is_empty() {
-            let jobs = jobs.into_iter().collect();
-            self.tell(latency, Event::Claimed { worker: key, jobs });
-        }
-        self.says_status(index, false);
-        for job in unsaid {
-            self.says_job(index, &job, Some(true));
-        }
-        self.after(2_500, Happens::Status(index));
     }
 
     fn new_job(&mut self) {
@@ -696,143 +464,5 @@ impl World {
             self.after(wait, Happens::Job);
         }
         self.look();
-    }
-
-    fn trouble(&mut self) {
-        let index = self.rng.index(self.processes.len());
-        let release = self.processes[index].release;
-        match self.rng.below(12) {
-            0 if self.d.is_some() => self.crash(),
-            1 => {
-                let lines: Vec<LineKey> = self.lines.keys().copied().collect();
-                for line in lines {
-                    self.count("server away");
-                    self.lines.insert(line, None);
-                    self.step(Event::LineDown { line });
-                    let life = self.life;
-                    let wait = self.rng.between(5, 3_000);
-                    self.after(wait, Happens::LineUp { life, line });
-                }
-            }
-            2 => self.kill(index),
-            3..6 => {
-                // Its socket breaks.
-                if let Some(worker) = self.processes[index].connection.take() {
-                    let code = None;
-                    self.tell(0, Event::Closed { worker, code });
-                    let wait = *self.rng.pick(&[2, 2, 2_000, 6_000]);
-                    self.after(wait, Happens::Connects(index));
-                }
-            }
-            6 if self.processes[index].alive && !self.processes[index].draining => {
-                self.processes[index].draining = true;
-                if let (Manner::Liar, Some(worker)) = (
-                    self.processes[index].manner,
-                    self.processes[index].connection,
-                ) {
-                    self.tell(0, Event::Drain { worker });
-                }
-                self.says_status(index, false);
-                let wait = self.rng.between(100, 5_000);
-                self.after(wait, Happens::Replacement(release));
-                if self.processes[index].jobs.is_empty() {
-                    self.kill(index);
-                }
-            }
-            7 => {
-                // It drains, and leaves before its jobs have said their last word.
-                let process = &mut self.processes[index];
-                if process.alive && process.manner == Manner::Good && !process.draining {
-                    process.draining = true;
-                    self.says_status(index, false);
-                    let process = &mut self.processes[index];
-                    process.alive = false;
-                    self.killed.extend(process.jobs.iter().cloned());
-                    let latency = process.latency;
-                    if let Some(worker) = process.connection.take() {
-                        let code = Some(1_000);
-                        self.tell(latency, Event::Closed { worker, code });
-                    }
-                    self.after(500, Happens::Replacement(release));
-                }
-            }
-            8 if self.d.is_some() => {
-                let calls: Vec<CallId> = self.durable.keys().take(2).cloned().collect();
-                let release = self.releases[self.rng.index(2)];
-                let event = Event::EndCalls {
-                    agent: self.agent.clone(),
-                    release,
-                    epoch: Epoch(0),
-                    calls,
-                };
-                self.step(event);
-            }
-            _ => {
-                let [v1, v2] = self.releases;
-                self.table.epoch = self.table.epoch.next();
-                self.table.split = match self.rng.below(4) {
-                    0 => Split::all(v1),
-                    1 => Split::all(v2),
-                    2 => Split::ramp(v2, Share(1_000), v1),
-                    _ => Split::ramp(v1, Share(5_000), v2),
-                };
-                for (release, route) in &mut self.table.releases {
-                    let share = self.table.split.share(*release);
-                    route.takes_new_calls = share > Share::NONE;
-                    route.retiring = !route.takes_new_calls;
-                }
-                self.step(Event::Table(Box::new(self.table.clone())));
-            }
-        }
-        if self.now < BUSY_MS {
-            let wait = self.rng.heavy(1_500, 20_000);
-            self.after(wait, Happens::Trouble);
-        }
-    }
-
-    fn kill(&mut self, index: usize) {
-        let process = &mut self.processes[index];
-        if !process.alive {
-            return;
-        }
-        process.alive = false;
-        self.killed.extend(process.jobs.iter().cloned());
-        self.killed.extend(process.promised.keys().cloned());
-        self.killed.extend(process.unsaid.iter().cloned());
-        let release = process.release;
-        if let Some(worker) = process.connection.take() {
-            self.tell(0, Event::Closed { worker, code: None });
-        }
-        self.count("killed");
-        let wait = self.rng.between(100, 4_000);
-        self.after(wait, Happens::Replacement(release));
-    }
-
-    /// Counts, list and file say the same.
-    fn look(&mut self) {
-        let now = Timestamp(self.now);
-        let Some(d) = &mut self.d else {
-            return;
-        };
-        let mut listed: BTreeMap<ReleaseId, u64> = BTreeMap::new();
-        for info in d.list(None, usize::MAX) {
-            *listed.entry(info.release).or_default() += 1;
-        }
-        let presence = &d.presence(now)[&self.agent];
-        assert_eq!(presence.epoch, self.table.epoch);
-        for (release, counts) in &presence.releases {
-            let listed = listed.get(release).copied().unwrap_or_default();
-            assert_eq!(counts.live, listed, "{release:?}");
-        }
-        let running: BTreeMap<CallId, JobRecord> = d
-            .records()
-            .map(|record| (record.job.clone(), record))
-            .collect();
-        assert_eq!(running, self.durable);
-        for worker in d.workers() {
-            for job in &worker.jobs {
-                assert_eq!(self.durable[job].worker, worker.id, "{job}");
-            }
-        }
     }
 }
