@@ -80,7 +80,7 @@ pub(crate) struct RotateArgs {
     #[arg(long, value_name = "JWK")]
     pub(crate) worker: Vec<PathBuf>,
     /// Take a key out
-    #[arg(long, value_name = "KID", value_parser = kid)]
+    #[arg(long, value_name = "KID", value_parser = kid, allow_hyphen_values = true)]
     pub(crate) remove: Vec<KeyId>,
     /// How many root keys must sign a key set [default: as before; at first 1]
     #[arg(long, value_name = "N")]
@@ -194,7 +194,8 @@ pub(crate) struct RevokeArgs {
 #[group(required = true, multiple = false)]
 pub(crate) struct Revoke {
     /// A key, by its name
-    #[arg(long, value_name = "KID", value_parser = kid)]
+    // One in sixty-four begins with a hyphen.
+    #[arg(long, value_name = "KID", value_parser = kid, allow_hyphen_values = true)]
     pub(crate) key: Option<KeyId>,
     /// A token, by its id (`jti`)
     #[arg(long, value_name = "ID")]
@@ -262,6 +263,24 @@ fn admitted(text: &str) -> Result<Admitted, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_may_begin_with_a_hyphen() {
+        use clap::Parser as _;
+        let name = format!("-{}", "Z".repeat(42));
+        for args in [["revoke", "--key"], ["rotate", "--remove"]] {
+            let line = [
+                "segue",
+                "membership",
+                args[0],
+                args[1],
+                &name,
+                "--sign",
+                "r.pem",
+            ];
+            assert!(crate::args::Cli::try_parse_from(line).is_ok(), "{line:?}");
+        }
+    }
 
     #[test]
     fn releases_are_named_in_full() {
