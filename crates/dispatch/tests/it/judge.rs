@@ -124,6 +124,10 @@ impl Verdict {
         }
         match life.ended[..] {
             [] if told.killed.contains(&worker) => self.killed.push(job.to_owned()),
+            // The process of a job may outlive its worker for long enough to say so.
+            [ended] if ended["how"] == "cut" && told.killed.contains(&worker) => {
+                self.killed.push(job.to_owned());
+            }
             [ended] if ended["worker"] != started["worker"] || ended["pid"] != started["pid"] => {
                 problem("ended elsewhere than it started".to_owned());
             }
