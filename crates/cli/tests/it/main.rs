@@ -36,6 +36,7 @@ mod receptionist;
 mod releases;
 mod reload;
 mod schemathesis;
+mod sdk;
 mod soak;
 mod stragglers;
 mod supervise;
