@@ -10,7 +10,7 @@
 //! A release that falls out takes no new call and keeps those that it has: nothing here ends a call.
 //!
 //! No clock, no randomness, no sockets: seeds, nonces and time are arguments. Files are in
-//! [`file`] alone. Time is measured in whole seconds where it is signed, as JWT has it.
+//! [`mod@file`] alone. Time is measured in whole seconds where it is signed, as JWT has it.
 
 pub mod key;
 pub mod reject;

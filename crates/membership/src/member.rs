@@ -51,7 +51,7 @@ pub struct Member {
     pub token: TokenId,
     /// When its token ends. A worker that stays connected is not sent away then.
     pub expires: Timestamp,
-    /// What it may do, at this moment: ask [`Gate::standing`] before each call.
+    /// What it may do, at this moment: ask [`crate::Gate::standing`] before each call.
     pub state: Standing,
 }
 
