@@ -172,6 +172,9 @@ impl Signed {
         let settings = Settings::new(environment, secret);
         let store = Box::new(FileStore::new(kept));
         let gate = Gate::open(settings, &chain, store, now).map_err(OpenError::Refused)?;
+        if let Some(error) = gate.complaint() {
+            tracing::error!(file = %keys.display(), %error, "membership stays as it was");
+        }
         let signed = Self {
             gate: Mutex::new(gate),
             keys,
