@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -125,6 +128,31 @@ def test_a_segue_that_is_away_stops_nothing(fake_segue, tmp_path):
     assert pool.wait_drained(SOON)
     assert not pool.close(0.01)
     assert pool.runtime_snapshot().reports["pending"] == 1
+
+
+def test_a_process_that_ends_has_reported_and_one_that_forgets_a_pool_is_rid_of_it(fake_segue):
+    script = """
+import gc, weakref
+from segue import AgentPool
+
+pool = AgentPool()
+with pool.call("CA1") as call:
+    call.report("success")
+forgotten = AgentPool(audit_sink=print)
+forgotten.on_event(print)
+forgotten.start()
+seen = weakref.ref(forgotten)
+del forgotten
+gc.collect()
+assert seen() is None
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "SEGUE_API_URL": fake_segue.url, "SEGUE_AGENT": "desk"},
+        timeout=SOON,
+    )
+    assert ran.returncode == 0
+    assert fake_segue.next("POST", "/v1/agents/desk/calls/CA1/outcome")[3]["verdict"] == "success"
 
 
 def test_notifications_are_events():

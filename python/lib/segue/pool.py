@@ -1,12 +1,14 @@
 """A worker of a release, and the calls it has."""
 
 import asyncio
+import atexit
 import inspect
 import json
 import logging
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -167,6 +169,8 @@ class AgentPool:
         self._listeners: list[Callable[[Event], object]] = []
         self.audit_log = AuditLog(self)
         self._make()
+        # The threads must not outlive the interpreter, and the last reports should.
+        atexit.register(_close, weakref.ref(self))
 
     def _make(self) -> None:
         self._pid = os.getpid()
@@ -174,7 +178,14 @@ class AgentPool:
         # The loops and tasks that hold a call, to end it where it is.
         self._tasks: dict[str, list[_Task]] = {}
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._made.on_event(self._told)
+        # Weakly: who forgets a pool ends its threads.
+        told = weakref.WeakMethod(self._told)
+
+        def listen(name: str, calls: list[str], reason: str | None) -> None:
+            if (tell := told()) is not None:
+                tell(name, calls, reason)
+
+        self._made.on_event(listen)
 
     @property
     def _native(self) -> NativePool:
@@ -429,6 +440,11 @@ class _Task:
             return False
         cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
         return self._task.uncancel() <= self._cancelling and cancelled
+
+
+def _close(pool: "weakref.ref[AgentPool]") -> None:
+    if (alive := pool()) is not None:
+        alive.close()
 
 
 def _soon(loop: asyncio.AbstractEventLoop, run: Callable[..., object], *args: object) -> None:
