@@ -148,8 +148,9 @@ impl Running {
             tokio::spawn(
                 async move { run(config, async { stopped.await.unwrap_or_default() }).await },
             );
+        let state = directory.state();
         let client = tokio::select! {
-            client = Client::connect(&directory.state()) => client,
+            client = Client::connect(&state) => client,
             ended = &mut ended => panic!("the controller has ended: {ended:?}"),
         };
         Self {
