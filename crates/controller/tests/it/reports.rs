@@ -93,6 +93,7 @@ async fn a_worker_hears_what_becomes_of_its_release() {
         ("w", says(""), 400),
         ("w", json!({ "active": 1 }), 400),
         ("w", json!({ "instance": "a", "active": -1 }), 400),
+        ("w", json!({ "instance": "a", "active": 100_001 }), 400),
         (
             "w",
             json!({ "instance": "a", "active": 1, "mood": "good" }),

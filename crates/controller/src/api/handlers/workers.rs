@@ -21,6 +21,8 @@ use crate::clock;
 
 /// Processes listed unless asked for more, and the most.
 const PROCESSES: (usize, usize) = (100, 1_000);
+/// Calls that one worker may hold, as in the configuration.
+const CALLS_MAX: u32 = 100_000;
 /// Longest id that a worker gives one of its own, in bytes.
 const ID_BYTES_MAX: usize = 64;
 
@@ -51,6 +53,10 @@ pub(crate) async fn beat(
     })?;
     let body: HeartbeatBody = parse(&headers, &body)?;
     own_id(&body.instance)?;
+    if body.active.max(body.overdue) > CALLS_MAX {
+        let hint = format!("a worker has at most {CALLS_MAX} calls");
+        return Err(Reject::bad("no worker has that many calls", hint));
+    }
     let view = api.agent(agent.clone()).await?;
     let release = release_of(&view, &worker, body.release.as_ref());
     let answer = HeartbeatView {

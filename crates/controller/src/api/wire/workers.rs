@@ -19,9 +19,11 @@ pub struct HeartbeatBody {
     #[schema(value_type = Option<schema::Label>)]
     pub release: Option<Label>,
     /// Calls that it has.
+    #[schema(maximum = 100_000)]
     pub active: u32,
     /// Of these, calls past the ceiling of its own drain.
     #[serde(default)]
+    #[schema(maximum = 100_000)]
     pub overdue: u32,
     /// Whether it refuses new calls.
     #[serde(default)]
