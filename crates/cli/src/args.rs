@@ -26,7 +26,7 @@ pub(crate) use self::membership::{
     MembershipDo, RevokeArgs, RotateArgs, SignArgs, TokenArgs, VerifyArgs,
 };
 pub(crate) use self::setup::{
-    ConfigArgs, ConfigDo, DemoArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs, UpgradeArgs,
+    ConfigArgs, ConfigDo, DemoArgs, DispatchArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs, UpgradeArgs,
 };
 use crate::exit::EXIT_CODES;
 
@@ -223,6 +223,12 @@ pub(crate) enum Command {
     /// the workers. Files only; nothing here ends a call. See docs/guide/membership.md.
     #[command(after_help = examples::MEMBERSHIP, subcommand)]
     Membership(MembershipDo),
+    /// Give jobs of a LiveKit server to the workers of releases; `segue serve` runs it by itself
+    ///
+    /// Workers connect here instead of to LiveKit, and media does not pass. SIGTERM ends it once the
+    /// jobs have ended by themselves. Killed, it is back with every job. See docs/livekit.md.
+    #[command(after_help = examples::DISPATCH)]
+    Dispatch(DispatchArgs),
     /// Describe the admin API
     #[command(after_help = examples::API, subcommand)]
     Api(ApiDo),

@@ -110,6 +110,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Api(what) => verb::api::run(what),
         Command::Judge { dir } => verb::judge::run(format, &dir),
         Command::Versions => verb::process::versions(),
+        Command::Dispatch(args) => verb::dispatch::run(&home, &args).await,
         Command::Gateway(args) => verb::process::gateway(&home, &args).await,
         Command::Controller(args) => verb::process::controller(&home, &args).await,
     }

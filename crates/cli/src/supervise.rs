@@ -5,6 +5,7 @@
 
 mod binary;
 mod child;
+mod dispatching;
 mod draining;
 mod ending;
 mod hand_over;
@@ -23,8 +24,9 @@ use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
 
 use self::child::{Child, Program, Turn};
+use self::dispatching::Dispatching;
 use self::draining::Draining;
-use self::ending::wind_down;
+use self::ending::{Ending, wind_down};
 pub(crate) use self::journey::{Outcome, Progress};
 use self::upgrade::Parts;
 pub(crate) use self::wishes::Request;
@@ -67,6 +69,7 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
     let mut controller = Child::find_or_start(home, &config, Program::controller())?;
     let id = draining.free_id(home)?;
     let mut gateway = Child::find_or_start(home, &config, Program::gateway(id))?;
+    let mut dispatching = Dispatching::find_or_start(home, &config).await?;
     let mut announced = pin!(announce(home));
     let mut is_announced = false;
     let resumed = upgrade::resume(Parts {
@@ -93,6 +96,7 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
             }
             _ = controller.keep(home, &config) => None,
             () = draining.keep(home) => None,
+            () = dispatching.keep(home, &config) => None,
             turn = gateway.keep(home, &config) => (turn == Turn::Closed).then_some(Next::Gateway),
             is_due = due => Some(Next::Becomes { is_due }),
             wish = wishes.next() => Some(Next::Wish(wish)),
@@ -119,8 +123,13 @@ pub(crate) async fn serve(home: &Home, args: &ConfigArgs) -> anyhow::Result<Exit
             }
             Some(Next::Wish(Wish::End)) => {
                 settle(parts).await?;
-                return wind_down(home, &mut wishes, Some(controller), Some(gateway), draining)
-                    .await;
+                let ending = Ending {
+                    controller: Some(controller),
+                    gateway: Some(gateway),
+                    dispatching,
+                    draining,
+                };
+                return wind_down(home, &mut wishes, ending).await;
             }
             Some(Next::Wish(Wish::Leave)) => {
                 settle(parts).await?;
@@ -211,14 +220,22 @@ pub(crate) async fn stop(home: &Home) -> anyhow::Result<Exit> {
     let mut draining = Draining::find(home)?;
     hand_over::see_through(home, &mut draining).await?;
     let gateway = Child::find(home, Program::gateway(draining::first_id()))?;
-    if controller.is_none() && gateway.is_none() && !draining.has_live() {
+    let dispatching = Dispatching::find(home)?;
+    let is_quiet = !draining.has_live() && !dispatching.is_running();
+    if controller.is_none() && gateway.is_none() && is_quiet {
         if is_asked {
             output::say("everything has ended; `segue serve` goes on where it was");
             return Ok(Exit::Ok);
         }
         output::say("nothing is running");
     }
-    wind_down(home, &mut wishes, controller, gateway, draining).await
+    let ending = Ending {
+        controller,
+        gateway,
+        dispatching,
+        draining,
+    };
+    wind_down(home, &mut wishes, ending).await
 }
 
 /// One supervisor per state folder. `None`: there is another.

@@ -196,7 +196,7 @@ impl Signed {
 #[non_exhaustive]
 pub enum OpenError {
     /// A file is not there or not readable.
-    #[error("{path} cannot be read\nhint: `segue membership --help` says how these files are made")]
+    #[error("{path} cannot be read")]
     Unread {
         /// Which.
         path: PathBuf,
@@ -204,7 +204,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// Its contents are not believed.
-    #[error("the key sets are refused: {0}\nhint: `segue membership verify FILE` says more")]
+    #[error("the key sets are refused")]
     Refused(#[source] Reject),
 }
 

@@ -33,9 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[non_exhaustive]
 pub enum RunError {
     /// Another program has the port, or the address is not ours.
-    #[error(
-        "cannot listen on {addr}\nhint: another program may have the port; see [livekit] listen"
-    )]
+    #[error("cannot listen on {addr}")]
     Listen {
         /// Where.
         addr: SocketAddr,

@@ -8,6 +8,10 @@ pub(super) const SERVE: &str = "\
 Examples:\n\
 \x20 segue serve                    with ./segue.toml and the state in ./.segue\n\
 \x20 segue --home /var/lib/segue serve --config /etc/segue/segue.toml";
+pub(super) const DISPATCH: &str = "\
+Examples:\n\
+\x20 segue dispatch                 with [livekit] of ./segue.toml, beside a running controller\n\
+\x20 LIVEKIT_URL=ws://127.0.0.1:7080/w/TOKEN python agent.py start";
 pub(super) const STOP: &str = "\
 Examples:\n\
 \x20 segue stop                     waits for the live calls, then ends everything";

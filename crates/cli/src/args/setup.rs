@@ -48,6 +48,15 @@ pub(crate) struct GatewayArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct DispatchArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Who it is to the controller, among its gateways; two that run at once must differ
+    #[arg(long, default_value = "dispatch-1", value_name = "NAME")]
+    pub(crate) id: GatewayId,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
     /// How many people talk at once
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(4..=400))]

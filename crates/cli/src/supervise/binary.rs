@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,6 +58,16 @@ impl Binary {
             Self::Named(path) => path.display().to_string(),
         }
     }
+}
+
+/// Whether another process runs the very file that this one does.
+pub(super) fn is_ours(pid: u32) -> bool {
+    let of = |link: &str| {
+        let file = std::fs::metadata(link).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    let ours = of(OURSELVES);
+    ours.is_some() && of(&format!("/proc/{pid}/exe")) == ours
 }
 
 /// As people know it.

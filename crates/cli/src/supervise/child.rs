@@ -50,6 +50,13 @@ impl Program {
         }
     }
 
+    pub(super) fn dispatcher() -> Self {
+        Self {
+            name: "dispatch",
+            id: None,
+        }
+    }
+
     /// A gateway that is started is this one; one that runs already is whom its record says.
     pub(super) fn gateway(id: GatewayId) -> Self {
         Self {
@@ -60,12 +67,11 @@ impl Program {
 
     /// Where it says that it listens.
     fn addr(&self, home: &Home) -> PathBuf {
-        let name = if self.id.is_some() {
-            "gateway.addr"
-        } else {
-            "api.addr"
+        let name = match self.name {
+            "controller" => "api",
+            name => name,
         };
-        home.run().join(name)
+        home.run().join(format!("{name}.addr"))
     }
 
     fn record(&self, home: &Home) -> PathBuf {
@@ -257,6 +263,14 @@ impl Child {
     /// Waits for its end. May be dropped while it waits.
     pub(super) async fn exited(&self) -> Exit {
         self.handle.exited().await
+    }
+
+    /// Has it end by itself.
+    pub(super) fn end(&self) {
+        if let Err(error) = self.handle.signal(Signal::TERM) {
+            let name = self.program.name;
+            tracing::warn!(%error, "the {name} was not told to end");
+        }
     }
 
     pub(super) async fn stop(&self, grace: Duration) -> Exit {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use segue_controller::platform::process::stop_recorded;
 
 use super::child::Child;
+use super::dispatching::Dispatching;
 use super::draining::Draining;
 use super::wishes::Wishes;
 use crate::client::Client;
@@ -20,18 +21,31 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often the live calls are counted while they end.
 const COUNT_EVERY: Duration = Duration::from_millis(500);
 
+/// Who is to end.
+pub(super) struct Ending {
+    pub(super) controller: Option<Child>,
+    pub(super) gateway: Option<Child>,
+    pub(super) dispatching: Dispatching,
+    pub(super) draining: Draining,
+}
+
 /// Ends everything, calls first by themselves.
 pub(super) async fn wind_down(
     home: &Home,
     wishes: &mut Wishes,
-    controller: Option<Child>,
-    gateway: Option<Child>,
-    mut draining: Draining,
+    ending: Ending,
 ) -> anyhow::Result<Exit> {
+    let Ending {
+        controller,
+        gateway,
+        dispatching,
+        mut draining,
+    } = ending;
     if let Some(gateway) = &gateway {
         draining.take(home, gateway)?;
     }
-    if !calls_end(home, wishes, &draining).await {
+    dispatching.end();
+    if !calls_end(home, wishes, &draining, &dispatching).await {
         output::say(
             "left in the background: live calls go on and end by themselves; `segue serve` takes \
              new ones, `segue stop` waits and ends the rest",
@@ -52,7 +66,12 @@ pub(super) async fn wind_down(
 
 /// Waits until the gateways, which take no new calls any more, have ended. Answers whether they
 /// have; not if somebody does not want to wait.
-async fn calls_end(home: &Home, wishes: &mut Wishes, draining: &Draining) -> bool {
+async fn calls_end(
+    home: &Home,
+    wishes: &mut Wishes,
+    draining: &Draining,
+    dispatching: &Dispatching,
+) -> bool {
     let mut progress = Progress::new();
     let show = async {
         loop {
@@ -69,8 +88,12 @@ async fn calls_end(home: &Home, wishes: &mut Wishes, draining: &Draining) -> boo
             tokio::time::sleep(COUNT_EVERY).await;
         }
     };
+    let all = async {
+        let ((), jobs_ended) = tokio::join!(draining.ended(), dispatching.ended(home));
+        jobs_ended
+    };
     let ended = tokio::select! {
-        () = draining.ended() => true,
+        ended = all => ended,
         () = wishes.leave() => false,
         () = show => false,
     };

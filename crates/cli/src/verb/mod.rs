@@ -9,6 +9,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod deploy;
 pub(crate) mod diff;
+pub(crate) mod dispatch;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod history;

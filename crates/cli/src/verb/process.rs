@@ -32,7 +32,7 @@ pub(crate) fn configuration(file: &Path) -> Result<Spec, Trouble> {
 }
 
 /// The folder relative paths of a configuration are relative to.
-fn folder(file: &Path) -> anyhow::Result<std::path::PathBuf> {
+pub(crate) fn folder(file: &Path) -> anyhow::Result<std::path::PathBuf> {
     let file = std::path::absolute(file)?;
     Ok(file.parent().context("a file has a folder")?.to_path_buf())
 }

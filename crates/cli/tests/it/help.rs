@@ -61,6 +61,7 @@ const VERBS: &[(&[&str], &[&str])] = &[
     (&["membership", "verify"], &["/nonexistent.jws"]),
     (&["membership", "show"], &["/nonexistent.jws"]),
     (&["membership", "revoke"], &["--sign", "m.pem"]),
+    (&["dispatch"], &["--config", "/nonexistent.toml"]),
     (&["api"], &["call"]),
     (&["api", "openapi"], &["--pretty"]),
     (&["man"], &["segue"]),

@@ -24,6 +24,7 @@ mod gates;
 mod help;
 mod hooks;
 mod keeper;
+mod livekit;
 mod look;
 mod membership;
 mod observe;

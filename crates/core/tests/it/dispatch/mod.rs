@@ -15,6 +15,10 @@ use self::world::World;
 /// Worlds of a plain test run.
 const SEEDS: u64 = 200;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how many seeds to run is the tester's choice, and no decision of the core"
+)]
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }

@@ -208,22 +208,17 @@ impl World {
 
     fn happens(&mut self, what: Happens) {
         match what {
-            Happens::ToDispatcher { life, event } if life == self.life => self.step(event),
-            Happens::ToDispatcher { .. } => {}
+            // What was under way to a dispatcher that is dead is lost.
+            Happens::ToDispatcher { life, .. }
+            | Happens::ToServer { life, .. }
+            | Happens::LineUp { life, .. }
+                if life != self.life => {}
+            Happens::ToDispatcher { event, .. } => self.step(event),
             Happens::ToWorker { worker, body } => self.reaches_worker(worker, &body),
             Happens::ToServer {
-                life,
-                line,
-                job,
-                takes,
-            } if life == self.life => {
-                self.reaches_server(line, job, takes);
-            }
-            Happens::ToServer { .. } => {}
-            Happens::LineUp { life, line } if life == self.life => {
-                self.step(Event::LineUp { line })
-            }
-            Happens::LineUp { .. } => {}
+                line, job, takes, ..
+            } => self.reaches_server(line, job, takes),
+            Happens::LineUp { line, .. } => self.step(Event::LineUp { line }),
             Happens::GivesUp(job) => {
                 let offer = &self.offered[&job];
                 assert!(offer.answered, "{job}: no answer within {ANSWER_WITHIN}");
@@ -283,6 +278,7 @@ impl World {
         self.after(wait, Happens::Restart);
     }
 
+    #[expect(clippy::print_stdout, reason = "the trace of one seed")]
     fn step(&mut self, event: Event) {
         if self.d.is_none() {
             return;
