@@ -3,19 +3,21 @@
 //!
 //! ```sh
 //! cargo bench -p segue-dispatch --bench load -- --workers 100 --rate 200 --seconds 30
+//! cargo bench -p segue-dispatch --bench load -- --workers 10000 --rate 0
 //! ```
 //!
-//! Without `--through` the workers register at the server themselves: that is the yardstick, the
-//! server's and the workers' own time. With it, start the dispatcher first, with the address that
-//! this prints as its server (`--listen 127.0.0.1:7999` to know it before), and say where the
-//! workers are to connect: `--through ws://127.0.0.1:7080/w/TOKEN --pid PID`. What the second run has
-//! more than the first is the dispatcher's. `--pid` reads its memory before the workers come and
-//! after, so `--workers 10000 --rate 0` says what one costs.
+//! Server and workers are those of the tests, in this process; the dispatcher is one of its own.
+//! First the workers are at the server itself: that is the yardstick, the server's and the workers'
+//! own time. Then they are at the dispatcher, and what that takes longer is the dispatcher's. A worker's
+//! memory is what the dispatcher's process grows by, divided by their number; what the kernel keeps
+//! for sockets is not in it.
 
 #![allow(clippy::unwrap_used, reason = "what fails here ends the measurement")]
 #![allow(dead_code, reason = "the tests use the rest")]
 #![allow(clippy::print_stdout, reason = "its result")]
 
+#[path = "../tests/it/control.rs"]
+mod control;
 #[path = "../tests/it/key.rs"]
 mod key;
 #[path = "../tests/it/sim.rs"]
@@ -27,19 +29,18 @@ mod wire;
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use control::{AGENT, Control};
 use sim::{Plan, Sim};
 use upstream::{Event, Outcome, Record, Rules, Upstream, job};
 
-/// The agent that everybody serves.
-const AGENT: &str = "desk";
-
-/// Workers that connect at the same time: a server's queue of connections is not what is measured.
+/// Workers that connect at the same time: a queue of connections is not what is measured.
 const CONNECTING_MAX: usize = 50;
 
 /// How long each job runs.
@@ -48,23 +49,22 @@ const JOB_LASTS: Duration = Duration::from_millis(500);
 /// From the last registration until the first job, so that all have said how they are.
 const SETTLES: Duration = Duration::from_secs(3);
 
+/// Workers at the server itself need two descriptors each in this process, which may have 20,000.
+const DIRECT_MAX: usize = 5_000;
+
+#[derive(Clone, Copy)]
 struct Options {
     workers: usize,
     rate: u32,
     seconds: u32,
-    listen: Option<SocketAddr>,
-    through: Option<String>,
-    pid: Option<u32>,
 }
 
-fn options() -> Options {
+#[tokio::main]
+async fn main() {
     let mut options = Options {
         workers: 100,
         rate: 200,
         seconds: 10,
-        listen: None,
-        through: None,
-        pid: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -73,58 +73,88 @@ fn options() -> Options {
             "--workers" => options.workers = value().parse().unwrap(),
             "--rate" => options.rate = value().parse().unwrap(),
             "--seconds" => options.seconds = value().parse().unwrap(),
-            "--listen" => options.listen = Some(value().parse().unwrap()),
-            "--through" => options.through = Some(value()),
-            "--pid" => options.pid = Some(value().parse().unwrap()),
+            "--dispatcher-for" => return serve(&value()).await,
             // Cargo's own word for it.
             "--bench" => {}
             _ => panic!("{word}: see the top of benches/load.rs"),
         }
     }
-    options
+    if options.workers <= DIRECT_MAX && options.rate > 0 {
+        println!("at the server itself");
+        let upstream = open().await;
+        measure(&upstream, &upstream.url(), options, None).await;
+    }
+    println!("at the dispatcher");
+    let upstream = open().await;
+    let (url, mut dispatcher) = dispatcher(&upstream.url());
+    measure(&upstream, &url, options, Some(dispatcher.id())).await;
+    dispatcher.kill().unwrap();
+    dispatcher.wait().unwrap();
 }
 
-#[tokio::main]
-async fn main() {
-    let options = options();
+async fn open() -> Arc<Upstream> {
+    let choosing = Duration::ZERO;
     let rules = Rules {
-        choosing: Duration::ZERO,
+        choosing,
         ..Rules::default()
     };
-    let upstream = Arc::new(match options.listen {
-        Some(addr) => Upstream::open_at(addr, rules).await,
-        None => Upstream::open_with(rules).await,
-    });
-    println!("server     {}", upstream.url());
-    let url = options.through.clone().unwrap_or_else(|| upstream.url());
-    let before = options.pid.map(memory_kb);
-    let workers = connect(&url, options.workers).await;
+    Arc::new(Upstream::open_with(rules).await)
+}
+
+/// The dispatcher's process: says where it listens, and ends with whoever started it.
+async fn serve(server: &str) {
+    let control = Control::open();
+    let dispatcher = control.start_at(server).await;
+    println!("{}", dispatcher.url);
+    let ended = || std::io::stdin().read_to_end(&mut Vec::new());
+    tokio::task::spawn_blocking(ended).await.unwrap().unwrap();
+}
+
+fn dispatcher(server: &str) -> (String, Child) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--dispatcher-for", server])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut url = String::new();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut url).unwrap();
+    (url.trim().to_owned(), child)
+}
+
+async fn measure(upstream: &Arc<Upstream>, url: &str, options: Options, pid: Option<u32>) {
+    let before = pid.map(memory_kb);
+    let of_release = if pid.is_some() { "v1" } else { "" };
+    let workers = connect(url, of_release, options.workers).await;
     tokio::time::sleep(SETTLES).await;
-    println!("workers    {}", workers.len());
-    if let Some((pid, before)) = options.pid.zip(before) {
+    println!("  workers  {}", workers.len());
+    if let Some((pid, before)) = pid.zip(before) {
         let after = memory_kb(pid);
         let each = after.saturating_sub(before) * 1024 / workers.len() as u64;
-        println!("memory     {before} kB before, {after} kB after, {each} bytes for each worker");
+        println!("  memory   {before} kB before, {after} kB after: {each} bytes for each worker");
     }
-    if options.rate > 0 {
-        let outcomes = load(&upstream, options.rate, options.seconds).await;
-        let lost = outcomes
-            .iter()
-            .filter(|outcome| **outcome != Outcome::Assigned);
-        println!("jobs       {}, lost {}", outcomes.len(), lost.count());
-        let mut waited = waits(&upstream.records().all());
-        waited.sort_unstable();
-        for percent in [50, 90, 99, 100] {
-            let at = (waited.len() * percent / 100).min(waited.len() - 1);
-            println!("p{percent:<9} {:.3} ms", waited[at].as_secs_f64() * 1e3);
-        }
+    if options.rate == 0 {
+        return;
+    }
+    let outcomes = load(upstream, options.rate, options.seconds).await;
+    let lost = outcomes
+        .iter()
+        .filter(|outcome| **outcome != Outcome::Assigned);
+    println!("  jobs     {}, lost {}", outcomes.len(), lost.count());
+    let mut waited = waits(&upstream.records().all());
+    waited.sort_unstable();
+    for percent in [50, 90, 99, 100] {
+        let at = (waited.len() * percent / 100).min(waited.len() - 1);
+        println!("  p{percent:<7} {:.3} ms", waited[at].as_secs_f64() * 1e3);
     }
 }
 
 /// Connects so many workers.
-async fn connect(url: &str, count: usize) -> Vec<Sim> {
+async fn connect(url: &str, of_release: &str, count: usize) -> Vec<Sim> {
     let mut plan = Plan::new(url, AGENT);
     plan.lasts = Some(JOB_LASTS);
+    of_release.clone_into(&mut plan.register.deployment);
     let mut connecting = JoinSet::new();
     let mut workers = Vec::new();
     for _ in 0..count {

@@ -31,6 +31,8 @@ pool = AgentPool(
 )
 pool.server._entrypoint_fnc = worker.entrypoint
 pool.server.setup_fnc = lambda process: None
+# Its own rises with the lag of its event loop, so that on a busy machine it refuses calls.
+pool.server._coroutine_load_fnc = lambda: worker.LOAD
 
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, lambda *_: pool.begin_drain())

@@ -157,16 +157,16 @@ impl Control {
 
     /// Starts a dispatcher in front of a server.
     pub(crate) async fn start(&self, upstream: &Upstream) -> Dispatcher {
-        let agents = BTreeMap::from([(AGENT.to_owned(), agent())]);
-        self.start_with(upstream, Arc::new(Unsigned { agents }))
-            .await
+        self.start_at(&upstream.url()).await
     }
 
-    pub(crate) async fn start_with(
-        &self,
-        upstream: &Upstream,
-        admit: Arc<dyn Admit>,
-    ) -> Dispatcher {
+    /// The same, by the server's address.
+    pub(crate) async fn start_at(&self, server: &str) -> Dispatcher {
+        let agents = BTreeMap::from([(AGENT.to_owned(), agent())]);
+        self.start_with(server, Arc::new(Unsigned { agents })).await
+    }
+
+    pub(crate) async fn start_with(&self, server: &str, admit: Arc<dyn Admit>) -> Dispatcher {
         self.told.send_modify(|told| told.presence = None);
         let at = *self.at.lock().unwrap();
         if let Some(at) = at {
@@ -184,7 +184,7 @@ impl Control {
         };
         let config = Config {
             listen: at.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
-            server: ServerUrl::parse(&upstream.url()).unwrap(),
+            server: ServerUrl::parse(server).unwrap(),
             key: ApiKey {
                 name: key::KEY.to_owned(),
                 secret: key::SECRET.to_owned(),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +56,12 @@ impl Program {
             }
         }
     }
+}
+
+/// For the health of workers of Node, which do not look for a free port themselves.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 fn must_be(path: &Path, hint: &str) {
@@ -118,6 +125,7 @@ impl Fleet {
             .env("AGENT_CALL_LOG", self.log())
             .env("AGENT_RELEASE", release)
             .env("AGENT_WORKER", name)
+            .env("AGENT_PORT", free_port().to_string())
             .env_remove("LIVEKIT_WORKER_TOKEN")
             .env_remove("LIVEKIT_AGENT_DEPLOYMENT")
             .envs(env.iter().copied())

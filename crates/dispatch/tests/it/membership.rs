@@ -133,7 +133,9 @@ async fn stage() -> (Upstream, Control, Signer) {
 async fn a_token_in_the_path_says_whose_a_worker_is() {
     let (upstream, control, mut signer) = stage().await;
     signer.admit(&["v1"]);
-    let dispatcher = control.start_with(&upstream, Arc::new(signer.open())).await;
+    let dispatcher = control
+        .start_with(&upstream.url(), Arc::new(signer.open()))
+        .await;
     let mut plan = dispatcher.plan("");
     plan.url = format!(
         "{}/w/{}",
@@ -169,7 +171,9 @@ async fn a_token_in_the_path_says_whose_a_worker_is() {
 async fn who_falls_out_of_the_manifest_drains_and_keeps_its_jobs() {
     let (upstream, control, mut signer) = stage().await;
     signer.admit(&["v1", "v2"]);
-    let dispatcher = control.start_with(&upstream, Arc::new(signer.open())).await;
+    let dispatcher = control
+        .start_with(&upstream.url(), Arc::new(signer.open()))
+        .await;
     let mut plan = dispatcher.plan("");
     plan.url = format!(
         "{}/w/{}",
