@@ -179,7 +179,7 @@ async fn a_fleet_is_replaced_without_a_lost_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "ten minutes: make livekit"]
+#[ignore = "minutes: make livekit"]
 async fn a_fleet_is_replaced_without_a_lost_call_of_two_hundred() {
     fleet_is_replaced(15, 100).await;
 }
