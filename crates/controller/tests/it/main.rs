@@ -142,22 +142,25 @@ impl Running {
     }
 
     async fn start_with(directory: &Directory, config: ControllerConfig) -> Self {
-        let _ = fs::remove_file(directory.state().api_addr());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let mut ended =
-            tokio::spawn(
-                async move { run(config, async { stopped.await.unwrap_or_default() }).await },
-            );
         let state = directory.state();
-        let client = tokio::select! {
-            client = Client::connect(&state) => client,
-            ended = &mut ended => panic!("the controller has ended: {ended:?}"),
-        };
-        Self {
-            client,
-            stop,
-            ended,
-        }
+        let _ = fs::remove_file(state.api_addr());
+        eventually("the lock of the one before", async || {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let config = config.clone();
+            let mut ended = tokio::spawn(async move {
+                run(config, async { stopped.await.unwrap_or_default() }).await
+            });
+            tokio::select! {
+                client = Client::connect(&state) => Some(Self { client, stop, ended }),
+                ended = &mut ended => match ended.unwrap() {
+                    // Another test starts a process at this moment, which has the lock's descriptor
+                    // until it becomes another program.
+                    Err(RunError::Locked { .. }) => None,
+                    ended => panic!("the controller has ended: {ended:?}"),
+                },
+            }
+        })
+        .await
     }
 
     async fn stop(self) {
