@@ -11,7 +11,7 @@ Examples:\n\
 pub(super) const DISPATCH: &str = "\
 Examples:\n\
 \x20 segue dispatch                 with [livekit] of ./segue.toml, beside a running controller\n\
-\x20 LIVEKIT_URL=ws://127.0.0.1:7080/w/TOKEN python agent.py start";
+\x20 segue dispatch --config /etc/segue/segue.toml --id dispatch-2";
 pub(super) const STOP: &str = "\
 Examples:\n\
 \x20 segue stop                     waits for the live calls, then ends everything";

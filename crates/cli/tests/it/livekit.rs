@@ -54,7 +54,7 @@ async fn a_dispatcher_is_kept_and_acknowledges_like_a_gateway() {
     let gateways = status["gateways"].as_array().unwrap();
     let dispatcher = gateways
         .iter()
-        .find(|gateway| gateway["id"] == "dispatch-1");
+        .find(|gateway| gateway["gateway"] == "dispatch-1");
     let epoch = dispatcher.map(|gateway| gateway["epochs"][AGENT].as_u64());
     assert!(epoch.flatten() > Some(0), "{gateways:?}");
 
