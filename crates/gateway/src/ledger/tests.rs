@@ -468,3 +468,22 @@ fn a_handed_off_release_keeps_a_call_while_one_connection_of_it_stands() {
     assert_eq!(moved.identity().release, new());
     assert!(moved.identity().is_resume);
 }
+
+/// A process that has nothing left says its last words and is gone.
+#[test]
+fn an_end_is_told_before_the_call_is_uncounted() {
+    let ledger = ledger();
+    for round in 0..300 {
+        let ticket = begin(&ledger, &format!("a-{round}"), Purpose::Call, 1).unwrap();
+        ticket.connected(Timestamp(2));
+        let open = ledger.open();
+        let ends = std::thread::spawn(move || {
+            ticket.finish(closed(By::Caller, Some(1000)), Timestamp(3));
+        });
+        while *open.borrow() > 0 {
+            std::hint::spin_loop();
+        }
+        assert_eq!(ledger.take_ended().records.len(), 1, "round {round}");
+        ends.join().unwrap();
+    }
+}

@@ -215,26 +215,29 @@ impl Ticket {
                 expires,
             });
         }
+        let log = (ledger.log.as_ref()).filter(|_| counted.purpose == Purpose::Call);
+        if is_told || log.is_some() {
+            let bytes = counted.counters.read();
+            let rescued = counted.counters.rescued();
+            let (identity, connected) = (&counted.identity(), counted.connected());
+            let worker = self.worker();
+            if is_told {
+                // Before anybody else can look: a ledger that is sealed has counted all that it
+                // tells of, and tells of all that it has counted.
+                ledger.tell(CallRecord {
+                    rescued,
+                    ..ended::of_connection(identity, worker, connected, bytes, end, now)
+                });
+            }
+            drop(admission);
+            if let Some(log) = log {
+                let line = call_log::Line::new(identity, worker, connected, bytes, end, now);
+                log.write(line.with_rescued(rescued));
+            }
+            admission = ledger.locked();
+        }
+        // Last of all: a process whose last call has ended says its last words, and is gone.
         ledger.open.send_replace(admission.connections.len());
-        drop(admission);
-        let is_logged = counted.purpose == Purpose::Call && ledger.log.is_some();
-        if !is_told && !is_logged {
-            return;
-        }
-        let bytes = counted.counters.read();
-        let rescued = counted.counters.rescued();
-        let (identity, connected) = (&counted.identity(), counted.connected());
-        let worker = self.worker();
-        if is_told {
-            ledger.tell(CallRecord {
-                rescued,
-                ..ended::of_connection(identity, worker, connected, bytes, end, now)
-            });
-        }
-        if is_logged && let Some(log) = &ledger.log {
-            let line = call_log::Line::new(identity, worker, connected, bytes, end, now);
-            log.write(line.with_rescued(rescued));
-        }
     }
 }
 
