@@ -69,7 +69,8 @@ impl Gateway {
                 tracing::error!(%error, "the handoff failed; going on");
                 self.front.let_on();
                 if let Err(error) = self.accept() {
-                    tracing::error!(%error, "no new calls can be taken");
+                    tracing::error!(%error, "no new calls can be taken; trying again");
+                    self.is_found = false;
                 }
                 self.report(true);
                 false

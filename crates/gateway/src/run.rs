@@ -143,7 +143,8 @@ impl Accepting {
     pub(crate) async fn stop(self, patience: Duration) {
         match self {
             Self::Shards(listening) => {
-                let stopped = blocking(move || listening.stop());
+                let stopping = listening.stop();
+                let stopped = blocking(move || stopping.wait());
                 if timeout(patience, stopped).await.is_err() {
                     tracing::warn!("a relay thread is slow to stop taking calls");
                 }

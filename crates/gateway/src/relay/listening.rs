@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::front::Front;
 
@@ -72,25 +72,33 @@ impl Listening {
 }
 
 impl Listening {
-    /// Nobody is accepted any more once this returns, and who was and is no call yet is the
-    /// front's. Blocks for a turn of each shard.
-    pub(crate) fn stop(self) {
+    /// Tells the shards, and does not wait: whatever they are told next comes behind it.
+    pub(crate) fn stop(mut self) -> Stopping {
         let (reply, answers) = channel();
-        self.tell(Some(&reply));
-        drop(reply);
-        // One that is gone drops its sender.
-        answers.into_iter().for_each(drop);
-    }
-
-    fn tell(&self, reply: Option<&Sender<()>>) {
-        for shard in &self.0 {
-            let _ = shard.send(Command::Unlisten(reply.cloned()));
+        // Not once more when this is dropped: they may have been told to accept again by then.
+        for shard in self.0.drain(..) {
+            // One that is gone drops its sender.
+            let _ = shard.send(Command::Unlisten(Some(reply.clone())));
         }
+        Stopping(answers)
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.tell(None);
+        for shard in &self.0 {
+            let _ = shard.send(Command::Unlisten(None));
+        }
+    }
+}
+
+/// Shards that were told to stop.
+pub(crate) struct Stopping(Receiver<()>);
+
+impl Stopping {
+    /// Nobody is accepted any more once this returns, and who was and is no call yet is the
+    /// front's. Blocks for a turn of each shard.
+    pub(crate) fn wait(self) {
+        self.0.into_iter().for_each(drop);
     }
 }

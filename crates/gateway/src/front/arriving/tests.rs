@@ -35,16 +35,20 @@ fn rig() -> Rig {
 
 fn rig_of(shards: usize) -> Rig {
     let worker = TcpListener::bind("127.0.0.1:0").unwrap();
+    let front = front(shards, worker.local_addr().unwrap());
+    Rig { front, worker }
+}
+
+fn front(shards: usize, worker: SocketAddr) -> Arc<Front> {
     let mut table = table(1, old());
     table.workers.retain(|name, _| name.as_str() == "old-1");
     for route in table.workers.values_mut() {
-        route.addr = worker.local_addr().unwrap();
+        route.addr = worker;
     }
     let ledger = Ledger::new(None);
     ledger.install(table, Timestamp(0)).unwrap();
     let relay = Arc::new(Relay::start(shards).unwrap());
-    let front = Front::new(ledger, relay, Arc::default(), None, Limits::default());
-    Rig { front, worker }
+    Front::new(ledger, relay, Arc::default(), None, Limits::default())
 }
 
 fn patient(socket: TcpStream) -> TcpStream {
@@ -186,7 +190,7 @@ async fn an_ordinary_call_is_set_up_by_a_shard_alone() {
         }
         assert!(std::time::Instant::now() < until, "each one left");
     }
-    listening.stop();
+    listening.stop().wait();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +205,7 @@ async fn who_is_arriving_when_a_gateway_stops_goes_on() {
     (&caller).write_all(UPGRADE).unwrap();
     let worker = patient(rig.worker.accept().unwrap().0);
     read_head(&worker);
-    listening.stop();
+    listening.stop().wait();
     becomes(rig.front.left.subscribe(), 2).await;
     (&worker).write_all(ACCEPTED).unwrap();
     assert!(read_head(&caller).starts_with("HTTP/1.1 101 "));
@@ -215,6 +219,26 @@ async fn who_is_arriving_when_a_gateway_stops_goes_on() {
     let _waiting = TcpStream::connect(addr).unwrap();
     wait_for_listener(&listener);
     becomes(rig.front.open(), 0).await;
+}
+
+/// As after a handoff that failed while a relay thread was slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_door_that_was_opened_again_stays_open_when_an_earlier_stop_is_over() {
+    let rig = rig_of(2);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let before = rig.front.relay.listen(&listener, &rig.front).unwrap();
+    let stopping = before.stop();
+    let _again = rig.front.relay.listen(&listener, &rig.front).unwrap();
+    stopping.wait();
+    // Each shard has done all that it was told until now.
+    assert!(rig.front.relay.give_all().is_empty());
+    let caller = patient(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    (&caller).write_all(UPGRADE).unwrap();
+    wait_for_listener(&rig.worker);
+    let worker = patient(rig.worker.accept().unwrap().0);
+    read_head(&worker);
+    goes_on(&rig, &caller, &worker).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,13 +273,13 @@ async fn shards_have_about_as_many_calls_each() {
     }
     drop(ends);
     becomes(rig.front.ledger.open(), 0).await;
-    listening.stop();
+    listening.stop().wait();
 }
 
 fn wait_for_listener(listener: &TcpListener) {
     let mut asked = [PollFd::new(listener, PollFlags::IN)];
     let patience = Timespec::try_from(PATIENCE).unwrap();
-    assert_eq!(poll(&mut asked, Some(&patience)), Ok(1), "it was taken");
+    assert_eq!(poll(&mut asked, Some(&patience)), Ok(1), "nobody waits");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -421,10 +445,19 @@ async fn a_worker_that_does_not_accept_is_answered_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_not_there_is_answered_for() {
-    let Rig { front, worker } = rig();
-    drop(worker);
+    // It has its port, so that nobody else gets it, and does not listen.
+    let deaf = socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    let deaf = deaf.unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    rustix::net::bind(&deaf, &any).unwrap();
+    let there = rustix::net::getsockname(&deaf).unwrap();
     let rig = Rig {
-        front,
+        front: front(1, there.try_into().unwrap()),
         worker: TcpListener::bind("127.0.0.1:0").unwrap(),
     };
     let (mut next, caller) = rig.hear(UPGRADE);
