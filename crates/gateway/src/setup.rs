@@ -241,15 +241,18 @@ impl Hands {
         patience: &mut Duration,
     ) -> Result<(), HandoffError> {
         let mut awaited = Vec::with_capacity(calls.len());
-        for call in calls {
+        let counted = calls.into_iter().try_for_each(|call| {
             let number = call.number;
             let adopted = call.adopt(&self.ledger, now);
-            let mut call = adopted.ok_or(HandoffError::Protocol("a call of an unknown agent"))?;
-            if let Err(error) = call.enroll_ahead(self.relay.slots()) {
+            let call = adopted.ok_or(HandoffError::Protocol("a call of an unknown agent"))?;
+            let (_, call) = awaited.push_mut((number, call));
+            Ok(call.enroll_ahead(self.relay.slots())?)
+        });
+        if counted.is_err() {
+            for (_, call) in awaited {
                 call.given();
-                return Err(error.into());
             }
-            awaited.push((number, call));
+            return counted;
         }
         let held: Vec<Held<'_>> = awaited
             .iter()

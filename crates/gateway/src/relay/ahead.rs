@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 use crate::ledger::Ticket;
@@ -55,20 +56,32 @@ impl Relay {
     ///
     /// # Errors
     ///
-    /// When there is no room for them. Then all are to be given back: [`Relay::give_all`].
+    /// When there is no room for them. They are here all the same, and are to be given back:
+    /// [`Relay::give_all`].
     pub(crate) fn await_calls(&self, calls: Vec<(u64, LiveCall)>) -> io::Result<()> {
         let share = calls.len().div_ceil(self.shards.len()).max(1);
         let mut calls = calls.into_iter();
-        for shard in &self.shards {
-            let (reply, answer) = channel();
+        let mut done = Ok(());
+        // Each time another shard is the first: a few calls at a time come to all of them, too.
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let (before, from) = self.shards.split_at(first);
+        for shard in from.iter().chain(before) {
             let calls: Vec<_> = calls.by_ref().take(share).collect();
-            let _ = shard.send(Command::Await(calls, reply));
-            match answer.recv() {
-                Ok(answer) => answer?,
-                Err(_) => return Err(io::Error::other("a relay thread is gone")),
+            if calls.is_empty() {
+                break;
             }
+            let (reply, answer) = channel();
+            if let Err(Command::Await(unsent, _)) = shard.send(Command::Await(calls, reply)) {
+                for (_, call) in unsent {
+                    call.given();
+                }
+            }
+            done = done.and(match answer.recv() {
+                Ok(answer) => answer.map_err(io::Error::from),
+                Err(_) => Err(io::Error::other("a relay thread is gone")),
+            });
         }
-        Ok(())
+        done
     }
 
     /// The calls that came ahead stand still and are to be as it says; those of which nothing is

@@ -2,6 +2,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use segue_core::table::Epoch;
 use segue_core::time::Timestamp;
 
@@ -19,12 +20,23 @@ mod tls;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Far less than what a test sends at once that wants backpressure.
+const NARROW_BYTES: usize = 64 * 1024;
+
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (theirs, _) = listener.accept().unwrap();
     theirs.set_read_timeout(Some(PATIENCE)).unwrap();
     theirs.set_write_timeout(Some(PATIENCE)).unwrap();
+    (ours, theirs)
+}
+
+/// As [`pair`], with room for little in the kernel, whatever it has for others.
+fn narrow_pair() -> (TcpStream, TcpStream) {
+    let (ours, theirs) = pair();
+    sockopt::set_socket_send_buffer_size(&ours, NARROW_BYTES).unwrap();
+    sockopt::set_socket_recv_buffer_size(&theirs, NARROW_BYTES).unwrap();
     (ours, theirs)
 }
 
@@ -36,10 +48,18 @@ struct Rig {
 }
 
 fn rig(early_up: &[u8], early_down: &[u8]) -> Rig {
+    rig_of([pair(), pair()], early_up, early_down)
+}
+
+/// Its caller and worker, each our end first.
+fn rig_of(
+    [(our_caller, caller), (our_worker, worker)]: [(TcpStream, TcpStream); 2],
+    early_up: &[u8],
+    early_down: &[u8],
+) -> Rig {
     let ledger = ledger();
     let ticket = begin(&ledger, "a", Purpose::Call, 1).unwrap();
     ticket.connected(Timestamp(1));
-    let ((our_caller, caller), (our_worker, worker)) = (pair(), pair());
     let relay = Relay::start(1).unwrap();
     let (up, down) = (early_up.to_vec(), early_down.to_vec());
     relay.adopt(LiveCall::new(ticket, our_caller, our_worker, up, down).unwrap());
@@ -197,7 +217,7 @@ fn moved(ledger: &Arc<Ledger>, call: LiveCall) -> LiveCall {
 fn a_call_under_backpressure_moves_with_the_bytes_in_flight() {
     const BYTES: usize = 16 * 1024 * 1024;
     const MOVES: usize = 40;
-    let rig = rig(b"", b"");
+    let rig = rig_of([narrow_pair(), pair()], b"", b"");
     let pattern = |n: usize| u8::try_from(n * 31 % 251).unwrap();
     let worker = rig.worker.try_clone().unwrap();
     let sender = std::thread::spawn(move || {

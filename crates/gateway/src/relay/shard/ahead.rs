@@ -54,20 +54,24 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// When there is no room. Nothing has happened to any call then; what is here is to be given
-    /// back.
+    /// When there is no room to watch them. They are here all the same, and are to be given back:
+    /// one that is dropped is counted as ended.
     pub(super) fn wait_with(&mut self, calls: Vec<(u64, LiveCall)>) -> io::Result<()> {
         self.awaited.get_or_insert_default();
+        let mut done = Ok(());
         for (number, call) in calls {
             let Some(index) = self.place(call) else {
-                return Err(io::Errno::NOMEM);
+                done = done.and(Err(io::Errno::NOMEM));
+                continue;
             };
-            self.watch_ahead(index)?;
+            if done.is_ok() {
+                done = self.watch_ahead(index);
+            }
             if let Some(awaited) = &mut self.awaited {
                 awaited.calls.insert(number, index);
             }
         }
-        Ok(())
+        done
     }
 
     /// Has both sockets of a call watched, as it wants while nothing but frames comes.

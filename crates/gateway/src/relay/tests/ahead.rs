@@ -8,23 +8,40 @@ use super::*;
 
 /// Shows the calls of one relay to another one, which waits with them.
 fn show(from: &Relay, to: &Relay, ledger: &Arc<Ledger>) -> usize {
+    let ahead = sketch(from).into_iter();
+    let calls: Vec<_> = ahead.map(|call| wait_with(call, to, ledger)).collect();
+    let count = calls.len();
+    to.await_calls(calls).unwrap();
+    count
+}
+
+fn sketch(from: &Relay) -> Vec<Sketch> {
     let mut sketches = Vec::new();
     let shown = from.sketch(|some| {
         sketches.extend(some);
         Ok::<_, ()>(())
     });
     shown.unwrap();
-    let ahead = |sketch: Sketch| {
-        let moved = MovedCall::fresh(sketch.connection);
-        let sockets = (sketch.caller, sketch.worker);
-        let mut call = LiveCall::moved(ledger, moved, sockets, Timestamp(2)).unwrap();
-        call.enroll_ahead(to.slots()).unwrap();
-        (sketch.number, call)
-    };
-    let calls: Vec<_> = sketches.into_iter().map(ahead).collect();
-    let count = calls.len();
-    to.await_calls(calls).unwrap();
-    count
+    sketches
+}
+
+/// As the other process has it.
+fn wait_with(sketch: Sketch, to: &Relay, ledger: &Arc<Ledger>) -> (u64, LiveCall) {
+    let moved = MovedCall::fresh(sketch.connection);
+    let sockets = (sketch.caller, sketch.worker);
+    let mut call = LiveCall::moved(ledger, moved, sockets, Timestamp(2)).unwrap();
+    call.enroll_ahead(to.slots()).unwrap();
+    (sketch.number, call)
+}
+
+/// One more call of this name; its two far ends.
+fn stand(rig: &Rig, name: &str) -> [TcpStream; 2] {
+    let ticket = begin(&rig.ledger, name, Purpose::Call, 1).unwrap();
+    ticket.connected(Timestamp(1));
+    let ((our_caller, caller), (our_worker, worker)) = (pair(), pair());
+    let call = LiveCall::new(ticket, our_caller, our_worker, vec![], vec![]);
+    rig.relay.adopt(call.unwrap());
+    [caller, worker]
 }
 
 /// Gives those that are still there. Answers how many, and whether bytes of any were under way.
@@ -51,7 +68,7 @@ fn give(from: &Relay, to: &Relay) -> (usize, bool) {
 fn a_call_that_was_shown_moves_with_the_bytes_in_flight() {
     const BYTES: usize = 16 * 1024 * 1024;
     const MOVES: usize = 40;
-    let rig = rig(b"", b"");
+    let rig = rig_of([narrow_pair(), pair()], b"", b"");
     let pattern = |n: usize| u8::try_from(n * 31 % 251).unwrap();
     let worker = rig.worker.try_clone().unwrap();
     let sender = std::thread::spawn(move || {
@@ -144,4 +161,52 @@ fn calls_that_were_shown_in_vain_go_on_where_they_are() {
         (&rig.worker).read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"on");
     }
+}
+
+/// A few at a time, as they come.
+#[test]
+fn calls_that_come_ahead_one_by_one_come_to_every_relay_thread() {
+    const CALLS: usize = 4;
+    let rig = rig(b"", b"");
+    let next = Relay::start(CALLS).unwrap();
+    let _ends = ["b", "c", "d"].map(|name| stand(&rig, name));
+    let theirs = ledger();
+    for ahead in sketch(&rig.relay) {
+        next.await_calls(vec![wait_with(ahead, &next, &theirs)])
+            .unwrap();
+    }
+    let shards = next.shards.iter().map(|shard| {
+        let (reply, calls) = channel();
+        assert!(shard.send(Command::GiveAll(reply)).is_ok());
+        let calls: Vec<LiveCall> = calls.recv().unwrap();
+        let count = calls.len();
+        calls.into_iter().for_each(LiveCall::given);
+        count
+    });
+    assert_eq!(shards.collect::<Vec<_>>(), [1; CALLS]);
+}
+
+#[test]
+fn calls_that_cannot_all_be_watched_ahead_have_not_ended() {
+    let rig = rig(b"", b"");
+    let _ends = ["b", "c"].map(|name| stand(&rig, name));
+    let mut sketches = sketch(&rig.relay);
+    // Nothing that epoll takes.
+    let null = std::fs::File::open("/dev/null").unwrap();
+    sketches[1].worker = OwnedFd::from(null).into();
+    let (next, theirs) = (Relay::start(2).unwrap(), ledger());
+    let ahead = sketches.into_iter();
+    let ahead = ahead
+        .map(|sketch| wait_with(sketch, &next, &theirs))
+        .collect();
+    assert!(next.await_calls(ahead).is_err());
+    let back = next.give_all();
+    assert_eq!(back.len(), 3, "all of them, to be given back");
+    back.into_iter().for_each(LiveCall::given);
+    assert_eq!(*theirs.open().borrow(), 0);
+    assert!(theirs.take_ended().records.is_empty(), "none has ended");
+    let mut heard = [0; 2];
+    (&rig.caller).write_all(b"on").unwrap();
+    (&rig.worker).read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"on");
 }

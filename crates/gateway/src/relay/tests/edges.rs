@@ -49,7 +49,7 @@ fn through(relay: &Relay) -> bool {
 
 /// Closes with a reset.
 fn reset(socket: TcpStream) {
-    rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
+    sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
     drop(socket);
 }
 
