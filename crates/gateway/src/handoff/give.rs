@@ -149,14 +149,9 @@ impl Giving {
             // It did not say that it took, so it has relayed nothing and will not.
             return Err(error);
         }
-        if self.peer.is_this() {
-            // It answers or it ends: there is nobody who could be ended for it.
-            self.stream.set_read_timeout(None)?;
-        } else {
-            // Behind this it cannot say so any more, and what it said before is here to be read. So
-            // nobody is ended who relays already.
-            self.stream.shutdown(Shutdown::Read)?;
-        }
+        // Behind this it cannot say so any more, and what it said before is here to be read. So
+        // nobody is ended who relays already, and one that cannot be ended will not relay.
+        self.stream.shutdown(Shutdown::Read)?;
         if let Ok((ToGiver::Took, _)) = receive(&self.stream) {
             return Ok(());
         }
