@@ -323,7 +323,7 @@ impl Callers {
             // It accepted and left.
             Err(Errno::PIPE | Errno::CONNRESET) => Asked::Reached {
                 worker,
-                unsent: Vec::new(),
+                unsent: head,
                 said: Vec::new(),
             },
             Err(_) => Asked::Nobody,

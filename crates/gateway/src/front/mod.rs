@@ -246,13 +246,14 @@ impl Front {
     }
 
     fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Guest, &'static str> {
-        if *self.open.borrow() >= self.limits.connections {
-            return Err("this gateway holds as many new connections as it may");
-        }
         let mut addresses = self
             .addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        // Behind the lock: several threads admit.
+        if *self.open.borrow() >= self.limits.connections {
+            return Err("this gateway holds as many new connections as it may");
+        }
         let here = addresses.entry(origin(peer.ip())).or_default();
         if *here >= self.limits.connections_per_address {
             return Err("this address holds as many new connections as it may");

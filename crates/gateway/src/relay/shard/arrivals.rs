@@ -14,8 +14,10 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
+use crate::clock;
 use crate::front::arriving::{Arriving, Awaits, Leaving, Next};
 use crate::front::{ACCEPT_REST, Front, say_unaccepted};
+use crate::quiet::Quiet;
 use crate::relay::LiveCall;
 use crate::relay::interest::Interest;
 use crate::relay::listening::Mailbox;
@@ -40,6 +42,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// Calls that a shard may have more than the emptiest one: moving each one costs a wake-up.
 const LEAD_MAX: usize = 64;
 
+/// Sockets that cannot be watched: while there is no room, each caller tries.
+static UNWATCHED: Quiet = Quiet::new();
+
 /// What shards need to accept by themselves.
 pub(in crate::relay) struct Listen {
     pub(in crate::relay) listener: TcpListener,
@@ -53,7 +58,7 @@ enum Door {
     #[default]
     Closed,
     Open(Arc<Listen>),
-    /// No descriptor is left; open again then.
+    /// No descriptor or no watch is left; open again then.
     Resting(Arc<Listen>, Instant),
 }
 
@@ -165,19 +170,35 @@ impl Shard {
                     if let Some(arriving) = taken {
                         self.seat(arriving, &listen.shards);
                     }
+                    if !matches!(self.arrivals.door, Door::Open(_)) {
+                        return;
+                    }
                 }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
                     say_unaccepted(&error.into());
-                    if let Some(listen) = self.leave_door() {
-                        let until = Instant::now() + ACCEPT_REST;
-                        self.arrivals.door = Door::Resting(listen, until);
-                    }
+                    self.rest();
                     return;
                 }
             }
         }
+    }
+
+    /// The kernel has no room for one more: nobody is accepted for a moment.
+    fn rest(&mut self) {
+        if let Some(listen) = self.leave_door() {
+            let until = Instant::now() + ACCEPT_REST;
+            self.arrivals.door = Door::Resting(listen, until);
+        }
+    }
+
+    /// A task goes on with whoever cannot be watched here.
+    fn rest_unwatched(&mut self, error: Errno) {
+        if let Some(unsaid) = UNWATCHED.may_say(clock::now()) {
+            tracing::error!(%error, unsaid, "a caller or its worker cannot be watched");
+        }
+        self.rest();
     }
 
     /// Here, or where there is far more room.
@@ -202,8 +223,8 @@ impl Shard {
         let index = self.room();
         let key = pack(index, self.generation, Side::Caller);
         if let Err(error) = self.watch(arriving.caller(), key, EventFlags::IN) {
-            tracing::error!(%error, "a caller cannot be watched");
             self.free.push(index);
+            self.rest_unwatched(error);
             arriving.leave().go();
             return;
         }
@@ -256,8 +277,8 @@ impl Shard {
             _ => Ok(()),
         };
         if let Err(error) = watched {
-            tracing::error!(%error, "a worker cannot be watched");
             self.free.push(index);
+            self.rest_unwatched(error);
             self.let_go(arriving.leave(), had);
             return;
         }
