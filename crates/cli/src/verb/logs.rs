@@ -231,6 +231,9 @@ impl Tail {
             && !self.is_open(&there)?
         {
             self.file = Some(there);
+            // Half a line of the old one, whose rest is not in the new one.
+            let half = std::mem::take(&mut self.rest);
+            lines.extend(Some(half).filter(|half| !half.is_empty()));
             lines.extend(self.whole_lines()?);
         }
         Ok(lines)
@@ -302,8 +305,14 @@ mod tests {
         assert_eq!(seen, ["3", "4", "5", "6", "7", "8", "9", "10"]);
         open().write_all(b"\n").unwrap();
         assert_eq!(tail.new_lines().unwrap(), ["11"]);
-        let last = Tail::new("calls".to_owned(), path).last_lines(2).unwrap();
-        assert_eq!(last, ["10", "11"]);
+        let last = Tail::new("calls".to_owned(), path.clone());
+        assert_eq!({ last }.last_lines(2).unwrap(), ["10", "11"]);
+        // Half a line stays half a line.
+        open().write_all(b"12").unwrap();
+        assert!(tail.new_lines().unwrap().is_empty());
+        std::fs::rename(&path, dir.join("calls.jsonl.2")).unwrap();
+        open().write_all(b"13\n").unwrap();
+        assert_eq!(tail.new_lines().unwrap(), ["12", "13"]);
         std::fs::remove_dir_all(dir).unwrap();
     }
 }
