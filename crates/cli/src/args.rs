@@ -26,7 +26,8 @@ pub(crate) use self::membership::{
     MembershipDo, RevokeArgs, RotateArgs, SignArgs, TokenArgs, VerifyArgs,
 };
 pub(crate) use self::setup::{
-    ConfigArgs, ConfigDo, DemoArgs, DispatchArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs, UpgradeArgs,
+    ConfigArgs, ConfigDo, DemoArgs, DispatchArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs,
+    UpgradeArgs,
 };
 use crate::exit::EXIT_CODES;
 
