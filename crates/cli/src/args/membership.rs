@@ -112,8 +112,8 @@ pub(crate) struct SignArgs {
     /// The manifest, which the next one follows and replaces
     #[arg(long, default_value = "manifest.jws", value_name = "FILE")]
     pub(crate) manifest: PathBuf,
-    /// Admit this release, and only those named so: AGENT:LABEL:DIGEST:STATE[:WEIGHT]. States are
-    /// active, canary and draining; the weight is in basis points
+    /// Admit this release, and only those named so: AGENT:LABEL:DIGEST:STATE, or with :WEIGHT in basis
+    /// points behind it. States are active, canary and draining
     #[arg(long, value_name = "RELEASE", value_parser = admitted, conflicts_with = "renew")]
     pub(crate) admit: Vec<Admitted>,
     /// Admit what the manifest before admits
