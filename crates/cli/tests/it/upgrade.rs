@@ -189,15 +189,13 @@ async fn what_does_not_fit_is_refused_and_changes_nothing() {
     place.refused(&ends, 2, "what a pity");
     let text = place.site.dir.join("segue.toml").display().to_string();
     place.refused(&text, 2, "cannot be run");
-    let later = r#"{"version":9,"oldest":8,"link":1,"binary":"9.0.0"}"#;
-    let later = place.script("later", &format!("echo '{later}'"));
-    place.refused(
-        &later,
-        7,
-        "handoff version 2, and the new one, 9.0.0, speaks 8 to 9",
-    );
     let ours = String::from_utf8(place.site.run(&["versions"]).stdout).unwrap();
     let ours = ours.trim();
+    let version = &serde_json::from_str::<serde_json::Value>(ours).unwrap()["version"];
+    let later = r#"{"version":9,"oldest":8,"link":1,"binary":"9.0.0"}"#;
+    let later = place.script("later", &format!("echo '{later}'"));
+    let words = format!("handoff version {version}, and the new one, 9.0.0, speaks 8 to 9");
+    place.refused(&later, 7, &words);
     let link = ours.replace(r#""link":1"#, r#""link":99"#);
     let link = place.script("link", &format!("echo '{link}'"));
     place.refused(&link, 7, "controller link version 1");
