@@ -22,6 +22,9 @@ _log = logging.getLogger("segue")
 # How long the last reports may take at the end of a worker: its calls are over by then.
 CLOSE_SECONDS = 5.0
 
+# How long who forgets a pool waits for a sink that is just being told, in seconds.
+LET_GO_SECONDS = 1.0
+
 
 class CallEnded(RuntimeError):
     """The policy ended this call: its drain has lasted for `drain_timeout`, and `on_straggler` is
@@ -168,13 +171,17 @@ class AgentPool:
         self._left_behind: list[NativePool] = []
         self._listeners: list[Callable[[Event], object]] = []
         self.audit_log = AuditLog(self)
+        # What the process that made it has, for who forgets it: nothing of the pool itself.
+        self._own: list[tuple[int, NativePool]] = []
         self._make()
         # The threads must not outlive the interpreter, and the last reports should.
         atexit.register(_close, weakref.ref(self))
+        weakref.finalize(self, _let_go, self._own).atexit = False
 
     def _make(self) -> None:
         self._pid = os.getpid()
         self._made = NativePool(*self._settings)
+        self._own[:] = [(self._pid, self._made)]
         # The loops and tasks that hold a call, to end it where it is.
         self._tasks: dict[str, list[_Task]] = {}
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -445,6 +452,13 @@ class _Task:
 def _close(pool: "weakref.ref[AgentPool]") -> None:
     if (alive := pool()) is not None:
         alive.close()
+
+
+def _let_go(own: "list[tuple[int, NativePool]]") -> None:
+    # A thread that is just within a sink must not be there when the interpreter ends.
+    for pid, made in own:
+        if pid == os.getpid():
+            made.close(LET_GO_SECONDS)
 
 
 def _soon(loop: asyncio.AbstractEventLoop, run: Callable[..., object], *args: object) -> None:
