@@ -18,6 +18,7 @@ pub mod split;
 
 pub mod spec;
 
+pub mod plane;
 pub mod presence;
 pub mod route;
 pub mod table;

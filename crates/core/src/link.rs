@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::names::{AgentName, CallId, GatewayId, ReleaseId, WorkerId};
+use crate::plane::{ConnectedWorker, PlaneEvent, Steer};
 use crate::presence::Presence;
 use crate::table::{Epoch, RoutingTable};
 use crate::time::Timestamp;
@@ -62,6 +63,26 @@ pub enum ToGateway {
         /// Which.
         calls: Vec<CallId>,
     },
+    /// Asks for the connected workers. A gateway, which dials its workers itself, has none.
+    ListWorkers {
+        /// Comes back with the answer.
+        request: u64,
+        /// Whose workers; `None` means all.
+        agent: Option<AgentName>,
+        /// At most this many.
+        limit: usize,
+    },
+    /// An operator does something with one worker; who does not know it answers so.
+    SteerWorker {
+        /// Comes back with the answer.
+        request: u64,
+        /// Whose.
+        agent: AgentName,
+        /// Which.
+        worker: WorkerId,
+        /// What.
+        what: Steer,
+    },
 }
 
 /// From a gateway.
@@ -93,6 +114,21 @@ pub enum ToController {
         /// What became of each.
         calls: Vec<CallRecord>,
         /// How many were left out since the gateway started.
+        left_out: u64,
+    },
+    /// Answers [`ToGateway::ListWorkers`], and [`ToGateway::SteerWorker`] with the worker as it is
+    /// now, or with none.
+    Workers {
+        /// Of the question.
+        request: u64,
+        /// By id.
+        workers: Vec<ConnectedWorker>,
+    },
+    /// What belongs into the audit log. Told again if it may not have arrived.
+    Events {
+        /// Oldest first.
+        events: Vec<PlaneEvent>,
+        /// How many were left out since it started.
         left_out: u64,
     },
     /// The last word of a gateway that holds no call and will take none under this name: nobody

@@ -172,6 +172,10 @@ impl Link {
                 let calls = self.hub.list(agent.as_ref(), limit.min(LIST_MAX));
                 send(writer, &ToController::Calls { request, calls }).await
             }
+            ToGateway::ListWorkers { request, .. } | ToGateway::SteerWorker { request, .. } => {
+                let workers = Vec::new();
+                send(writer, &ToController::Workers { request, workers }).await
+            }
         }
     }
 

@@ -177,6 +177,10 @@ impl Link {
                 let calls = self.ledger.list(agent.as_ref(), limit);
                 send(writer, &ToController::Calls { request, calls }).await
             }
+            ToGateway::ListWorkers { request, .. } | ToGateway::SteerWorker { request, .. } => {
+                let workers = Vec::new();
+                send(writer, &ToController::Workers { request, workers }).await
+            }
         }
     }
 

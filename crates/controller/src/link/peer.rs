@@ -82,6 +82,7 @@ async fn listen(
             }
             ToController::Calls { request, calls } => link.answer(number, request, calls),
             ToController::Ended { calls, .. } => link.ended(calls),
+            ToController::Workers { .. } | ToController::Events { .. } => {}
             ToController::Goodbye => {
                 let goodbye = Heard::Goodbye(gateway.clone());
                 if heard.send(goodbye).await.is_err() {

@@ -167,7 +167,9 @@ async fn serve(
                         reports.send_replace(Some(presence));
                     }
                     ToController::Hello { version, .. } => assert_eq!(version, LINK_VERSION),
-                    answer @ ToController::Calls { .. } => {
+                    answer @ (ToController::Calls { .. }
+                    | ToController::Workers { .. }
+                    | ToController::Events { .. }) => {
                         heard.send_replace(Some(answer));
                     }
                     ToController::Goodbye => {
