@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use segue_core::dispatch::{Dispatcher, Event, Settings, WorkerInfo};
 use segue_gateway::clock;
+use segue_gateway::link::Link;
 use segue_gateway::tables::TableFile;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -19,7 +20,7 @@ use crate::admit::Admit;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::job_file::JobFile;
-use crate::link::Link;
+use crate::link::LinkedDispatcher;
 use crate::server;
 
 /// How long the last report may take.
@@ -139,10 +140,13 @@ pub async fn start(config: Config, admit: Arc<dyn Admit>) -> Result<Running, Run
         hub.step(Event::Table(Box::new(table)));
     }
     let link = Link {
-        hub: Arc::clone(&hub),
-        tables: Arc::new(tables),
-        incarnation: uuid::Uuid::now_v7().to_string(),
-        sequence: Mutex::new(0),
+        socket: hub.config.control_socket.clone(),
+        linked: Arc::new(LinkedDispatcher {
+            hub: Arc::clone(&hub),
+            incarnation: uuid::Uuid::now_v7().to_string(),
+            sequence: Mutex::new(0),
+        }),
+        tables: Some(Arc::new(tables)),
     };
     let link = tokio::spawn(link.run(hub.stop.subscribe()));
     let tasks = vec![

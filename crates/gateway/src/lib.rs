@@ -20,7 +20,8 @@ pub mod tls;
 mod front;
 mod http;
 
-mod link;
+pub mod link;
+mod linked;
 mod report;
 
 pub mod handoff;

@@ -1,25 +1,26 @@
 //! The connection to the controller: tables come in, reports go out.
 //!
 //! Nothing here is on the way of a call. With the controller away, the last good tables go on.
+//! Gateways and dispatchers have it in common; what they are asked and told is [`Linked`].
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use segue_core::link::{LINK_VERSION, MESSAGE_BYTES_MAX, ToController, ToGateway};
-use segue_core::presence::PRESENCE_EVERY;
-use segue_core::table::RoutingTable;
+use segue_core::link::{
+    CallInfo, CallRecord, LINK_VERSION, MESSAGE_BYTES_MAX, ToController, ToGateway,
+};
+use segue_core::names::{AgentName, CallId, GatewayId, ReleaseId, WorkerId};
+use segue_core::plane::{ConnectedWorker, PlaneEvent, Steer};
+use segue_core::presence::{PRESENCE_EVERY, Presence};
+use segue_core::table::{Epoch, RoutingTable};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use crate::clock;
-use crate::ledger::Ledger;
-use crate::relay::Relay;
-use crate::report::Reporter;
 use crate::stop::stopped;
 use crate::tables::TableFile;
 
@@ -33,8 +34,57 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A controller that does not read for so long is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most calls of one list: at some 400 bytes each it stays below the longest message.
-const LIST_CALLS_MAX: usize = 10_000;
+/// Most calls or workers of one list: at some 400 bytes each it stays below the longest message.
+const LIST_MAX: usize = 10_000;
+
+/// What is linked: a gateway or a dispatcher. Nothing here may wait long.
+pub trait Linked: Send + Sync {
+    /// Who.
+    fn gateway(&self) -> GatewayId;
+
+    /// The next report. Reports are numbered in the order of what they show.
+    fn report(&self) -> Presence;
+
+    /// Acts by a table from now on, if it is newer than the one before. It is on disk already.
+    fn install(&self, table: Box<RoutingTable>);
+
+    /// Forgets every agent that is not named, once it holds no call.
+    fn keep_agents(&self, names: &[AgentName]);
+
+    /// Ends calls of a release that winds down, by the table of this epoch.
+    fn end_calls(&self, agent: AgentName, of: (ReleaseId, Epoch), calls: Vec<CallId>);
+
+    /// Live calls, oldest first.
+    fn list_calls(&self, agent: Option<&AgentName>, limit: usize) -> Vec<CallInfo>;
+
+    /// Whether a call depends on it.
+    fn holds_calls(&self) -> bool;
+
+    /// What became of calls since it was asked last, and how much was left out ever.
+    fn take_ended(&self) -> (Vec<CallRecord>, u64);
+
+    /// Takes back what may not have arrived.
+    fn put_back_ended(&self, records: Vec<CallRecord>);
+
+    /// Workers that are connected. There are none where workers are dialled.
+    fn list_workers(&self, _agent: Option<&AgentName>, _limit: usize) -> Vec<ConnectedWorker> {
+        Vec::new()
+    }
+
+    /// Does what an operator wants done with a worker. `None`: it is not known.
+    fn steer(&self, _agent: &AgentName, _worker: &WorkerId, _: Steer) -> Option<ConnectedWorker> {
+        None
+    }
+
+    /// What is ready for the audit log, and how much was left out ever; `all`: also what is still
+    /// being gathered.
+    fn take_events(&self, _all: bool) -> (Vec<PlaneEvent>, u64) {
+        (Vec::new(), 0)
+    }
+
+    /// Takes back what may not have arrived.
+    fn put_back_events(&self, _events: Vec<PlaneEvent>) {}
+}
 
 /// Why a connection to the controller ended.
 #[derive(Debug, thiserror::Error)]
@@ -54,18 +104,18 @@ enum LinkError {
 }
 
 /// See the module.
-pub(crate) struct Link {
-    pub(crate) socket: PathBuf,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) relay: Arc<Relay>,
-    pub(crate) reporter: Arc<Reporter>,
-    /// `None`: another process keeps them.
-    pub(crate) tables: Option<Arc<TableFile>>,
+pub struct Link {
+    /// Where the controller listens.
+    pub socket: PathBuf,
+    /// Whose link it is.
+    pub linked: Arc<dyn Linked>,
+    /// Where tables are kept. `None`: another process keeps them, and takes the calls.
+    pub tables: Option<Arc<TableFile>>,
 }
 
 impl Link {
     /// Stays connected until `stop` turns true, then sends a last report.
-    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut backoff = BACKOFF_MIN;
         while !*stop.borrow() {
             let begun = Instant::now();
@@ -95,7 +145,7 @@ impl Link {
         };
         let hello = ToController::Hello {
             version: LINK_VERSION,
-            gateway: self.reporter.life().gateway.clone(),
+            gateway: self.linked.gateway(),
             pid: std::process::id(),
         };
         send(&mut writer, &hello).await?;
@@ -117,11 +167,13 @@ impl Link {
                 () = stopped(stop) => {
                     self.send_report(&mut writer).await?;
                     self.send_ended(&mut writer).await?;
+                    self.send_events(&mut writer, true).await?;
                     return self.send_goodbye(&mut writer).await;
                 }
                 _ = tick.tick() => {
                     self.send_report(&mut writer).await?;
                     self.send_ended(&mut writer).await?;
+                    self.send_events(&mut writer, false).await?;
                 }
                 line = lines.next() => match line? {
                     None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -147,7 +199,7 @@ impl Link {
                 installed
             }
             ToGateway::Agents { names } => {
-                self.ledger.keep_agents(&names, clock::now());
+                self.linked.keep_agents(&names);
                 let kept = match self.tables.clone() {
                     Some(tables) => blocking(move || tables.keep_agents(&names)).await,
                     None => Ok(()),
@@ -161,11 +213,7 @@ impl Link {
                 epoch,
                 calls,
             } => {
-                let marked = self.ledger.end_calls(&agent, (release, epoch), &calls);
-                if marked > 0 {
-                    tracing::info!(%agent, %release, marked, "ending calls by policy");
-                    self.relay.end_marked();
-                }
+                self.linked.end_calls(agent, (release, epoch), calls);
                 Ok(())
             }
             ToGateway::ListCalls {
@@ -173,12 +221,27 @@ impl Link {
                 agent,
                 limit,
             } => {
-                let limit = limit.min(LIST_CALLS_MAX);
-                let calls = self.ledger.list(agent.as_ref(), limit);
+                let limit = limit.min(LIST_MAX);
+                let calls = self.linked.list_calls(agent.as_ref(), limit);
                 send(writer, &ToController::Calls { request, calls }).await
             }
-            ToGateway::ListWorkers { request, .. } | ToGateway::SteerWorker { request, .. } => {
-                let workers = Vec::new();
+            ToGateway::ListWorkers {
+                request,
+                agent,
+                limit,
+            } => {
+                let limit = limit.min(LIST_MAX);
+                let workers = self.linked.list_workers(agent.as_ref(), limit);
+                send(writer, &ToController::Workers { request, workers }).await
+            }
+            ToGateway::SteerWorker {
+                request,
+                agent,
+                worker,
+                what,
+            } => {
+                let worker = self.linked.steer(&agent, &worker, what);
+                let workers = worker.into_iter().collect();
                 send(writer, &ToController::Workers { request, workers }).await
             }
         }
@@ -188,7 +251,6 @@ impl Link {
     /// that it is not acknowledged. The controller says each table once for each link, so the link
     /// is given up then: the next one brings them all again.
     async fn install(&self, table: Box<RoutingTable>) -> Result<(), LinkError> {
-        let (agent, epoch) = (table.agent.clone(), table.epoch);
         let table = match self.tables.clone() {
             Some(tables) => {
                 let kept = blocking(move || tables.keep(&table).map(|()| table)).await;
@@ -196,31 +258,38 @@ impl Link {
             }
             None => table,
         };
-        match self.ledger.install(*table, clock::now()) {
-            Ok(()) => tracing::info!(%agent, %epoch, "installed a table"),
-            Err(stale) => tracing::debug!(%agent, %stale, "a table is ignored"),
-        }
+        self.linked.install(table);
         Ok(())
     }
 
     async fn send_report(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
-        send(writer, &ToController::Presence(self.reporter.report())).await
+        send(writer, &ToController::Presence(self.linked.report())).await
     }
 
     /// Tells what became of the calls that ended since. What may not have arrived is kept for the
     /// next link.
     async fn send_ended(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
-        let ended = self.ledger.take_ended();
-        if ended.records.is_empty() {
+        let (calls, left_out) = self.linked.take_ended();
+        if calls.is_empty() {
             return Ok(());
         }
-        let message = ToController::Ended {
-            calls: ended.records,
-            left_out: ended.left_out,
-        };
+        let message = ToController::Ended { calls, left_out };
         let sent = send(writer, &message).await;
         if let (Err(_), ToController::Ended { calls, .. }) = (&sent, message) {
-            self.ledger.put_back_ended(calls);
+            self.linked.put_back_ended(calls);
+        }
+        sent
+    }
+
+    async fn send_events(&self, writer: &mut OwnedWriteHalf, all: bool) -> Result<(), LinkError> {
+        let (events, left_out) = self.linked.take_events(all);
+        if events.is_empty() {
+            return Ok(());
+        }
+        let message = ToController::Events { events, left_out };
+        let sent = send(writer, &message).await;
+        if let (Err(_), ToController::Events { events, .. }) = (&sent, message) {
+            self.linked.put_back_events(events);
         }
         sent
     }
@@ -228,7 +297,7 @@ impl Link {
     /// The last word of a process that gave everything away and has ended what it could not give:
     /// it holds no call and takes none, so nobody needs to wait for it.
     async fn send_goodbye(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
-        if self.tables.is_some() || *self.ledger.open().borrow() > 0 {
+        if self.tables.is_some() || self.linked.holds_calls() {
             return Ok(());
         }
         send(writer, &ToController::Goodbye).await

@@ -22,6 +22,7 @@ use crate::journal;
 use crate::keeper::Keeping;
 use crate::ledger::Ledger;
 use crate::link::Link;
+use crate::linked::LinkedGateway;
 use crate::relay::{Listening, Relay};
 use crate::report::{Life, Reporter};
 use crate::setup::{Doorplate, Hands, make_directories, state_error};
@@ -278,9 +279,11 @@ impl Gateway {
     pub(crate) fn report(&mut self, keeps_tables: bool) {
         let link = Link {
             socket: self.config.control_socket.clone(),
-            ledger: Arc::clone(&self.ledger),
-            relay: Arc::clone(&self.relay),
-            reporter: Arc::clone(&self.reporter),
+            linked: Arc::new(LinkedGateway {
+                ledger: Arc::clone(&self.ledger),
+                relay: Arc::clone(&self.relay),
+                reporter: Arc::clone(&self.reporter),
+            }),
             tables: keeps_tables.then(|| Arc::clone(&self.tables)),
         };
         self.link = Some(Stoppable::start(|stop| link.run(stop)));
