@@ -4,6 +4,7 @@
 //! release that was replaced belongs to the rollout that replaced it.
 
 mod because;
+mod notice;
 mod sentence;
 
 use std::collections::BTreeMap;

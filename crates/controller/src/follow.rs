@@ -130,6 +130,8 @@ impl Past {
                 _,
             ) => (None, None),
             _ if named.is_some() => (named, None),
+            // What befell a worker belongs to no rollout.
+            (Fact::Notice(_), _) => (None, None),
             _ => (
                 rollout.map(|is| is.incoming),
                 rollout.and_then(|is| is.outgoing),
@@ -150,6 +152,8 @@ impl Past {
 fn reason(entry: &Entry, agent: &Agent) -> Option<String> {
     let fact = &entry.fact;
     let places = [
+        // The words of a notice whose reason is one word for programs.
+        &fact["message"],
         &fact["reason"],
         &fact["why"],
         &fact["pause"]["reason"],

@@ -148,6 +148,7 @@ fn ending(entry: &Entry, fact: &Fact, labels: &Labels) -> String {
             format!("{} is withdrawn from the routing table", name(release))
         }
         Fact::Retired { release, .. } => format!("{} is retired; its workers stop", name(release)),
+        Fact::Notice(notice) => super::notice::of(notice, name),
         other => other.name().replace('_', " "),
     }
 }

@@ -110,7 +110,7 @@ impl Agent {
                 self.contract_fact(fact);
             }
             // It is in the log, and the log is what it is for.
-            Fact::CallsEnding { .. } => {}
+            Fact::CallsEnding { .. } | Fact::Notice(_) => {}
         }
     }
 

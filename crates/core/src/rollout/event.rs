@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::names::{GatewayId, ReleaseId, WorkerId};
 use crate::release::Release;
 use crate::rollout::agent::Gate;
+use crate::rollout::notice::Notice;
 use crate::spec::{Ingress, Plan, Policy};
 
 /// An event, and on whose word.
@@ -182,6 +183,9 @@ pub enum Event {
         /// Which.
         gateway: GatewayId,
     },
+    /// Something befell a worker, or is about to: an operator's word is written down before it is
+    /// passed on.
+    Notice(Notice),
     /// Time passed or a report came in.
     Tick,
 }
@@ -209,6 +213,7 @@ impl Event {
             Self::Drain { .. } => "drain",
             Self::Retire { .. } => "retire",
             Self::ForgetGateway { .. } => "forget_gateway",
+            Self::Notice(_) => "notice",
             Self::Tick => "tick",
         }
     }

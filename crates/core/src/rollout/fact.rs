@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use crate::names::{GatewayId, ReleaseId, WorkerId};
 use crate::release::Release;
 use crate::rollout::agent::{Baseline, Gate, Pause};
+use crate::rollout::notice::Notice;
 use crate::slot::Slot;
 use crate::spec::{Ingress, Plan, Policy, StragglerPolicy};
 use crate::split::Share;
@@ -19,10 +20,12 @@ use crate::time::Timestamp;
 ///
 /// 2: facts of approvals, hooks, bake windows, ceilings and contracts. A Segue of version 1 would
 /// forget them, or not know what it reads.
-pub const FACT_VERSION: u32 = 2;
+///
+/// 3: notices about workers.
+pub const FACT_VERSION: u32 = 3;
 
 /// Names of all facts, as journaled.
-pub const FACT_NAMES: [&str; 31] = [
+pub const FACT_NAMES: [&str; 37] = [
     "configured",
     "deployed",
     "provision_started",
@@ -54,6 +57,12 @@ pub const FACT_NAMES: [&str; 31] = [
     "drained",
     "retiring",
     "retired",
+    "worker_rejected",
+    "worker_draining",
+    "worker_steered",
+    "membership_refused",
+    "job_redispatched",
+    "events_left_out",
 ];
 
 /// One decision about one agent.
@@ -334,6 +343,9 @@ pub enum Fact {
         /// Under which table that was confirmed.
         epoch: Epoch,
     },
+    /// Something befell a worker. It changes nothing. (Journaled by its own name; must be the last.)
+    #[serde(untagged)]
+    Notice(Notice),
 }
 
 impl Fact {
@@ -370,7 +382,8 @@ impl Fact {
             | Self::CallsEnding { .. }
             | Self::ContractStarted { .. }
             | Self::ContractFinished { .. }
-            | Self::Retired { .. } => false,
+            | Self::Retired { .. }
+            | Self::Notice(_) => false,
         }
     }
 
@@ -387,6 +400,7 @@ impl Fact {
                 | Self::BakeSmokeStarted { .. }
                 | Self::BakeSmoked { .. }
                 | Self::CallsEnding { .. }
+                | Self::Notice(_)
         )
     }
 
@@ -436,6 +450,14 @@ mod tests {
             Fact::Drained { .. } => 29,
             Fact::Retiring { .. } => 30,
             Fact::Retired { .. } => 31,
+            Fact::Notice(notice) => match notice {
+                Notice::WorkerRejected { .. } => 32,
+                Notice::WorkerDraining { .. } => 33,
+                Notice::WorkerSteered { .. } => 34,
+                Notice::MembershipRefused { .. } => 35,
+                Notice::JobRedispatched { .. } => 36,
+                Notice::EventsLeftOut { .. } => 37,
+            },
         }
     }
 
@@ -449,6 +471,7 @@ mod tests {
                 at,
                 reason: String::new(),
             },
+            Fact::Notice(Notice::EventsLeftOut { count: 1, at }),
         ] {
             assert_eq!(FACT_NAMES[number(&fact) - 1], fact.name());
         }

@@ -55,7 +55,7 @@ const PHASES: [&str; 12] = [
     "failed",
 ];
 
-const EVENTS: [&str; 20] = [
+const EVENTS: [&str; 21] = [
     "configured",
     "deploy",
     "worker_ready",
@@ -75,6 +75,7 @@ const EVENTS: [&str; 20] = [
     "drain",
     "retire",
     "forget_gateway",
+    "notice",
     "tick",
 ];
 

@@ -1,7 +1,9 @@
 //! Operators: they ask for sensible things, for the wrong ones, and two of them at once.
 
+use segue_core::names::WorkerId;
+use segue_core::plane::{DrainedBy, Steer};
 use segue_core::release::ReleaseState;
-use segue_core::rollout::{Event, Input};
+use segue_core::rollout::{Event, Input, Notice};
 use segue_core::time::Millis;
 
 use super::driver::Answer;
@@ -95,7 +97,7 @@ impl World {
     }
 
     fn any_verb(&mut self) -> Event {
-        match self.rng.below(16) {
+        match self.rng.below(17) {
             0 => Event::Pause,
             1 => Event::Resume,
             2 => Event::Promote {
@@ -139,6 +141,7 @@ impl World {
                 let calls = vec!["nobody's".to_owned()];
                 Event::EndCalls { release, calls }
             }
+            16 => Event::Notice(self.notice()),
             10 => {
                 let mut policy = policy(&mut self.rng);
                 // Somebody has second thoughts about the ceiling and nothing else.
@@ -151,6 +154,51 @@ impl World {
                 Event::Configured { ingress, policy }
             }
             _ => self.deploy(),
+        }
+    }
+
+    /// Something that befell a worker: it must change nothing, whenever it comes.
+    fn notice(&mut self) -> Notice {
+        let at = self.now;
+        let release = self.rng.pick(&self.scenario.releases).id;
+        let worker: WorkerId = "AW_1".parse().expect("it is a name");
+        match self.rng.below(6) {
+            0 => Notice::WorkerRejected {
+                reason: "revoked".to_owned(),
+                message: "its token is revoked".to_owned(),
+                worker: Some(worker),
+                label: None,
+                from: None,
+                times: 2,
+                at,
+            },
+            1 => Notice::WorkerDraining {
+                worker,
+                release,
+                jobs: 1,
+                by: DrainedBy::Worker,
+                at,
+            },
+            2 => Notice::WorkerSteered {
+                worker,
+                release,
+                what: Steer::Kick,
+                reason: None,
+                at,
+            },
+            3 => Notice::MembershipRefused {
+                document: "manifest".to_owned(),
+                reason: "rollback".to_owned(),
+                message: "its version is older".to_owned(),
+                times: 1,
+                at,
+            },
+            4 => Notice::JobRedispatched {
+                call: "9f86d081".to_owned(),
+                release,
+                at,
+            },
+            _ => Notice::EventsLeftOut { count: 3, at },
         }
     }
 
