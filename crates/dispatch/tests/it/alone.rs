@@ -3,10 +3,10 @@
 
 use rustix::process::Signal;
 
-use crate::direct::lasting;
 use crate::fleet::{Fleet, Program};
 use crate::judge::{Told, judge};
 use crate::sim::{Plan, Seen, Sim};
+use crate::traffic::lasting;
 use crate::upstream::{Event, Outcome, Record, Rules, Upstream, job};
 use crate::wire::WorkerStatus;
 

@@ -2,17 +2,13 @@
 //! still so, and both sides of these tests speak the protocol that LiveKit's package speaks.
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::fleet::{Fleet, Program};
 use crate::judge::{Told, judge};
+use crate::traffic::lasting;
 use crate::upstream::{Event, Loss, Outcome, Record, Upstream, job};
 use crate::wire::{JobStatus, WorkerStatus};
-
-/// What a job's metadata asks for.
-pub(crate) fn lasting(seconds: f64) -> String {
-    json!({ "seconds": seconds }).to_string()
-}
 
 /// The worker that is registered last.
 fn last_worker(all: &[Record]) -> Option<String> {

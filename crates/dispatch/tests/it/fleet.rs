@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
 use crate::key;
+use crate::traffic;
 use crate::upstream::PATIENCE;
 
 static DIRS: AtomicU32 = AtomicU32::new(0);
@@ -97,11 +98,7 @@ impl Fleet {
 
     /// What the workers' jobs have logged so far.
     pub(crate) fn jobs(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.log()).unwrap_or_default();
-        let lines = text.lines();
-        lines
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        traffic::jobs(&self.log())
     }
 
     /// Starts a worker. It takes seconds until it is registered: start all, then wait.
@@ -144,15 +141,7 @@ impl Fleet {
 
     /// Waits for something in the log of the jobs.
     pub(crate) async fn until(&self, what: &str, is: impl Fn(&[Value]) -> bool) {
-        let began = Instant::now();
-        while !is(&self.jobs()) {
-            assert!(
-                began.elapsed() < PATIENCE,
-                "{what} did not come true: {:#?}",
-                self.jobs()
-            );
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        traffic::until(&self.log(), what, is).await;
     }
 }
 

@@ -1,8 +1,8 @@
 //! What became of the jobs. It reads what the server saw and what the jobs themselves wrote, and
 //! asks nobody else: not the dispatcher, and not the test, which only says when a release was to
-//! get no more jobs and which workers were killed with their jobs in their hands.
+//! get no more jobs and which of them were in the hands of a worker that it killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use prost::Message as _;
@@ -20,8 +20,8 @@ pub(crate) struct Told {
     /// While (ms since 1970) a release gets no jobs: from when that was acknowledged until it was
     /// to get some again.
     pub(crate) draining: Vec<(String, Range<u64>)>,
-    /// Workers that were killed: their jobs may end without a word.
-    pub(crate) killed: Vec<String>,
+    /// Jobs of workers that were killed: they may end without a word.
+    pub(crate) killed: BTreeSet<String>,
     /// Where jobs must be told to connect.
     pub(crate) url: String,
 }
@@ -104,7 +104,7 @@ impl Verdict {
             return;
         };
         let text = |name: &str| started[name].as_str().unwrap_or_default().to_owned();
-        let (release, worker) = (text("release"), text("worker"));
+        let release = text("release");
         *self.by_release.entry(release.clone()).or_default() += 1;
         self.releases.insert(job.to_owned(), release.clone());
         if text("url") != told.url {
@@ -123,9 +123,9 @@ impl Verdict {
             }
         }
         match life.ended[..] {
-            [] if told.killed.contains(&worker) => self.killed.push(job.to_owned()),
+            [] if told.killed.contains(job) => self.killed.push(job.to_owned()),
             // The process of a job may outlive its worker for long enough to say so.
-            [ended] if ended["how"] == "cut" && told.killed.contains(&worker) => {
+            [ended] if ended["how"] == "cut" && told.killed.contains(job) => {
                 self.killed.push(job.to_owned());
             }
             [ended] if ended["worker"] != started["worker"] || ended["pid"] != started["pid"] => {
@@ -242,7 +242,8 @@ fn the_judge_sees_what_is_wrong() {
     .spotless(1);
     assert_eq!(problems(&fine, &told(&[("v1", 1_010..1_011)], &[])), 1);
     assert_eq!(problems(&fine[..1], &told(&[], &[])), 1);
-    assert_eq!(problems(&fine[..1], &told(&[], &["a"])), 0);
+    assert_eq!(problems(&fine[..1], &told(&[], &[&id])), 0);
+    assert_eq!(problems(&fine[..1], &told(&[], &["AJ_other"])), 1);
     assert_eq!(problems(&[], &told(&[], &[])), 1);
     for (changed, of) in [
         (json!({ "token": "u" }), started),

@@ -14,5 +14,6 @@ mod key;
 mod membership;
 mod rules;
 mod sim;
+mod traffic;
 mod upstream;
 mod wire;
