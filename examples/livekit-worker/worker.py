@@ -9,7 +9,8 @@ It is an ordinary worker; nothing in it knows Segue. A job's metadata is a JSON 
     {"connect": true}    join the room, too; else it only pretends to talk
 The environment: AGENT_NAME (jobs by name only; default: every room), AGENT_RELEASE and AGENT_WORKER
 (for the log), AGENT_CALL_LOG (a file that gets a line of JSON when a job starts and when it ends),
-AGENT_IDLE (processes kept warm, default 1), AGENT_DRAIN_SECONDS (default 3600, LiveKit's own).
+AGENT_IDLE (processes kept warm, default 1), AGENT_DRAIN_SECONDS (default 3600, LiveKit's own),
+HEALTH_PORT (where it answers whether it is ready, default any).
 """
 
 import asyncio
@@ -29,7 +30,8 @@ server = AgentServer(
     load_fnc=lambda: LOAD,
     num_idle_processes=IDLE,
     drain_timeout=DRAIN_SECONDS,
-    port=0,
+    # Where Segue asks whether it is ready; by itself, any.
+    port=int(os.environ.get("HEALTH_PORT", "0")),
 )
 
 
