@@ -3,8 +3,8 @@
 //! - What is older than anything seen is refused; the highest version is on disk *before* it is acted
 //!   on, so that a killed gate does not take an old manifest for a new one.
 //! - A release that falls out of the manifest drains: its workers take no new call and keep those that
-//!   they have. Whoever was let in once is known by the id of its token, and is let in again to end
-//!   its calls, also after its token has ended.
+//!   they have. Whoever was let in once is known by its token, and whoever shows that very token is let
+//!   in again to end its calls: also after it has ended, was taken back, or its signer is out.
 //! - A manifest that has ended changes nothing for those who are in, for a grace; nobody new is let
 //!   in. After the grace nobody takes new calls. No call is ever ended for it.
 //!
@@ -24,17 +24,17 @@ use crate::manifest::{self, Manifest, ReleaseState, fingerprint};
 use crate::member::{Accepted, Freshness, Member, Standing, Why, changes};
 use crate::proof::Nonces;
 use crate::reject::Reject;
-use crate::store::{FORMAT, Kept, Store};
+use crate::store::{FORMAT, Kept, Known, Store};
 use crate::token::{self, WorkerClaims};
 
 /// How long an ended manifest goes on for those who are in, unless it is said otherwise: whoever
 /// signs may be away for a day.
 pub const GRACE: Millis = Millis::from_secs(86_400);
 
-/// How long the id of a token is known after it has ended: longer than any call.
+/// How long a token is known after it has ended: longer than any call.
 pub const KNOWN_LASTS: Millis = Millis::from_secs(2 * 86_400);
 
-/// Ids of tokens that are known at once, 5 MB on disk. Each was signed by somebody who may.
+/// Tokens that are known at once, 15 MB on disk. Each was signed by somebody who may.
 pub const KNOWN_MAX: usize = 50_000;
 
 /// What a gate is told once.
@@ -70,6 +70,16 @@ struct Held {
     fresh_until: Timestamp,
 }
 
+/// A token that is good, or was when it was shown first.
+struct Shown {
+    claims: WorkerClaims,
+    signer: KeyId,
+    /// SHA-256 of it.
+    digest: String,
+    /// Whether this very one was admitted before.
+    is_known: bool,
+}
+
 /// Lets workers in.
 pub struct Gate {
     settings: Settings,
@@ -77,7 +87,7 @@ pub struct Gate {
     /// The highest version that was acted on.
     ver: u64,
     held: Option<Held>,
-    known: BTreeMap<TokenId, Timestamp>,
+    known: BTreeMap<TokenId, Known>,
     nonces: Nonces,
     store: Box<dyn Store>,
     /// Whether `known` has something that is not stored.
@@ -127,7 +137,8 @@ impl Gate {
         match kept {
             Some(kept) => {
                 gate.ver = kept.ver;
-                gate.known = kept.known.into_iter().collect();
+                let known = kept.known.into_iter();
+                gate.known = known.map(|known| (known.token.clone(), known)).collect();
                 if let Some(signed) = kept.manifest {
                     let (manifest, signer) = stored(&signed)?;
                     gate.held = Some(Held {
@@ -243,14 +254,14 @@ impl Gate {
     ///
     /// When the token is not believed, its release is not admitted, or it needs a proof.
     pub fn admit(&mut self, token: &str, now: Timestamp) -> Result<Member, Reject> {
-        let claims = token::believed(&self.keys.set, token, now)?;
-        if claims.cnf.is_some() {
+        let shown = self.shown(token, now)?;
+        if shown.claims.cnf.is_some() {
             return Err(Reject::ProofMissing);
         }
         if !self.settings.bearers {
             return Err(Reject::Unbound);
         }
-        self.let_in(claims, now)
+        self.let_in(shown, now)
     }
 
     /// What the next worker is to sign, of 16 random bytes.
@@ -269,11 +280,11 @@ impl Gate {
         proof: &str,
         now: Timestamp,
     ) -> Result<Member, Reject> {
-        let claims = token::believed(&self.keys.set, token, now)?;
-        let key = claims.cnf.ok_or(Reject::Unbound)?.jwk;
+        let shown = self.shown(token, now)?;
+        let key = shown.claims.cnf.ok_or(Reject::Unbound)?.jwk;
         let env = &self.settings.env;
         self.nonces.take(env, token, proof, &key, now)?;
-        self.let_in(claims, now)
+        self.let_in(shown, now)
     }
 
     /// What a member may do now. Manifests change and end.
@@ -283,10 +294,47 @@ impl Gate {
             Standing::Draining(Why::Expired) => member.state,
             _ => self.stands(
                 (&member.agent, &member.version, member.digest),
-                (&member.token, member.worker.as_ref()),
+                (&member.token, &member.signer, member.worker.as_ref()),
                 now,
             ),
         }
+    }
+
+    /// What workers of a release may do of which somebody else knows that they are: whoever started
+    /// them from those very files.
+    pub fn release(
+        &self,
+        (agent, version, digest): (&AgentName, &Label, ReleaseId),
+        now: Timestamp,
+    ) -> Standing {
+        let Some(manifest) = self.manifest() else {
+            return Standing::Draining(Why::Stale);
+        };
+        match manifest.admits(agent, version, digest) {
+            None => Standing::Draining(Why::FellOut),
+            Some(release) if release.state == ReleaseState::Draining => {
+                Standing::Draining(Why::Told)
+            }
+            Some(_) if self.freshness(now) == Freshness::Over => Standing::Draining(Why::Stale),
+            Some(release) => Standing::Serving(release.state),
+        }
+    }
+
+    /// What a worker may do that was let in by that token before, as somebody else remembers.
+    pub fn stands(
+        &self,
+        release: (&AgentName, &Label, ReleaseId),
+        (token, signer, worker): (&TokenId, &KeyId, Option<&WorkerId>),
+        now: Timestamp,
+    ) -> Standing {
+        let revoked = self.manifest().and_then(|is| is.revokes(token, worker));
+        if revoked.is_some() {
+            return Standing::Draining(Why::Revoked);
+        }
+        if self.keys.set.key(Role::Worker, signer).is_err() {
+            return Standing::Draining(Why::KeyOut);
+        }
+        self.release(release, now)
     }
 
     /// How fresh the manifest is.
@@ -338,19 +386,48 @@ impl Gate {
         if !self.unsaved {
             return Ok(());
         }
-        self.known.retain(|_, until| *until > now);
+        self.known.retain(|_, known| known.until > now);
         self.store.save(&self.kept()).map_err(Reject::Store)?;
         self.unsaved = false;
         Ok(())
     }
 
-    fn let_in(&mut self, claims: WorkerClaims, now: Timestamp) -> Result<Member, Reject> {
-        let is_known = self
-            .known
-            .get(&claims.jti)
-            .is_some_and(|until| *until > now);
+    /// A token that is believed, or was, when this very one was shown.
+    fn shown(&self, token: &str, now: Timestamp) -> Result<Shown, Reject> {
+        let digest = fingerprint(token);
+        let is_known = |claims: &WorkerClaims| {
+            let known = self.known.get(&claims.jti);
+            known.is_some_and(|known| known.until > now && known.digest == digest)
+        };
+        let (claims, signer, is_known) = match token::believed(&self.keys.set, token, now) {
+            Ok((claims, signer)) => {
+                let is_known = is_known(&claims);
+                (claims, signer, is_known)
+            }
+            Err(reject) => match token::believed_before(token) {
+                Ok((claims, signer)) if is_known(&claims) => (claims, signer, true),
+                _ => return Err(reject),
+            },
+        };
+        Ok(Shown {
+            claims,
+            signer,
+            digest,
+            is_known,
+        })
+    }
+
+    fn let_in(&mut self, shown: Shown, now: Timestamp) -> Result<Member, Reject> {
+        let Shown {
+            claims,
+            signer,
+            digest,
+            is_known,
+        } = shown;
         let manifest = self.manifest().ok_or(Reject::NoManifest)?;
-        if let Some(revoked) = manifest.revokes(&claims.jti, claims.sub.as_ref()) {
+        if let Some(revoked) = manifest.revokes(&claims.jti, claims.sub.as_ref())
+            && !is_known
+        {
             return Err(Reject::Revoked(match revoked {
                 manifest::Revoked::Jti(id) => format!("token {id}"),
                 manifest::Revoked::Worker(id) => format!("worker {id}"),
@@ -358,7 +435,7 @@ impl Gate {
         }
         let mut state = self.stands(
             (&claims.agent, &claims.version, claims.digest),
-            (&claims.jti, claims.sub.as_ref()),
+            (&claims.jti, &signer, claims.sub.as_ref()),
             now,
         );
         let expired = claims::lasting(claims.exp, now);
@@ -383,7 +460,11 @@ impl Gate {
             (true, Ok(()), _) => {}
         }
         if !is_known {
-            self.remember(claims.jti.clone(), claims.exp.at() + KNOWN_LASTS);
+            self.remember(Known {
+                token: claims.jti.clone(),
+                until: claims.exp.at() + KNOWN_LASTS,
+                digest,
+            });
         }
         Ok(Member {
             agent: claims.agent,
@@ -391,42 +472,21 @@ impl Gate {
             digest: claims.digest,
             worker: claims.sub,
             token: claims.jti,
+            signer,
             expires: claims.exp.at(),
             state,
         })
     }
 
-    fn stands(
-        &self,
-        (agent, version, digest): (&AgentName, &Label, ReleaseId),
-        (token, worker): (&TokenId, Option<&WorkerId>),
-        now: Timestamp,
-    ) -> Standing {
-        let Some(manifest) = self.manifest() else {
-            return Standing::Draining(Why::Stale);
-        };
-        if manifest.revokes(token, worker).is_some() {
-            return Standing::Draining(Why::Revoked);
-        }
-        match manifest.admits(agent, version, digest) {
-            None => Standing::Draining(Why::FellOut),
-            Some(release) if release.state == ReleaseState::Draining => {
-                Standing::Draining(Why::Told)
-            }
-            Some(_) if self.freshness(now) == Freshness::Over => Standing::Draining(Why::Stale),
-            Some(release) => Standing::Serving(release.state),
-        }
-    }
-
     /// Full, it forgets the one that would be forgotten first.
-    fn remember(&mut self, token: TokenId, until: Timestamp) {
-        if self.known.len() >= KNOWN_MAX {
-            let first = self.known.iter().min_by_key(|(_, until)| **until);
-            if let Some(first) = first.map(|(token, _)| token.clone()) {
+    fn remember(&mut self, known: Known) {
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&known.token) {
+            let first = self.known.values().min_by_key(|known| known.until);
+            if let Some(first) = first.map(|known| known.token.clone()) {
                 self.known.remove(&first);
             }
         }
-        self.known.insert(token, until);
+        self.known.insert(known.token.clone(), known);
         self.unsaved = true;
     }
 
@@ -441,9 +501,7 @@ impl Gate {
                 .held
                 .as_ref()
                 .map_or(Timestamp(0), |held| held.fresh_until),
-            known: (self.known.iter())
-                .map(|(token, until)| (token.clone(), *until))
-                .collect(),
+            known: self.known.values().cloned().collect(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use segue_core::names::{AgentName, Label, ReleaseId, TokenId, WorkerId};
 use segue_core::time::Timestamp;
 
+use crate::key::KeyId;
 use crate::manifest::{Admitted, Manifest, ReleaseState};
 
 /// A manifest that is in force now.
@@ -49,6 +50,8 @@ pub struct Member {
     pub worker: Option<WorkerId>,
     /// The id of its token.
     pub token: TokenId,
+    /// The key that signed it.
+    pub signer: KeyId,
     /// When its token ends. A worker that stays connected is not sent away then.
     pub expires: Timestamp,
     /// What it may do, at this moment: ask [`crate::Gate::standing`] before each call.
@@ -90,6 +93,8 @@ pub enum Why {
     FellOut,
     /// Its token was taken back while it was in.
     Revoked,
+    /// The key that signed its token may sign none any more.
+    KeyOut,
     /// Its token has ended, and it came again.
     Expired,
     /// The manifest has ended, and its grace too.
@@ -103,6 +108,7 @@ impl Why {
             Self::Told => "told",
             Self::FellOut => "fell-out",
             Self::Revoked => "revoked",
+            Self::KeyOut => "unknown-key",
             Self::Expired => "expired",
             Self::Stale => "stale",
         }

@@ -24,8 +24,20 @@ pub struct Kept {
     pub manifest: Option<String>,
     /// Until when it counts as fresh.
     pub fresh_until: Timestamp,
-    /// Tokens that were admitted once, and until when they are remembered.
-    pub known: Vec<(TokenId, Timestamp)>,
+    /// Tokens that were admitted once.
+    pub known: Vec<Known>,
+}
+
+/// A token that was admitted once. It lets its worker come again to end its calls, whatever has
+/// become of the token since: so it is told from others of the same id by its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Its id.
+    pub token: TokenId,
+    /// Until when it is remembered.
+    pub until: Timestamp,
+    /// SHA-256 of it, as it was shown.
+    pub digest: String,
 }
 
 /// Why something was not stored or not read.

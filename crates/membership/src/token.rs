@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::claims::{self, Seconds};
 use crate::jws::{self, Kind};
-use crate::key::{PublicKey, SigningKey};
+use crate::key::{KeyId, PublicKey, SigningKey};
 use crate::keyset::{KeySet, Role};
 use crate::reject::Reject;
 
@@ -78,20 +78,34 @@ pub fn sign_worker(claims: &WorkerClaims, key: &SigningKey) -> String {
     jws::sign(KIND, claims, key)
 }
 
-/// A token that is signed by whoever may, for here, and has begun. Whether it has ended is for a gate
-/// to judge: it lets in whom it knows.
+/// A token that is signed by whoever may, for here, and has begun; and the key that signed it. Whether
+/// it has ended is for a gate to judge: it lets in whom it knows.
 ///
 /// # Errors
 ///
 /// When it is not.
-pub fn believed(set: &KeySet, token: &str, now: Timestamp) -> Result<WorkerClaims, Reject> {
+pub fn believed(
+    set: &KeySet,
+    token: &str,
+    now: Timestamp,
+) -> Result<(WorkerClaims, KeyId), Reject> {
     let read = jws::read(KIND, token)?;
     let claims: WorkerClaims = read.claims(set.key(Role::Worker, &read.kid)?)?;
     claims::ours((&claims.iss, &claims.aud), (&set.iss, &set.env))?;
     claims::length(claims.iat, claims.exp, claims.lasts_max())?;
     claims::made(claims.iat, now)?;
     claims::begun(claims.nbf, now)?;
-    Ok(claims)
+    Ok((claims, read.kid))
+}
+
+/// What a token says that was believed once, when this very text was shown; and the key that signed it.
+///
+/// # Errors
+///
+/// When it is no token.
+pub(crate) fn believed_before(token: &str) -> Result<(WorkerClaims, KeyId), Reject> {
+    let read = jws::read(KIND, token)?;
+    Ok((read.unverified()?, read.kid))
 }
 
 /// Whether it has not ended.

@@ -34,6 +34,8 @@ impl Reject {
                 title: title.into(),
                 status: status.as_u16(),
                 hint: Some(hint.into()),
+                reason: None,
+                nonce: None,
             },
             retry_after_s: None,
         }

@@ -25,8 +25,8 @@ pub use access::{
 pub use calls::{CallStateView, CallsView, PermitBody, PermitView, PermitsView, RenewBody};
 pub use steer::{AckView, ActionView, Ask, DeployBody, ForgetView, PartBody, VerbBody};
 pub use workers::{
-    HeardView, HeardsView, HeartbeatBody, HeartbeatView, OutcomeBody, OutcomeView, OutcomesView,
-    Verdict,
+    HeardView, HeardsView, HeartbeatBody, HeartbeatView, MembershipBody, MembershipState,
+    MembershipView, OutcomeBody, OutcomeView, OutcomesView, Verdict,
 };
 
 /// `GET /v1/status`.
@@ -302,6 +302,12 @@ pub struct Problem {
     /// What to do about it.
     #[serde(default)]
     pub hint: Option<String>,
+    /// Why a membership was refused, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the worker is to sign, together with its token (`reason` is `proof-missing`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
 }
 
 /// `GET /v1/agents/{agent}/releases/{release}`: a release with everything it is made of.

@@ -248,7 +248,7 @@ fn a_stolen_key_of_manifests_is_taken_out_and_the_numbers_go_on() {
 }
 
 #[test]
-fn a_key_of_workers_that_is_out_lets_nobody_in() {
+fn a_key_of_workers_that_is_out_lets_nobody_new_in() {
     let mut world = World::new();
     let first = first_set();
     let mut second = after(&first);
@@ -265,12 +265,29 @@ fn a_key_of_workers_that_is_out_lets_nobody_in() {
     // Both, while workers change over.
     world.gate.offer_keys(&chain[..2].join("\n"), NOW).unwrap();
     let by_new = |id: &str| sign_worker(&claims("v1", id, NOW), &key(NEW_MANIFEST));
-    assert!(world.gate.admit(&token("v1", "a", NOW), NOW).is_ok());
-    assert!(world.gate.admit(&by_new("b"), NOW).is_ok());
+    let old = world.gate.admit(&token("v1", "a", NOW), NOW).unwrap();
+    let new = world.gate.admit(&by_new("b"), NOW).unwrap();
     world.gate.offer_keys(&chain.join("\n"), NOW).unwrap();
-    let out = world.gate.admit(&token("v1", "a", NOW), NOW).unwrap_err();
-    assert_eq!(out.word(), "unknown-key");
+    for id in ["c", "b"] {
+        let out = world.gate.admit(&token("v1", id, NOW), NOW).unwrap_err();
+        assert_eq!(out.word(), "unknown-key", "{id}");
+    }
     assert!(world.gate.admit(&by_new("c"), NOW).is_ok());
+    // Who is in with it ends its calls, also by another connection and after a crash.
+    let drains = Standing::Draining(Why::KeyOut);
+    assert_eq!(world.gate.standing(&old, NOW), drains);
+    assert!(world.gate.standing(&new, NOW).takes_calls());
+    assert_eq!(
+        world.gate.admit(&token("v1", "a", NOW), NOW).unwrap().state,
+        drains
+    );
+    world.gate.save(NOW).unwrap();
+    world.killed(NOW);
+    let again = world.gate.admit(&token("v1", "a", NOW), NOW).unwrap();
+    assert_eq!(again.state, drains);
+    assert_eq!(world.gate.standing(&again, NOW), drains);
+    let forgotten = again.expires + segue_membership::gate::KNOWN_LASTS;
+    assert!(world.gate.admit(&token("v1", "a", NOW), forgotten).is_err());
 }
 
 #[test]

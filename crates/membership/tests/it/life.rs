@@ -116,7 +116,7 @@ fn a_token_that_ended_lets_its_worker_come_again_to_end_its_calls() {
 }
 
 #[test]
-fn what_is_revoked_takes_no_call_and_does_not_come_again() {
+fn what_is_revoked_takes_no_call_and_comes_again_only_to_end_its_calls() {
     let mut world = World::new();
     let mut named = claims("v1", "of-a-worker", NOW);
     named.sub = Some("desk-7".parse().unwrap());
@@ -141,7 +141,17 @@ fn what_is_revoked_takes_no_call_and_does_not_come_again() {
         states,
         [revoked, revoked, Standing::Serving(ReleaseState::Active)]
     );
+    // Their connections break, and the gate dies: they have calls, so they are let in as they were.
+    world.gate.save(NOW).unwrap();
+    world.killed(NOW);
     for token in [token("v1", "stolen", NOW), named] {
+        assert_eq!(world.gate.admit(&token, NOW).unwrap().state, revoked);
+    }
+    // Who was not in is not, also by another token of the same name.
+    let mut new = claims("v1", "of-nobody", NOW);
+    new.sub = Some("desk-7".parse().unwrap());
+    let new = sign_worker(&new, &key(WORKER));
+    for token in [new, token("v1", "stolen", NOW + MINUTE)] {
         assert_eq!(world.gate.admit(&token, NOW).unwrap_err().word(), "revoked");
     }
 }

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use segue_core::time::{Millis, Timestamp};
 use segue_membership::manifest::fingerprint;
-use segue_membership::{Gate, Manifest, ReleaseState, SigningKey, sign_manifest, sign_worker};
+use segue_membership::{
+    Gate, Manifest, ReleaseState, Revoked, SigningKey, sign_manifest, sign_worker,
+};
 
 use crate::world::{MANIFEST, MINUTE, NOW, World, claims, forged, key, opened, settings};
 
@@ -69,11 +71,11 @@ proptest! {
         }
     }
 
-    /// Nobody who was let in is ever refused for time, manifests or crashes: only a revocation does
-    /// that. Whether it takes calls is another thing.
+    /// Nobody who was let in is ever refused for time, manifests, revocations or crashes. Whether it
+    /// takes calls is another thing.
     #[test]
     fn who_is_in_stays_in(
-        steps in prop::collection::vec((0_u8..4, 0_u64..200, any::<bool>()), 1..30),
+        steps in prop::collection::vec((0_u8..5, 0_u64..200, any::<bool>()), 1..30),
     ) {
         let mut world = World::new();
         let mut in_claims = claims("v1", "in", NOW);
@@ -93,6 +95,11 @@ proptest! {
             if step < 3 {
                 world.admit(releases, now).unwrap();
             }
+            if step == 4 {
+                let mut manifest = world.next(&[("v1", ReleaseState::Active)], now);
+                manifest.revoked = vec![Revoked::Jti(in_claims.jti.clone())];
+                world.offer(&manifest, now).unwrap();
+            }
             if crash {
                 world.gate.save(now).unwrap();
                 world.killed(now);
@@ -101,7 +108,7 @@ proptest! {
             if now < known_until {
                 let state = again.unwrap().state;
                 let ended = now >= Timestamp(in_claims.exp.at().0 + 60_000);
-                prop_assert!(!(ended || step == 1 || step == 2) || !state.takes_calls());
+                prop_assert!(!(ended || matches!(step, 1 | 2 | 4)) || !state.takes_calls());
             } else {
                 prop_assert!(again.is_err());
             }

@@ -111,7 +111,7 @@ fn worker(
             Err(reject) => return Ok(Err(reject)),
         }
     }
-    Ok(token::believed(set, text, now).and_then(|claims| {
+    Ok(token::believed(set, text, now).and_then(|(claims, _)| {
         token::lasting(&claims, now)?;
         let until = output::utc(claims.exp.at());
         let mut words = format!(

@@ -65,6 +65,7 @@ pub(crate) async fn beat(
         retiring: release.is_some_and(is_leaving),
         rolled_back: release.is_some_and(|is| was_left(&view, is)),
         every: EVERY_S,
+        membership: None,
     };
     let beat = Beat {
         release: body.release,

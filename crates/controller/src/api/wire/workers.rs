@@ -44,6 +44,42 @@ pub struct HeartbeatView {
     pub rolled_back: bool,
     /// Seconds until the next heartbeat.
     pub every: u64,
+    /// What the worker may do by the membership that it has registered with; `null`: Segue knows of
+    /// no registration of it, or asks for none.
+    #[serde(default)]
+    pub membership: Option<MembershipView>,
+}
+
+/// Body of `POST /v1/agents/{agent}/workers/{worker}/membership`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MembershipBody {
+    /// The worker token.
+    #[schema(max_length = 4_096)]
+    pub token: String,
+    /// The proof that the token is its bearer's own: the answer to `nonce` of the refusal before.
+    #[serde(default)]
+    #[schema(max_length = 2_048)]
+    pub proof: Option<String>,
+}
+
+/// What a worker may do, by its membership.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MembershipView {
+    /// `serving`: it takes new calls; `draining`: it ends those that it has.
+    pub state: MembershipState,
+    /// Why it drains, in one word; `null` while it serves.
+    pub why: Option<String>,
+}
+
+/// Whether a worker takes new calls, by its membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MembershipState {
+    /// It takes new calls.
+    Serving,
+    /// It ends those that it has.
+    Draining,
 }
 
 /// A process of a worker, as it last said.
