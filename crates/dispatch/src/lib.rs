@@ -15,6 +15,7 @@ pub mod admit;
 pub mod config;
 pub mod token;
 
+mod events;
 mod job_file;
 
 mod dial;
