@@ -1,7 +1,7 @@
 //! A pool and a call. Whatever may take long leaves the interpreter to others.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -13,6 +13,10 @@ use serde_json::{Map, Value};
 
 use crate::listen::{listener, sink};
 use crate::{Draining, Refused, SegueUnreachable, StaleState};
+
+/// How long a thread waits before it looks after signals. Python runs their handlers only in its main
+/// thread and never in here, and the one that begins the drain may be among them.
+const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 
 /// A worker of a release.
 #[pyclass(module = "segue._native", frozen)]
@@ -97,7 +101,18 @@ impl NativePool {
     #[pyo3(signature = (timeout))]
     fn wait_drained(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let timeout = timeout.map(seconds).transpose()?;
-        Ok(py.detach(|| self.0.wait_drained(timeout)))
+        let began = Instant::now();
+        loop {
+            let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+            let slice = left.map_or(SIGNALS_EVERY, |left| left.min(SIGNALS_EVERY));
+            if py.detach(|| self.0.wait_drained(Some(slice))) {
+                return Ok(true);
+            }
+            py.check_signals()?;
+            if left == Some(slice) {
+                return Ok(false);
+            }
+        }
     }
 
     fn on_event(&self, callback: Py<PyAny>) {

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -261,3 +263,78 @@ def test_a_child_begins_with_no_calls_and_threads_of_its_own():
         assert os.waitpid(child, 0)[1] == 0
         snapshot = pool.runtime_snapshot()
         assert snapshot.active_sessions == 1 and not snapshot.draining
+
+
+def run(program, *, meanwhile=lambda process: None):
+    """A program in a process of its own; `meanwhile` once it has said a line."""
+    args = [sys.executable, "-c", program]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said = process.stdout.readline()
+            meanwhile(process)
+            return process.wait(SOON), said + process.stdout.read()
+        finally:
+            process.kill()
+
+
+def test_a_signal_begins_the_drain_that_the_main_thread_waits_for():
+    program = """
+import threading
+from segue import AgentPool
+
+pool = AgentPool()
+pool.handle_signals()
+call = pool.call("CA1")
+call.__enter__()
+pool.on_event(lambda event: event.name == "draining" and threading.Thread(
+    target=call.__exit__, args=(None, None, None)).start())
+print("waits", flush=True)
+assert not pool.wait_drained(0.01)
+print(pool.wait_drained())
+"""
+    answer = run(program, meanwhile=lambda process: process.send_signal(signal.SIGTERM))
+    assert answer == (0, "waits\nTrue\n")
+
+
+def test_ctrl_c_ends_a_wait_of_the_main_thread():
+    program = """
+from segue import AgentPool
+
+print("waits", flush=True)
+try:
+    AgentPool().wait_drained()
+except KeyboardInterrupt:
+    print("ends")
+"""
+    answer = run(program, meanwhile=lambda process: process.send_signal(signal.SIGINT))
+    assert answer == (0, "waits\nends\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the pages of a process")
+def test_a_call_is_not_lost_for_want_of_a_thread(fake_segue):
+    program = f"""
+import resource
+from segue import AgentPool
+
+pool = AgentPool(api_url={fake_segue.url!r}, agent="desk", worker="w1", audit_sink=print)
+# Room for what little a call needs, and none for a thread's stack of 2 MiB.
+pages = int(open("/proc/self/statm").read().split()[0])
+before = resource.getrlimit(resource.RLIMIT_AS)
+room = pages * resource.getpagesize() + (1 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (room, before[1]))
+try:
+    pool.start()
+except OSError:
+    print("no thread", flush=True)
+with pool.call("CA1"):
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    assert pool.runtime_snapshot().active_sessions == 1
+with pool.call("CA2"):
+    pass
+pool.close()
+print(pool.runtime_snapshot().audit)
+"""
+    code, said = run(program)
+    assert code == 0 and said.startswith("no thread\n"), said
+    assert "deployment.started" in said and "'pending': 0" in said
+    fake_segue.next("PUT", "/v1/agents/desk/workers/w1")

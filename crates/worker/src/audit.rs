@@ -94,11 +94,14 @@ impl AuditLog {
 
     /// Begins to deliver.
     pub(crate) fn start(self: &Arc<Self>) -> io::Result<()> {
-        let Some(sink) = lock(&self.sink).take() else {
+        if !self.has_sink {
             return Ok(());
-        };
+        }
         let log = Arc::clone(self);
         spawn("segue-audit", move || {
+            let Some(sink) = lock(&log.sink).take() else {
+                return;
+            };
             let deliver =
                 |event: &AuditEvent| sink(event).map_err(|error| Failed::Again(error.to_string()));
             log.queue.deliver(deliver);

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,7 +58,8 @@ pub(crate) struct Inner {
     pub(crate) segue: Option<Segue>,
     pub(crate) audit: Arc<AuditLog>,
     pub(crate) outcomes: Queue<Report>,
-    pub(crate) started: AtomicBool,
+    /// How many of the threads run, or need not.
+    pub(crate) begun: Mutex<usize>,
     pub(crate) now: Mutex<Now>,
     pub(crate) changed: Condvar,
     listeners: Mutex<Vec<Arc<Listener>>>,
@@ -89,7 +89,7 @@ impl Inner {
             segue,
             audit: Arc::new(audit),
             outcomes: Queue::new(OUTCOMES_MAX),
-            started: AtomicBool::new(false),
+            begun: Mutex::default(),
             now: Mutex::new(Now {
                 drain,
                 retiring: false,
@@ -307,7 +307,7 @@ impl Inner {
 
     /// Waits until what is to be told is told; `false`: it took longer, or nobody tells it.
     pub(crate) fn flush(&self, within: Duration) -> bool {
-        let has_begun = self.started.load(Ordering::Acquire);
+        let has_begun = *lock(&self.begun) > 0;
         let within = if has_begun { within } else { Duration::ZERO };
         let reported = self.outcomes.flush(within);
         self.audit.flush(within) && reported
@@ -316,7 +316,7 @@ impl Inner {
     pub(crate) fn close(&self, within: Duration) -> bool {
         lock(&self.now).closed = true;
         self.changed.notify_all();
-        let has_begun = self.started.load(Ordering::Acquire);
+        let has_begun = *lock(&self.begun) > 0;
         let within = if has_begun { within } else { Duration::ZERO };
         let reported = self.outcomes.close(within);
         self.audit.close(within) && reported

@@ -1,7 +1,6 @@
 //! The pool's own threads: heartbeats, outcomes, and the ceiling of a drain.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,25 +16,49 @@ const EVERY: Duration = Duration::from_secs(5);
 /// The shortest and the longest that Segue may say.
 const EVERY_RANGE_S: (u64, u64) = (1, 300);
 
+/// What runs beside the calls.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Audit,
+    Ceiling,
+    Reports,
+    Heartbeat,
+}
+
+/// In the order in which they are started.
+const PARTS: [Part; 4] = [Part::Audit, Part::Ceiling, Part::Reports, Part::Heartbeat];
+
 impl Inner {
-    /// Starts the threads, once.
+    /// Starts the threads, each once. What could not be started is tried again the next time.
     pub(crate) fn start(self: &Arc<Self>) -> io::Result<()> {
-        if self.started.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        self.audit.start()?;
-        self.emit("deployment.started", Map::new());
-        if lock(&self.now).drain.policy().drain_timeout.is_some() {
-            let inner = Arc::clone(self);
-            spawn("segue-ceiling", move || inner.watch_the_ceiling())?;
-        }
-        if self.segue.is_some() {
-            let inner = Arc::clone(self);
-            spawn("segue-reports", move || inner.send_outcomes())?;
-            let inner = Arc::clone(self);
-            spawn("segue-heartbeat", move || inner.keep_in_touch())?;
+        let mut begun = lock(&self.begun);
+        while let Some(part) = PARTS.get(*begun) {
+            self.begin(*part)?;
+            *begun += 1;
         }
         Ok(())
+    }
+
+    fn begin(self: &Arc<Self>, part: Part) -> io::Result<()> {
+        let inner = Arc::clone(self);
+        let has_ceiling = || lock(&self.now).drain.policy().drain_timeout.is_some();
+        match part {
+            Part::Audit => {
+                self.audit.start()?;
+                self.emit("deployment.started", Map::new());
+                Ok(())
+            }
+            Part::Ceiling if has_ceiling() => {
+                spawn("segue-ceiling", move || inner.watch_the_ceiling())
+            }
+            Part::Reports if self.segue.is_some() => {
+                spawn("segue-reports", move || inner.send_outcomes())
+            }
+            Part::Heartbeat if self.segue.is_some() => {
+                spawn("segue-heartbeat", move || inner.keep_in_touch())
+            }
+            Part::Ceiling | Part::Reports | Part::Heartbeat => Ok(()),
+        }
     }
 
     fn send_outcomes(&self) {

@@ -210,6 +210,14 @@ class AgentPool:
         """Starts heartbeats, reports and the audit sink. Again, it changes nothing."""
         self._native.start()
 
+    def begin(self) -> None:
+        """The same on the way of a call, which must not be lost because a thread cannot be had: it is
+        logged, and tried again the next time."""
+        try:
+            self.start()
+        except OSError:
+            _log.warning("heartbeats and reports could not be started", exc_info=True)
+
     async def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Waits until outcomes and audit events are through. False: it took longer."""
         return await asyncio.to_thread(self._native.flush, timeout)
@@ -391,7 +399,7 @@ class Call:
     def __enter__(self) -> "Call":
         if self._here is not None:
             raise RuntimeError("this call has entered already; each block asks for its own")
-        self._pool.start()
+        self._pool.begin()
         self._here = self._pool._native.enter(self.id, self._assigned)
         return self
 
