@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use segue_core::dispatch::{
-    Action, Dispatcher, Event, JobRecord, LineId, LineKey, LineStatus, Note, WorkerInfo, WorkerKey,
+    Action, Dispatcher, Event, JobRecord, LineId, LineKey, LineStatus, Note, WorkerKey,
 };
 use segue_core::link::{CallInfo, CallRecord};
-use segue_core::names::{AgentName, Label, ReleaseId};
+use segue_core::names::{AgentName, Label, ReleaseId, WorkerId};
+use segue_core::plane::{ConnectedWorker, DrainedBy, Steer, Told};
 use segue_core::presence::AgentPresence;
 use segue_core::time::Timestamp;
 use segue_gateway::clock;
@@ -24,6 +25,7 @@ use tokio::time::sleep;
 
 use crate::admit::{Admit, Pass};
 use crate::config::Config;
+use crate::events::Events;
 use crate::job_file::JobFile;
 use crate::line;
 use crate::proto::{
@@ -47,6 +49,8 @@ const STANDING_EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Hub {
     pub(crate) config: Config,
     pub(crate) admit: Arc<dyn Admit>,
+    /// For the audit log. Takes no other lock.
+    pub(crate) events: Arc<Events>,
     state: Mutex<State>,
     earlier: Notify,
     keys: AtomicU64,
@@ -69,7 +73,9 @@ struct State {
 
 struct Handle {
     queue: mpsc::Sender<Vec<u8>>,
-    pass: Pass,
+    pass: Arc<Pass>,
+    /// Whether its membership was last seen to let it take jobs.
+    stands: bool,
 }
 
 impl Hub {
@@ -83,6 +89,7 @@ impl Hub {
         Arc::new(Self {
             config,
             admit,
+            events: Arc::default(),
             state: Mutex::new(State {
                 dispatcher,
                 rings_at: None,
@@ -144,7 +151,12 @@ impl Hub {
         let first = first(state.server_info.clone()).encode();
         // There is room in an empty queue.
         let _ = queue.try_send(first);
-        state.workers.insert(hello.worker, Handle { queue, pass });
+        let handle = Handle {
+            queue,
+            pass: Arc::new(pass),
+            stands: !hello.draining,
+        };
+        state.workers.insert(hello.worker, handle);
         self.step_in(&mut state, Event::Registered(Box::new(hello)));
         frames
     }
@@ -178,8 +190,38 @@ impl Hub {
         self.lock().dispatcher.job_count()
     }
 
-    pub(crate) fn workers(&self) -> Vec<WorkerInfo> {
-        self.lock().dispatcher.workers().collect()
+    /// Connected workers, by id.
+    pub(crate) fn list_workers(
+        &self,
+        agent: Option<&AgentName>,
+        limit: usize,
+    ) -> Vec<ConnectedWorker> {
+        self.lock().dispatcher.connected(agent, limit)
+    }
+
+    /// Does what an operator wants done with a worker, and shows it as it is then: one that is kicked
+    /// as it was when its connection was closed. `None`: it is not connected.
+    pub(crate) fn steer(
+        self: &Arc<Self>,
+        agent: &AgentName,
+        worker: &WorkerId,
+        what: Steer,
+    ) -> Option<ConnectedWorker> {
+        let mut state = self.lock();
+        let before = state.dispatcher.connected_as(agent, worker)?;
+        let event = Event::Steer {
+            agent: agent.clone(),
+            worker: worker.clone(),
+            what,
+        };
+        self.step_in(&mut state, event);
+        let kicked = || ConnectedWorker {
+            available: false,
+            drain: before.drain.or(Some(DrainedBy::Operator)),
+            ..before
+        };
+        let now = state.dispatcher.connected_as(agent, worker);
+        Some(now.unwrap_or_else(kicked))
     }
 
     pub(crate) fn take_ended(&self) -> (Vec<CallRecord>, u64) {
@@ -223,16 +265,37 @@ impl Hub {
         loop {
             sleep(STANDING_EVERY).await;
             let now = clock::now();
+            let known: Vec<(WorkerKey, Arc<Pass>)> = {
+                let state = self.lock();
+                let workers = state.workers.iter();
+                workers
+                    .map(|(key, handle)| (*key, Arc::clone(&handle.pass)))
+                    .collect()
+            };
             let admit = Arc::clone(&self.admit);
             // It may read files, and write what it has seen.
-            let _ = tokio::task::spawn_blocking(move || admit.refresh(now)).await;
-            let mut state = self.lock();
-            let fallen = state.workers.iter();
-            let fallen = fallen.filter(|(_, handle)| !self.admit.takes_jobs(&handle.pass, now));
-            let fallen: Vec<WorkerKey> = fallen.map(|(key, _)| *key).collect();
-            for worker in fallen {
-                self.step_in(&mut state, Event::Drain { worker });
+            let looked = tokio::task::spawn_blocking(move || {
+                admit.refresh(now);
+                let stands = |(key, pass): (_, Arc<Pass>)| (key, admit.takes_jobs(&pass, now));
+                known.into_iter().map(stands).collect::<Vec<_>>()
+            });
+            // What panicked there is looked at again.
+            for (worker, stands) in looked.await.unwrap_or_default() {
+                self.stands(worker, stands);
             }
+        }
+    }
+
+    /// A worker's membership lets it take jobs, or no longer does.
+    fn stands(self: &Arc<Self>, worker: WorkerKey, stands: bool) {
+        let mut state = self.lock();
+        let handle = state.workers.get_mut(&worker);
+        let was = handle.map(|handle| std::mem::replace(&mut handle.stands, stands));
+        let by = DrainedBy::Membership;
+        match (was, stands) {
+            (Some(true), false) => self.step_in(&mut state, Event::Drain { worker, by }),
+            (Some(false), true) => self.step_in(&mut state, Event::Undrain { worker, by }),
+            _ => {}
         }
     }
 
@@ -246,6 +309,10 @@ impl Hub {
                     ..Default::default()
                 };
                 state.send_to_worker(worker, ServerMessage::from(end).encode());
+            }
+            Action::Kick { worker } => {
+                // Its connection ends when its queue is dropped.
+                state.workers.remove(&worker);
             }
             Action::ToServer { line, body } => state.send_to_server(line, body.to_vec()),
             Action::Refuse { line, job } => {
@@ -270,7 +337,25 @@ impl Hub {
                 state.send_to_server(line, WorkerMessage::from(has).encode());
             }
             Action::Ended(record) => state.record(*record),
-            Action::Note(note) => say(&note),
+            Action::Note(note) => {
+                say(&note);
+                if let Note::WorkerDrains {
+                    worker,
+                    agent,
+                    release,
+                    jobs,
+                    by,
+                } = note
+                {
+                    let told = Told::WorkerDraining {
+                        worker,
+                        release,
+                        jobs,
+                        by,
+                    };
+                    self.events.tell(clock::now(), &agent, told);
+                }
+            }
         }
     }
 
@@ -344,7 +429,13 @@ fn say(note: &Note) {
             agent,
             release,
             jobs,
-        } => tracing::info!(%worker, %agent, %release, jobs, "a worker drains"),
+            by,
+        } => tracing::info!(%worker, %agent, %release, jobs, ?by, "a worker drains"),
+        Note::WorkerServes {
+            worker,
+            agent,
+            release,
+        } => tracing::info!(%worker, %agent, %release, "a worker takes jobs again"),
         Note::WorkerSilent { worker, job } => {
             tracing::warn!(%worker, %job, "a worker did not answer in time");
         }

@@ -1,14 +1,15 @@
 //! The jobs that run, so that a dispatcher that is killed has them when it is back.
 //!
 //! Lines of JSON, appended before what they tell is done; what is written survives the process. It
-//! is synced only when it is made anew: a machine that fails takes its workers' sockets along, and
-//! those that are elsewhere claim what they have.
+//! is never synced: that would be waited for by every job, and a machine that fails takes its workers'
+//! sockets along, so that those that are elsewhere come back and claim what they have.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use segue_core::dispatch::{Entry, JobRecord};
 use segue_core::names::CallId;
@@ -19,13 +20,26 @@ const GROWTH_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Longest file that is read: far beyond what [`GROWTH_BYTES_MAX`] allows.
 const FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
+/// A file that could not be made anew is tried again after this: a disk stays full for a while, and
+/// every try goes through all jobs.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(crate) struct JobFile {
     path: PathBuf,
     file: File,
     grown: u64,
-    /// A line could not be written, so the file lacks something.
-    is_torn: bool,
+    state: State,
+    /// Not to be made anew before.
+    rests_until: Option<Instant>,
+}
+
+/// Whether the file has every line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Whole,
+    /// It lacks something, and its last line may be half of one.
+    Torn,
 }
 
 impl JobFile {
@@ -33,44 +47,66 @@ impl JobFile {
     pub(crate) fn open(path: &Path) -> io::Result<(Self, Vec<JobRecord>)> {
         let jobs = read(path)?;
         let jobs: Vec<JobRecord> = jobs.into_values().collect();
-        let file = anew(path, jobs.iter())?;
+        let (file, state) = match anew(path, jobs.iter()) {
+            Ok(file) => (file, State::Whole),
+            // A full disk is no reason to leave jobs alone: what is there is still true.
+            Err(error) => {
+                tracing::error!(%error, "the file of jobs cannot be made anew");
+                let file = OpenOptions::new().append(true).open(path);
+                (file.map_err(|_| error)?, State::Torn)
+            }
+        };
         let file = Self {
             path: path.to_owned(),
             file,
             grown: 0,
-            is_torn: false,
+            state,
+            rests_until: None,
         };
         Ok((file, jobs))
     }
 
     /// Writes one line. An error does not stop the job: calls go before records.
     pub(crate) fn write(&mut self, entry: &Entry) {
-        let mut line = serde_json::to_vec(entry).expect("an entry is plain data");
+        // Half of a line spoils no other.
+        let mut line = match self.state {
+            State::Whole => Vec::new(),
+            State::Torn => vec![b'\n'],
+        };
+        serde_json::to_writer(&mut line, entry).expect("an entry is plain data");
         line.push(b'\n');
         self.grown += line.len() as u64;
         if let Err(error) = self.file.write_all(&line) {
-            self.is_torn = true;
-            tracing::error!(%error, "a job is not written down; a restart would not know it");
+            if self.state == State::Whole {
+                tracing::error!(%error, "a job is not written down; a restart would not know it");
+            }
+            self.state = State::Torn;
         }
     }
 
     /// Whether it should be made anew.
     pub(crate) fn is_due(&self) -> bool {
-        self.is_torn || self.grown > GROWTH_BYTES_MAX
+        let wanted = self.state == State::Torn || self.grown > GROWTH_BYTES_MAX;
+        wanted && self.rests_until.is_none_or(|until| Instant::now() >= until)
     }
 
     /// Makes it anew with what runs.
     pub(crate) fn compact<'a>(&mut self, jobs: impl Iterator<Item = &'a JobRecord>) {
         match anew(&self.path, jobs) {
             Ok(file) => {
+                if self.state == State::Torn {
+                    tracing::info!("the file of jobs is whole again");
+                }
                 self.file = file;
-                self.is_torn = false;
+                self.state = State::Whole;
                 self.grown = 0;
+                self.rests_until = None;
             }
             Err(error) => {
-                // Not again with every line.
-                self.grown = 0;
-                tracing::error!(%error, "the file of jobs cannot be made anew");
+                if self.rests_until.is_none() {
+                    tracing::error!(%error, "the file of jobs cannot be made anew; it is tried again");
+                }
+                self.rests_until = Some(Instant::now() + AGAIN_AFTER);
             }
         }
     }
@@ -100,11 +136,7 @@ fn anew<'a>(path: &Path, jobs: impl Iterator<Item = &'a JobRecord>) -> io::Resul
         bytes.push(b'\n');
     }
     file.write_all(&bytes)?;
-    file.sync_all()?;
     std::fs::rename(&draft, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
     Ok(file)
 }
 
@@ -132,6 +164,11 @@ fn read(path: &Path) -> io::Result<BTreeMap<CallId, JobRecord>> {
             Ok(Entry::Moved { job, worker }) => {
                 if let Some(record) = jobs.get_mut(&job) {
                     record.worker = worker;
+                }
+            }
+            Ok(Entry::Drained { job, drains }) => {
+                if let Some(record) = jobs.get_mut(&job) {
+                    record.drains = drains;
                 }
             }
             Ok(Entry::Ended { job }) => {
@@ -165,6 +202,7 @@ mod tests {
             decided: Timestamp(1),
             begun: Timestamp(2),
             spoken: false,
+            drains: segue_core::dispatch::Drains::default(),
         }
     }
 
@@ -200,5 +238,52 @@ mod tests {
         drop(file);
         assert_eq!(JobFile::open(&path).unwrap().1, [moved]);
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+    /// A file of jobs whose folder cannot take another file: a folder has the draft's name.
+    fn stuck(name: &str) -> (PathBuf, JobFile) {
+        let folder = std::env::temp_dir().join(format!("segue-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("jobs.journal");
+        let (file, _) = JobFile::open(&path).unwrap();
+        std::fs::create_dir(path.with_extension("draft")).unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn what_cannot_be_made_anew_rests_before_the_next_try() {
+        let (folder, mut file) = stuck("job-file-rests");
+        file.state = State::Torn;
+        assert!(file.is_due());
+        file.compact([].iter());
+        assert!(!file.is_due(), "not again with every line");
+        std::fs::remove_dir(folder.join("jobs.draft")).unwrap();
+        file.rests_until = Some(Instant::now());
+        assert!(file.is_due());
+        file.compact([record("a")].iter());
+        assert!(!file.is_due());
+        assert_eq!(JobFile::open(&file.path).unwrap().1, [record("a")]);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn half_a_line_spoils_no_other() {
+        let (folder, mut file) = stuck("job-file-torn");
+        file.write(&Entry::Begun(record("a")));
+        // As a disk leaves it that was full for a moment.
+        file.file.write_all(b"{\"type\":\"ended\",\"jo").unwrap();
+        file.state = State::Torn;
+        file.write(&Entry::Begun(record("b")));
+        // A dispatcher that starts on a full disk goes on with the file as it is.
+        let (mut next, jobs) = JobFile::open(&file.path).unwrap();
+        assert_eq!(jobs, [record("a"), record("b")]);
+        next.write(&Entry::Ended {
+            job: "a".parse().unwrap(),
+        });
+        assert_eq!(jobs_in(&file.path), [record("b")]);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    fn jobs_in(path: &Path) -> Vec<JobRecord> {
+        read(path).unwrap().into_values().collect()
     }
 }

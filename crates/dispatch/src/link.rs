@@ -4,9 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use segue_core::dispatch::Event;
 use segue_core::link::{CallInfo, CallRecord};
-use segue_core::names::{AgentName, CallId, GatewayId, ReleaseId};
+use segue_core::names::{AgentName, CallId, GatewayId, ReleaseId, WorkerId};
+use segue_core::plane::PlaneEvent;
+use segue_core::plane::{ConnectedWorker, Steer};
 use segue_core::presence::Presence;
 use segue_core::table::{Epoch, RoutingTable};
+use segue_gateway::clock;
 use segue_gateway::link::Linked;
 
 use crate::hub::Hub;
@@ -68,5 +71,20 @@ impl Linked for LinkedDispatcher {
 
     fn put_back_ended(&self, records: Vec<CallRecord>) {
         self.hub.put_back_ended(records);
+    }
+
+    fn list_workers(&self, agent: Option<&AgentName>, limit: usize) -> Vec<ConnectedWorker> {
+        self.hub.list_workers(agent, limit)
+    }
+
+    fn steer(&self, agent: &AgentName, worker: &WorkerId, what: Steer) -> Option<ConnectedWorker> {
+        self.hub.steer(agent, worker, what)
+    }
+    fn take_events(&self, all: bool) -> (Vec<PlaneEvent>, u64) {
+        self.hub.events.take(clock::now(), all)
+    }
+
+    fn put_back_events(&self, events: Vec<PlaneEvent>) {
+        self.hub.events.put_back(events);
     }
 }

@@ -1,20 +1,21 @@
 //! The life of a dispatcher process.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use segue_core::dispatch::{Dispatcher, Event, Settings, WorkerInfo};
+use segue_core::dispatch::{Dispatcher, Event, Settings};
+use segue_core::plane::ConnectedWorker;
 use segue_gateway::clock;
 use segue_gateway::link::Link;
 use segue_gateway::tables::TableFile;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::admit::Admit;
 use crate::config::Config;
@@ -25,6 +26,12 @@ use crate::server;
 
 /// How long the last report may take.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+/// One that was killed a moment ago may not be gone yet.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// How often the lock is tried.
+const LOCK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often the jobs are counted while they end.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -40,6 +47,12 @@ pub enum RunError {
         addr: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// The state directory has a dispatcher already. Its files are as they were.
+    #[error("another dispatcher runs here: it holds {path}")]
+    Taken {
+        /// Its lock.
+        path: PathBuf,
     },
     /// The state directory cannot be used.
     #[error("cannot use {path}")]
@@ -58,12 +71,14 @@ pub struct Running {
     hub: Arc<Hub>,
     tasks: Vec<JoinHandle<()>>,
     link: Option<JoinHandle<()>>,
+    /// Keeps others out. A kill frees it.
+    _lock: File,
 }
 
 impl Running {
-    /// Connected workers, oldest first.
-    pub fn workers(&self) -> Vec<WorkerInfo> {
-        self.hub.workers()
+    /// Connected workers, by id.
+    pub fn workers(&self) -> Vec<ConnectedWorker> {
+        self.hub.list_workers(None, usize::MAX)
     }
 
     /// Takes no further job, and waits until those that are have ended.
@@ -107,6 +122,15 @@ pub async fn start(config: Config, admit: Arc<dyn Admit>) -> Result<Running, Run
         let made = builder.recursive(true).mode(0o700).create(folder);
         made.map_err(state(folder.to_owned()))?;
     }
+    let path = config.lock_file();
+    let lock = lock(&path).await.map_err(state(path.clone()))?;
+    let lock = lock.ok_or(RunError::Taken { path })?;
+    let listen = config.listen;
+    let bound = TcpListener::bind(listen).await;
+    let listener = bound.map_err(|source| RunError::Listen {
+        addr: listen,
+        source,
+    })?;
     let path = config.jobs_file();
     let (file, jobs) = JobFile::open(&path).map_err(state(path))?;
     let path = config.log_file();
@@ -128,12 +152,6 @@ pub async fn start(config: Config, admit: Arc<dyn Admit>) -> Result<Running, Run
         tracing::error!(%error, "starting without tables");
         Vec::new()
     });
-    let listen = config.listen;
-    let bound = TcpListener::bind(listen).await;
-    let listener = bound.map_err(|source| RunError::Listen {
-        addr: listen,
-        source,
-    })?;
     let addr = listener.local_addr().unwrap_or(listen);
     let hub = Hub::new(config, admit, dispatcher, file, log);
     for table in loaded {
@@ -162,7 +180,23 @@ pub async fn start(config: Config, admit: Arc<dyn Admit>) -> Result<Running, Run
         hub,
         tasks,
         link: Some(link),
+        _lock: lock,
     })
+}
+
+/// `None`: somebody else has it, also after [`LOCK_WAIT`].
+async fn lock(path: &Path) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    let file = options.append(true).create(true).mode(0o600).open(path)?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if begun.elapsed() >= LOCK_WAIT => return Ok(None),
+            Err(TryLockError::WouldBlock) => sleep(LOCK_EVERY).await,
+        }
+    }
 }
 
 /// Runs a dispatcher until `shutdown` is ready and every job has ended. To replace it at once it may

@@ -1,5 +1,6 @@
 //! One worker's connection.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ enum End {
     Silent,
     #[error("the worker does not read")]
     Stalled,
+    #[error("the dispatcher closed it")]
+    LetGo,
     #[error("the worker did not register in time")]
     Late,
     #[error("the worker's message is malformed: {0}")]
@@ -138,13 +141,16 @@ async fn register(
     if !hub.config.agents.contains_key(&admitted.agent) {
         return Err(Refused::NoAgent(register.agent_name).into());
     }
-    enter(hub, register, admitted)
+    let from = socket.get_ref().peer_addr().ok();
+    let from = from.map(|from| from.ip().to_canonical());
+    enter(hub, register, admitted, from)
 }
 
 fn enter(
     hub: &Arc<Hub>,
     register: RegisterWorkerRequest,
     admitted: Admitted,
+    from: Option<IpAddr>,
 ) -> Result<(WorkerKey, mpsc::Receiver<Vec<u8>>), End> {
     let Admitted {
         agent,
@@ -176,6 +182,8 @@ fn enter(
             permissions: register.allowed_permissions,
         },
         draining,
+        library: register.version,
+        from,
     };
     let frames = hub.enter(hello, pass, |server_info| {
         let response = RegisterWorkerResponse {
@@ -201,7 +209,7 @@ async fn talk(
         let message = tokio::select! {
             frame = frames.recv() => match frame {
                 Some(frame) => Some(Message::binary(frame)),
-                None => return End::Stalled,
+                None => return End::LetGo,
             },
             frame = socket.next() => {
                 heard = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::LIBRARIES_MAX;
 use super::facts::Ask;
 use crate::names::{ReleaseId, WorkerId};
 use crate::presence::{AgentPresence, ReleaseCounts, Totals};
@@ -20,6 +21,8 @@ pub(super) struct Book {
     counts: BTreeMap<ReleaseId, ReleaseCounts>,
     rooms: BTreeMap<String, Room>,
     resting: BTreeSet<(Timestamp, String)>,
+    /// Libraries of a release's workers that say how their jobs are.
+    speaking: BTreeSet<(ReleaseId, String)>,
 }
 
 /// A room keeps the release of its jobs, and for a while longer if one of them was lost.
@@ -38,6 +41,7 @@ impl Book {
             counts: BTreeMap::new(),
             rooms: BTreeMap::new(),
             resting: BTreeSet::new(),
+            speaking: BTreeSet::new(),
         }
     }
 
@@ -93,6 +97,18 @@ impl Book {
             self.resting.pop_first();
             self.rooms.remove(&room);
         }
+    }
+
+    /// A worker with this library has said how a job is.
+    pub(super) fn hear(&mut self, release: ReleaseId, library: &str) {
+        if self.speaking.len() < LIBRARIES_MAX {
+            self.speaking.insert((release, library.to_owned()));
+        }
+    }
+
+    /// Whether workers with this library are known to say how their jobs are.
+    pub(super) fn speaks(&self, release: ReleaseId, library: &str) -> bool {
+        self.speaking.contains(&(release, library.to_owned()))
     }
 
     pub(super) fn counts(&mut self, release: ReleaseId) -> &mut ReleaseCounts {

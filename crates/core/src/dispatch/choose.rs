@@ -113,7 +113,7 @@ impl Dispatcher {
         let has_worker = |release| {
             let crew = self.crew(line, release).into_iter().flatten();
             crew.filter_map(|key| self.workers.get(key))
-                .any(|worker| worker.drain == super::Drain::No)
+                .any(|worker| worker.drains.is_empty())
         };
         let decision = route::route_among(table, &facts, &has_worker)?;
         Ok(Decided {

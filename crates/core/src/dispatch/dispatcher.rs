@@ -7,10 +7,11 @@ use super::event::{Action, Event, Note};
 use super::facts::{JobRecord, LineKey, WorkerKey};
 use super::job::{Job, Stage};
 use super::line::{Line, Summary};
-use super::worker::{Drain, Hello, Worker, WorkerInfo};
+use super::worker::{Hello, Worker};
 use super::{HOLD, LINE_IDLE, STATUS_EVERY, STATUS_SETTLES, UNHEARD_MAX};
 use crate::link::CallInfo;
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
+use crate::plane::{ConnectedWorker, DrainedBy};
 use crate::presence::AgentPresence;
 use crate::table::{Epoch, RoutingTable};
 use crate::time::{Millis, Timestamp};
@@ -48,6 +49,8 @@ pub struct Dispatcher {
     pub(super) lines: BTreeMap<LineKey, Line>,
     lines_made: u64,
     pub(super) jobs: BTreeMap<CallId, Job>,
+    /// Jobs that are away, by the worker that had them.
+    pub(super) away: BTreeMap<WorkerId, BTreeSet<CallId>>,
     pub(super) is_stopping: bool,
     alarms: BTreeSet<(Timestamp, Alarm)>,
     pub(super) out: Vec<Action>,
@@ -70,6 +73,7 @@ impl Dispatcher {
             if let Stage::Away { until, .. } = job.stage {
                 dispatcher.wake(until, Alarm::Job(job.id.clone()));
             }
+            dispatcher.note_away(&job);
             dispatcher.jobs.insert(job.id.clone(), job);
         }
         dispatcher
@@ -96,7 +100,13 @@ impl Dispatcher {
                 }
             }
             Event::Closed { worker, code } => self.closed(worker, code),
-            Event::Drain { worker } => self.drain(worker, Drain::Ordered),
+            Event::Drain { worker, by } => self.drain(worker, by),
+            Event::Undrain { worker, by } => self.undrain(worker, by),
+            Event::Steer {
+                agent,
+                worker,
+                what,
+            } => self.steer(&agent, &worker, what),
             Event::LineUp { line } => self.line_up(line),
             Event::LineDown { line } => self.line_down(line),
             Event::Offered { line, ask } => self.offered(line, ask),
@@ -164,11 +174,20 @@ impl Dispatcher {
         jobs.into_iter().filter_map(info).take(limit).collect()
     }
 
-    /// Connected workers, oldest first.
-    pub fn workers(&self) -> impl Iterator<Item = WorkerInfo> {
-        self.workers
-            .iter()
-            .map(|(key, worker)| worker.info(*key, self.now))
+    /// Connected workers, by id; at most `limit`.
+    pub fn connected(&self, agent: Option<&AgentName>, limit: usize) -> Vec<ConnectedWorker> {
+        let ours = |worker: &&Worker| agent.is_none_or(|agent| *agent == worker.agent);
+        let mut workers: Vec<&Worker> = self.workers.values().filter(ours).collect();
+        workers.sort_by(|a, b| a.id.cmp(&b.id));
+        let workers = workers.into_iter().take(limit);
+        workers.map(|worker| worker.shown(self.now)).collect()
+    }
+
+    /// A connected worker, as people see it.
+    pub fn connected_as(&self, agent: &AgentName, id: &WorkerId) -> Option<ConnectedWorker> {
+        let is_it = |worker: &&Worker| worker.id == *id && worker.agent == *agent;
+        let worker = self.workers.values().find(is_it)?;
+        Some(worker.shown(self.now))
     }
 
     /// What must be written down anew when the file of jobs is: those that run.
@@ -255,40 +274,14 @@ impl Dispatcher {
         let Some(worker) = self.workers.get_mut(&key) else {
             return;
         };
-        let begins = worker.hear(status);
+        let drains = worker.hear(status);
         let has_room = worker.is_available(self.now);
         let line = worker.line;
-        if begins {
-            self.note_drain(key);
-        }
         self.tell_soon(line);
-        if has_room {
+        if drains {
+            self.drain(key, DrainedBy::Worker);
+        } else if has_room {
             self.room_on(line);
-        }
-    }
-
-    pub(super) fn drain(&mut self, key: WorkerKey, by: Drain) {
-        let Some(worker) = self.workers.get_mut(&key) else {
-            return;
-        };
-        let begins = worker.drain == Drain::No;
-        worker.drain = by;
-        let line = worker.line;
-        if begins {
-            self.note_drain(key);
-            self.tell_soon(line);
-        }
-    }
-
-    fn note_drain(&mut self, key: WorkerKey) {
-        if let Some(worker) = self.workers.get(&key) {
-            let note = Note::WorkerDrains {
-                worker: worker.id.clone(),
-                agent: worker.agent.clone(),
-                release: worker.release,
-                jobs: worker.jobs.len(),
-            };
-            self.note(note);
         }
     }
 

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::drains::Drains;
 use super::facts::{Ask, Body, JobRecord, LineId, LineKey, WorkerKey};
 use super::line::LineStatus;
 use super::worker::Hello;
 use crate::link::CallRecord;
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
+use crate::plane::{DrainedBy, Steer};
 use crate::table::{Epoch, RoutingTable};
 use crate::time::Millis;
 
@@ -61,10 +63,28 @@ pub enum Event {
         /// The code of its close frame, if it sent one.
         code: Option<u16>,
     },
-    /// An operator or its membership says that it takes no more jobs.
+    /// Somebody says that it takes no more jobs.
     Drain {
         /// Which connection.
         worker: WorkerKey,
+        /// Who.
+        by: DrainedBy,
+    },
+    /// Who said so takes it back.
+    Undrain {
+        /// Which connection.
+        worker: WorkerKey,
+        /// Who.
+        by: DrainedBy,
+    },
+    /// An operator does something with a worker.
+    Steer {
+        /// Whose.
+        agent: AgentName,
+        /// Which.
+        worker: WorkerId,
+        /// What.
+        what: Steer,
     },
     /// The server knows a line.
     LineUp {
@@ -166,6 +186,11 @@ pub enum Action {
         /// Which job.
         job: CallId,
     },
+    /// A worker's connection is to be closed; it is gone already for whoever decides.
+    Kick {
+        /// Which connection.
+        worker: WorkerKey,
+    },
     /// A message for the server.
     ToServer {
         /// On which line.
@@ -230,6 +255,13 @@ pub enum Entry {
         /// The worker's new id.
         worker: WorkerId,
     },
+    /// Who says that its worker takes no more jobs.
+    Drained {
+        /// Which.
+        job: CallId,
+        /// Who.
+        drains: Drains,
+    },
     /// It is over.
     Ended {
         /// Which.
@@ -241,7 +273,7 @@ pub enum Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
-    /// A worker takes no more jobs, by its own word or by ours.
+    /// A worker takes no more jobs.
     WorkerDrains {
         /// Which.
         worker: WorkerId,
@@ -250,7 +282,18 @@ pub enum Note {
         /// Of which release.
         release: ReleaseId,
         /// How many jobs it still has.
-        jobs: usize,
+        jobs: u32,
+        /// On whose word.
+        by: DrainedBy,
+    },
+    /// A worker takes jobs again: every word against it is taken back.
+    WorkerServes {
+        /// Which.
+        worker: WorkerId,
+        /// Whose.
+        agent: AgentName,
+        /// Of which release.
+        release: ReleaseId,
     },
     /// A worker did not answer in time.
     WorkerSilent {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::drains::Drains;
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::route::Reason;
 use crate::spec::Source;
@@ -94,4 +95,7 @@ pub struct JobRecord {
     /// Whether its worker said that it runs: such a worker also says when it is over, and claims it.
     #[serde(default)]
     pub spoken: bool,
+    /// Who said that its worker takes no more jobs: that holds when the worker comes back.
+    #[serde(default, skip_serializing_if = "Drains::is_empty")]
+    pub drains: Drains,
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::drains::Drains;
+use super::event::{Action, Entry};
 use super::facts::{Ask, Body, JobRecord, LineKey, WorkerKey};
 use super::{CLAIM_WITHIN, MUTE_WITHIN};
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
@@ -22,10 +24,12 @@ pub(super) struct Job {
     pub(super) worker: Option<WorkerId>,
     pub(super) offered: Timestamp,
     pub(super) begun: Option<Timestamp>,
-    /// It is to end by policy.
+    /// Its worker was told to end it by policy, on this connection.
     pub(super) ends: bool,
     /// Its worker says how it is.
     pub(super) spoken: bool,
+    /// Who says that its worker takes no more jobs, beyond this connection.
+    pub(super) drains: Drains,
     /// The server has ended it; then it is over, whatever its worker says.
     pub(super) over_by: Option<Timestamp>,
     pub(super) stage: Stage,
@@ -49,8 +53,6 @@ pub(super) enum Stage {
     Away {
         /// Then it is over.
         until: Timestamp,
-        /// Whether its worker took no more jobs.
-        drained: bool,
         /// What it means if nobody claims it.
         gone: Gone,
     },
@@ -119,6 +121,7 @@ impl Job {
             begun: None,
             ends: false,
             spoken: false,
+            drains: Drains::default(),
             over_by: None,
             stage: Stage::Offering(Box::new(Offer {
                 ask,
@@ -149,10 +152,10 @@ impl Job {
             begun: Some(record.begun),
             ends: false,
             spoken: record.spoken,
+            drains: record.drains,
             over_by: None,
             stage: Stage::Away {
                 until,
-                drained: false,
                 gone: Gone::Unheard,
             },
         }
@@ -173,7 +176,15 @@ impl Job {
             decided: self.offered,
             begun: self.begun?,
             spoken: self.spoken,
+            drains: self.drains.clone(),
         })
+    }
+
+    /// Its worker is known to say how it is. What is to be written down of that, if it is news.
+    pub(super) fn speaks(&mut self) -> Option<Action> {
+        let is_news = !std::mem::replace(&mut self.spoken, true);
+        let job = || self.id.clone();
+        is_news.then(|| Action::Write(Entry::Spoken { job: job() }))
     }
 
     pub(super) fn offer(&self) -> Option<&Offer> {

@@ -77,7 +77,7 @@ impl Summary {
         if worker.is_available(now) {
             self.available += 1;
             self.load += u64::from(worker.load());
-        } else if worker.drain == super::Drain::No {
+        } else if worker.drains.is_empty() {
             self.busy += 1;
         }
     }

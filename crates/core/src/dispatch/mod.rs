@@ -13,7 +13,8 @@
 //! - Deciding and counting are one step: once a table is installed, every job that was decided by an
 //!   earlier one is in the counts, and no offer that is still open goes to a release that the table
 //!   no longer sends jobs to.
-//! - A release that drains gets no job, whatever its workers say; nor does a worker that drains.
+//! - A release that drains gets no job, whatever its workers say; nor does a worker that drains. Each of
+//!   those who may say so takes back only their own word.
 //! - A closed socket ends no job. Its worker claims it when it is back; until then it is *away*, and
 //!   counts as live for [`CLAIM_WITHIN`].
 //! - A job stays with its worker. Only one whose worker was lost before it was given goes to another.
@@ -26,15 +27,18 @@ mod job;
 mod line;
 mod worker;
 
+mod claims;
 mod dispatcher;
+mod drains;
 mod offers;
 mod running;
 
 pub use self::dispatcher::{Dispatcher, Settings};
+pub use self::drains::Drains;
 pub use self::event::{Action, Answer, Entry, Event, Note, WorkerStatus};
 pub use self::facts::{Ask, Body, JobRecord, LineId, LineKey, WorkerKey};
 pub use self::line::LineStatus;
-pub use self::worker::{Drain, Hello, WorkerInfo};
+pub use self::worker::Hello;
 
 use crate::time::Millis;
 
@@ -97,6 +101,13 @@ pub const JOB_LOAD: u32 = 50;
 
 /// Jobs at once: some 40 MB.
 pub const JOBS_MAX: usize = 50_000;
+
+/// Longest version of a library that is kept, in bytes: real ones have ten.
+pub const LIBRARY_BYTES_MAX: usize = 64;
+
+/// Libraries of workers of one agent of which is known whether they say how their jobs are. Beyond,
+/// each job finds it out for itself.
+pub const LIBRARIES_MAX: usize = 256;
 
 /// Jobs that one worker may claim: far more than one can have.
 pub const CLAIMS_MAX: usize = 1_000;

@@ -186,7 +186,7 @@ impl Dispatcher {
             return;
         }
         worker.slow_until = Timestamp::default();
-        let (release, is_draining) = (worker.release, worker.drain != super::Drain::No);
+        let (release, is_draining) = (worker.release, !worker.drains.is_empty());
         if !answer.available && !answer.terminate {
             worker.refuse();
             let line = worker.line;
@@ -204,7 +204,8 @@ impl Dispatcher {
             Step::Held => false,
             Step::Promised { .. } => return,
         };
-        let takes = answer.available && !is_draining && self.is_permitted(job, line, release);
+        let may = !is_draining && self.is_permitted(job, line, release);
+        let takes = answer.available && !answer.terminate && may;
         match &offer.step {
             Step::Replacing { identity, .. } => {
                 if takes && *identity == answer.identity {
@@ -221,7 +222,9 @@ impl Dispatcher {
                     self.offer_on(&answer.job);
                 }
             }
-            _ if answer.terminate => {
+            // "Nobody is to take it" from one who is to take none himself, or from one who is not waited
+            // for any more, is a refusal like any other.
+            _ if answer.terminate && asked_now && may => {
                 let body = answer.body;
                 self.out.push(Action::ToServer { line, body });
                 self.finish(
@@ -244,11 +247,15 @@ impl Dispatcher {
             self.recount(&answer.job, of);
         }
         let until = self.now + ASSIGNED_WITHIN;
-        let id = self.workers.get(&key).map(|worker| worker.id.clone());
-        let Some(job) = self.jobs.get_mut(&answer.job) else {
+        let Some((job, worker)) = self
+            .jobs
+            .get_mut(&answer.job)
+            .zip(self.workers.get_mut(&key))
+        else {
             return;
         };
-        job.worker = id;
+        worker.promised.insert(answer.job.clone());
+        job.worker = Some(worker.id.clone());
         let offered = job.offered;
         if let Some(offer) = job.offer_mut() {
             offer.step = Step::Promised {
@@ -300,6 +307,9 @@ impl Dispatcher {
             identity: std::mem::take(identity),
             until: *until,
         };
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.promised.insert(id.clone());
+        }
         let held = self.jobs.get(id).map(|job| (job.offered, id.clone()));
         let line = self.jobs.get(id).and_then(|job| job.line);
         if let (Some(held), Some(line)) = (held, line.and_then(|key| self.lines.get_mut(&key))) {
@@ -333,14 +343,17 @@ impl Dispatcher {
 
     /// Whoever was asked and has not answered need not any more.
     pub(super) fn let_go(&mut self, id: &CallId) {
-        let tried = self.jobs.get(id).and_then(Job::offer);
-        let tried: Vec<WorkerKey> = tried
-            .into_iter()
-            .flat_map(|o| o.tried.keys().copied())
-            .collect();
-        for key in tried {
+        let Some(offer) = self.jobs.get(id).and_then(Job::offer) else {
+            return;
+        };
+        let mut whom: Vec<WorkerKey> = offer.tried.keys().copied().collect();
+        if let Step::Promised { worker, .. } = offer.step {
+            whom.push(worker);
+        }
+        for key in whom {
             if let Some(worker) = self.workers.get_mut(&key) {
                 worker.asked.remove(id);
+                worker.promised.remove(id);
             }
         }
     }
@@ -355,10 +368,13 @@ impl Dispatcher {
         worker.begin(id.clone());
         job.worker = Some(worker.id.clone());
         job.begun = Some(now);
+        // It may have begun to drain since it promised.
+        job.drains = worker.drains.lasting();
         let (offered, line, release) = (job.offered, job.line, worker.release);
         job.stage = Stage::Running(key);
         if let Some(book) = self.books.get_mut(&job.agent) {
             book.enter(&job.room, release, &worker.id);
+            job.spoken = book.speaks(release, &worker.library);
         }
         let record = job.record();
         if let Some(line) = line.and_then(|line| self.lines.get_mut(&line)) {

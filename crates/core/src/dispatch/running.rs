@@ -1,16 +1,14 @@
 //! Jobs that run, and connections that end under them.
 
-use std::collections::BTreeSet;
-
+use super::TAIL;
+use super::claims::is_of;
 use super::dispatcher::{Alarm, Dispatcher};
 use super::event::{Action, Entry, Note};
 use super::facts::{Body, WorkerKey};
-use super::job::{Decided, Gone, Job, Stage, Step, claim_within};
-use super::worker::{Drain, Worker};
-use super::{CLAIMS_MAX, JOBS_MAX, TAIL};
+use super::job::{Gone, Job, Stage, Step, claim_within};
+use super::worker::Worker;
 use crate::link::{CallOutcome, CallRecord};
-use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
-use crate::route::Reason;
+use crate::names::{AgentName, CallId, ReleaseId};
 use crate::table::Epoch;
 
 /// The code of a close frame that says that all is well.
@@ -38,13 +36,7 @@ impl Dispatcher {
             return;
         }
         let line = job.line.filter(|line| self.lines.contains_key(line));
-        if let Some(job) = self.jobs.get_mut(id)
-            && !job.spoken
-        {
-            job.spoken = true;
-            self.out
-                .push(Action::Write(Entry::Spoken { job: id.clone() }));
-        }
+        self.heard_of(key, id);
         let ends = self.jobs.get(id).is_some_and(|job| job.ends);
         if let Some(line) = line {
             self.out.push(Action::ToServer { line, body });
@@ -54,6 +46,18 @@ impl Dispatcher {
             _ if ends => self.finish(id, CallOutcome::Policy, "policy: ended", false),
             Some(true) => self.finish(id, CallOutcome::Completed, "worker: success", false),
             Some(false) => self.finish(id, CallOutcome::Dropped, "worker: failed", true),
+        }
+    }
+
+    /// A worker says how its jobs are, so this one it will say, too, and those of its like.
+    pub(super) fn heard_of(&mut self, key: WorkerKey, id: &CallId) {
+        let worker = self.workers.get(&key);
+        if let Some((worker, book)) = worker.and_then(|w| Some((w, self.books.get_mut(&w.agent)?)))
+        {
+            book.hear(worker.release, &worker.library);
+        }
+        if let Some(job) = self.jobs.get_mut(id) {
+            self.out.extend(job.speaks());
         }
     }
 
@@ -109,8 +113,9 @@ impl Dispatcher {
                     let job = id.clone();
                     self.out.push(Action::Terminate { worker, job });
                 }
-                Stage::Away { .. } => job.ends = true,
-                Stage::Offering(_) => {}
+                // Nobody can be told, and what holds now may not hold when its worker is back. Who
+                // decides finds it there again, and asks again.
+                Stage::Away { .. } | Stage::Offering(_) => {}
             }
         }
     }
@@ -131,40 +136,40 @@ impl Dispatcher {
             line.idle_since = (line.workers == 0).then_some(self.now);
         }
         self.tell_soon(worker.line);
-        let drained = worker.drain != Drain::No;
-        let in_order = drained && code == Some(IN_ORDER);
-        for id in worker.jobs {
-            if let Some(job) = self.jobs.get_mut(&id) {
+        let in_order = !worker.drains.is_empty() && code == Some(IN_ORDER);
+        let book = self.books.get(&worker.agent);
+        let speaks = book.is_some_and(|book| book.speaks(worker.release, &worker.library));
+        for id in &worker.jobs {
+            if let Some(job) = self.jobs.get_mut(id) {
+                if speaks {
+                    self.out.extend(job.speaks());
+                }
                 let (gone, within) = if in_order || job.over_by.is_some() {
                     (Gone::Over, TAIL)
                 } else {
                     (Gone::Broken, claim_within(job.spoken))
                 };
                 let until = self.now + within;
-                job.stage = Stage::Away {
-                    until,
-                    drained,
-                    gone,
-                };
+                job.stage = Stage::Away { until, gone };
+                let ours = self.away.entry(worker.id.clone()).or_default();
+                ours.insert(id.clone());
                 self.wake(until, Alarm::Job(id.clone()));
                 self.note(Note::JobAway {
-                    job: id,
+                    job: id.clone(),
                     worker: worker.id.clone(),
                 });
             }
         }
-        self.replace_at(key);
+        self.replace_at(key, &worker);
     }
 
     /// Offers that a lost worker had promised, or was asked for, go on elsewhere.
-    fn replace_at(&mut self, key: WorkerKey) {
+    fn replace_at(&mut self, key: WorkerKey, worker: &Worker) {
         let mut lost = Vec::new();
-        for job in self.jobs.values_mut() {
-            let id = job.id.clone();
-            let Some(offer) = job.offer_mut() else {
+        for id in worker.asked.union(&worker.promised) {
+            let Some(offer) = self.jobs.get_mut(id).and_then(Job::offer_mut) else {
                 continue;
             };
-            let was_tried = offer.tried.contains_key(&key);
             match &mut offer.step {
                 Step::Asking { worker, .. } if *worker == key => {
                     offer.at_fault = true;
@@ -193,161 +198,13 @@ impl Dispatcher {
                 } if *worker == key => lost.push((id, false)),
                 _ => {}
             }
-            if was_tried {
-                offer.tried.remove(&key);
-            }
         }
         for (id, had_promised) in lost {
             if had_promised {
                 self.note(Note::JobReplaced { job: id.clone() });
             }
-            self.offer_on(&id);
+            self.offer_on(id);
         }
-    }
-
-    /// A worker that came back says what it has. It may have been draining, which it says only
-    /// with its next status.
-    pub(super) fn claimed(&mut self, key: WorkerKey, ids: Vec<CallId>) {
-        let mut before = BTreeSet::new();
-        for id in ids.into_iter().take(CLAIMS_MAX) {
-            let Some(worker) = self.workers.get(&key) else {
-                return;
-            };
-            let refused = Note::ClaimRefused {
-                job: id.clone(),
-                worker: worker.id.clone(),
-            };
-            let Some(job) = self.jobs.get(&id) else {
-                self.adopt(key, id);
-                continue;
-            };
-            if !is_of(job, worker) {
-                self.note(refused);
-                continue;
-            }
-            match job.stage {
-                Stage::Offering(_) => self.note(refused),
-                Stage::Running(has) if has == key => {}
-                Stage::Running(has) => {
-                    if let Some(before) = self.workers.get_mut(&has) {
-                        before.jobs.remove(&id);
-                    }
-                    self.hand(key, id);
-                }
-                Stage::Away { drained, .. } => {
-                    before.extend(job.worker.clone());
-                    if drained {
-                        self.drain(key, Drain::Told);
-                    }
-                    self.hand(key, id);
-                }
-            }
-        }
-        self.unclaimed(&before);
-    }
-
-    /// A worker that is back with some of its jobs has ended the others. It says so next, if it
-    /// has not said it before.
-    fn unclaimed(&mut self, before: &BTreeSet<WorkerId>) {
-        let by = self.now + TAIL;
-        let mut over = Vec::new();
-        for job in self.jobs.values_mut() {
-            let is_its = job.worker.as_ref().is_some_and(|id| before.contains(id));
-            if let Stage::Away { until, gone, .. } = &mut job.stage
-                && is_its
-            {
-                (*until, *gone) = (by.min(*until), Gone::Over);
-                over.push((*until, job.id.clone()));
-            }
-        }
-        for (until, id) in over {
-            self.wake(until, Alarm::Job(id));
-        }
-    }
-
-    fn hand(&mut self, key: WorkerKey, id: CallId) {
-        let Some((job, worker)) = self.jobs.get_mut(&id).zip(self.workers.get_mut(&key)) else {
-            return;
-        };
-        job.stage = Stage::Running(key);
-        job.worker = Some(worker.id.clone());
-        worker.jobs.insert(id.clone());
-        if job.line != Some(worker.line) {
-            let before = job.line.replace(worker.line);
-            if let Some(line) = before.and_then(|line| self.lines.get_mut(&line)) {
-                line.jobs -= 1;
-            }
-            if let Some(line) = self.lines.get_mut(&worker.line) {
-                line.jobs += 1;
-            }
-        }
-        let (worker, ends) = (worker.id.clone(), job.ends);
-        let by = self.now + TAIL;
-        job.over_by = ends.then_some(by);
-        self.out.push(Action::Write(Entry::Moved {
-            job: id.clone(),
-            worker: worker.clone(),
-        }));
-        self.note(Note::JobClaimed {
-            job: id.clone(),
-            worker,
-        });
-        if ends {
-            self.wake(by, Alarm::Job(id.clone()));
-            self.out.push(Action::Terminate {
-                worker: key,
-                job: id,
-            });
-        }
-    }
-
-    /// A job that only its worker knows: it was given by somebody else, or the file is lost.
-    fn adopt(&mut self, key: WorkerKey, id: CallId) {
-        let Some(worker) = self.workers.get_mut(&key) else {
-            return;
-        };
-        let Some(book) = self.books.get_mut(&worker.agent) else {
-            // Its release cannot be counted. It is claimed again with the next connection.
-            return;
-        };
-        if self.jobs.len() >= JOBS_MAX {
-            return;
-        }
-        let job = Job {
-            id: id.clone(),
-            agent: worker.agent.clone(),
-            room: String::new(),
-            line: Some(worker.line),
-            decided: Some(Decided {
-                release: worker.release,
-                reason: Reason::Pin,
-                epoch: book.table.epoch,
-                // Outside of the totals: it did not start here.
-                is_override: true,
-            }),
-            worker: Some(worker.id.clone()),
-            offered: self.now,
-            begun: Some(self.now),
-            ends: false,
-            // It claims its jobs, so it says how they are, too.
-            spoken: true,
-            over_by: None,
-            stage: Stage::Running(key),
-        };
-        book.counts(worker.release).live += 1;
-        worker.jobs.insert(id.clone());
-        if let Some(line) = self.lines.get_mut(&worker.line) {
-            line.jobs += 1;
-        }
-        let note = Note::JobAdopted {
-            job: id.clone(),
-            worker: worker.id.clone(),
-        };
-        let record = job.record();
-        self.jobs.insert(id, job);
-        self.out
-            .extend(record.map(|r| Action::Write(Entry::Begun(r))));
-        self.note(note);
     }
 
     pub(super) fn look_at_job(&mut self, id: &CallId) {
@@ -380,10 +237,14 @@ impl Dispatcher {
         let Some(mut job) = self.jobs.remove(id) else {
             return;
         };
-        if let Stage::Running(worker) = job.stage
-            && let Some(worker) = self.workers.get_mut(&worker)
-        {
-            worker.jobs.remove(id);
+        match &job.stage {
+            Stage::Running(worker) => {
+                if let Some(worker) = self.workers.get_mut(worker) {
+                    worker.jobs.remove(id);
+                }
+            }
+            Stage::Away { .. } => self.forget_away(job.worker.as_ref(), id),
+            Stage::Offering(_) => {}
         }
         if let Some(line) = job.line.and_then(|line| self.lines.get_mut(&line)) {
             line.jobs -= 1;
@@ -443,8 +304,4 @@ fn close_key(cause: &str) -> String {
         _ => IN_ORDER,
     };
     format!("worker:{code}")
-}
-
-fn is_of(job: &Job, worker: &Worker) -> bool {
-    job.agent == worker.agent && job.decided.is_some_and(|of| of.release == worker.release)
 }

@@ -1,11 +1,14 @@
 //! A connected worker.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
+use super::drains::Drains;
 use super::event::WorkerStatus;
 use super::facts::{LineId, LineKey, WorkerKey};
-use super::{JOB_LOAD, UNHEARD_MAX};
+use super::{JOB_LOAD, LIBRARY_BYTES_MAX, UNHEARD_MAX};
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
+use crate::plane::{ConnectedWorker, DrainedBy};
 use crate::time::Timestamp;
 
 /// A full load, in thousandths.
@@ -24,17 +27,10 @@ pub struct Hello {
     pub line: LineId,
     /// Whether its membership lets it finish only what it has.
     pub draining: bool,
-}
-
-/// Whether a worker takes no more jobs, and who said so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drain {
-    /// It takes jobs.
-    No,
-    /// The worker itself.
-    Told,
-    /// We.
-    Ordered,
+    /// The version of its library, as it says.
+    pub library: String,
+    /// Where it connects from.
+    pub from: Option<IpAddr>,
 }
 
 /// What a worker said of itself.
@@ -55,7 +51,9 @@ pub(super) struct Worker {
     pub(super) release: ReleaseId,
     pub(super) line: LineKey,
     pub(super) since: Timestamp,
-    pub(super) drain: Drain,
+    pub(super) drains: Drains,
+    pub(super) library: String,
+    from: Option<IpAddr>,
     heard: Heard,
     /// Counts its statuses, so that what was refused before one may be asked behind it.
     pub(super) words: u64,
@@ -68,48 +66,25 @@ pub(super) struct Worker {
     refused: Option<u64>,
     /// Offers that it has not answered.
     pub(super) asked: BTreeSet<CallId>,
+    /// Offers that it has promised to take, and that are not given to it yet.
+    pub(super) promised: BTreeSet<CallId>,
     pub(super) jobs: BTreeSet<CallId>,
-}
-
-/// A worker as people see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkerInfo {
-    /// Its connection.
-    pub key: WorkerKey,
-    /// Its id.
-    pub id: WorkerId,
-    /// Whose.
-    pub agent: AgentName,
-    /// Its release.
-    pub release: ReleaseId,
-    /// Since when it is connected.
-    pub since: Timestamp,
-    /// Whether it takes jobs now.
-    pub available: bool,
-    /// Whether it drains.
-    pub drain: Drain,
-    /// Its load in thousandths.
-    pub load: u32,
-    /// Its jobs.
-    pub jobs: Vec<CallId>,
-    /// Whether it failed to answer lately.
-    pub slow: bool,
 }
 
 impl Worker {
     pub(super) fn new(hello: &Hello, line: LineKey, now: Timestamp) -> Self {
-        let drain = if hello.draining {
-            Drain::Ordered
-        } else {
-            Drain::No
-        };
+        let by_membership = hello.draining.then_some(DrainedBy::Membership);
+        let mut library = hello.library.clone();
+        library.truncate(library.floor_char_boundary(LIBRARY_BYTES_MAX));
         Self {
             id: hello.id.clone(),
             agent: hello.line.agent.clone(),
             release: hello.release,
             line,
             since: now,
-            drain,
+            drains: by_membership.into_iter().collect(),
+            library,
+            from: hello.from,
             heard: Heard::Nothing {
                 until: now + UNHEARD_MAX,
             },
@@ -119,11 +94,12 @@ impl Worker {
             slow_until: Timestamp::default(),
             refused: None,
             asked: BTreeSet::new(),
+            promised: BTreeSet::new(),
             jobs: BTreeSet::new(),
         }
     }
 
-    /// Takes in a status. Says whether it begins to drain.
+    /// Takes in a status. Says whether it means that it drains.
     ///
     /// A worker that drains says that it is full, and nothing of its load; one that is full says its
     /// load. Some forget that they drain and call themselves available again, so it is remembered.
@@ -136,12 +112,7 @@ impl Worker {
             Some(false) => self.heard = Heard::Full,
             None => {}
         }
-        let drains = status.draining || (status.available == Some(false) && self.load == 0);
-        let begins = drains && self.drain == Drain::No;
-        if begins {
-            self.drain = Drain::Told;
-        }
-        begins
+        status.draining || (status.available == Some(false) && self.load == 0)
     }
 
     /// Whether it may be given another job.
@@ -151,7 +122,7 @@ impl Worker {
             Heard::Available => true,
             Heard::Full => false,
         };
-        heard && self.drain == Drain::No && self.refused != Some(self.words)
+        heard && self.drains.is_empty() && self.refused != Some(self.words)
     }
 
     pub(super) fn refuse(&mut self) {
@@ -169,18 +140,20 @@ impl Worker {
         self.load.saturating_add(coming.saturating_mul(JOB_LOAD))
     }
 
-    pub(super) fn info(&self, key: WorkerKey, now: Timestamp) -> WorkerInfo {
-        WorkerInfo {
-            key,
-            id: self.id.clone(),
+    /// As people see it.
+    pub(super) fn shown(&self, now: Timestamp) -> ConnectedWorker {
+        ConnectedWorker {
+            worker: self.id.clone(),
             agent: self.agent.clone(),
             release: self.release,
             since: self.since,
             available: self.is_available(now),
-            drain: self.drain,
+            drain: self.drains.first(),
             load: self.load,
-            jobs: self.jobs.iter().cloned().collect(),
             slow: now < self.slow_until,
+            jobs: self.jobs.iter().cloned().collect(),
+            library: self.library.clone(),
+            from: self.from,
         }
     }
 }

@@ -68,6 +68,14 @@ impl Process {
         }
     }
 
+    /// The version of its library.
+    pub(super) fn library(&self) -> &'static str {
+        match self.manner {
+            Manner::Mute => "1.9.0",
+            _ => "1.8.9",
+        }
+    }
+
     /// Whether it says that it takes jobs, and how busy it is.
     pub(super) fn status(&self) -> (bool, f32) {
         #[expect(clippy::cast_precision_loss, reason = "a handful")]

@@ -306,6 +306,9 @@ impl World {
             Action::Write(Entry::Moved { job, worker }) => {
                 self.durable.get_mut(&job).expect("it began").worker = worker;
             }
+            Action::Write(Entry::Drained { job, drains }) => {
+                self.durable.get_mut(&job).expect("it began").drains = drains;
+            }
             Action::Write(Entry::Ended { job }) => {
                 self.durable.remove(&job).expect("it began");
             }
@@ -324,6 +327,7 @@ impl World {
                 let body = format!("end:{job}");
                 self.after(1, Happens::ToWorker { worker, body });
             }
+            Action::Kick { .. } => unreachable!("nobody kicks"),
             Action::ToServer { line, body } => {
                 let text = std::str::from_utf8(&body).unwrap();
                 if let Some(rest) = text.strip_prefix("yes:") {

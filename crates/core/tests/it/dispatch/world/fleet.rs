@@ -2,6 +2,7 @@
 
 use segue_core::dispatch::{Answer, Event, Hello, LineId, LineKey, WorkerKey, WorkerStatus};
 use segue_core::names::CallId;
+use segue_core::plane::DrainedBy;
 use segue_core::split::{Share, Split};
 use segue_core::table::Epoch;
 
@@ -173,6 +174,8 @@ impl World {
                 permissions: None,
             },
             draining: false,
+            library: self.processes[index].library().to_owned(),
+            from: None,
         };
         self.step(Event::Registered(Box::new(hello)));
         let claims = self.processes[index].manner != Manner::Mute;
@@ -219,7 +222,8 @@ impl World {
                     self.processes[index].manner,
                     self.processes[index].connection,
                 ) {
-                    self.tell(0, Event::Drain { worker });
+                    let by = DrainedBy::Operator;
+                    self.tell(0, Event::Drain { worker, by });
                 }
                 self.says_status(index, false);
                 let wait = self.rng.between(100, 5_000);

@@ -44,7 +44,7 @@ impl World {
             Event::Closed { worker, .. } => {
                 self.views.remove(worker);
             }
-            Event::Drain { worker } => {
+            Event::Drain { worker, .. } => {
                 if let Some(view) = self.views.get_mut(worker) {
                     view.draining = true;
                 }
@@ -120,9 +120,9 @@ impl World {
             .map(|record| (record.job.clone(), record))
             .collect();
         assert_eq!(running, self.durable);
-        for worker in d.workers() {
+        for worker in d.connected(None, usize::MAX) {
             for job in &worker.jobs {
-                assert_eq!(self.durable[job].worker, worker.id, "{job}");
+                assert_eq!(self.durable[job].worker, worker.worker, "{job}");
             }
         }
     }
