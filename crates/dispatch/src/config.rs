@@ -64,6 +64,11 @@ impl Config {
         job_file::path_below(&self.state_dir)
     }
 
+    /// Held by the one dispatcher that these files belong to.
+    pub fn lock_file(&self) -> PathBuf {
+        self.state_dir.join("dispatch").join("lock")
+    }
+
     /// The tables that were installed last.
     pub fn tables_file(&self) -> PathBuf {
         self.state_dir.join("dispatch").join("tables.json")

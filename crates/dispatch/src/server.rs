@@ -38,6 +38,18 @@ const READ_BYTES: usize = 4 * 1024;
 /// The services of the server that jobs may use here.
 const API: &str = "/twirp/";
 
+/// What is asked of the server's API, `/twirp/SERVICE/METHOD` and nothing else: a path that walks
+/// elsewhere is not passed on to a server that may stand behind a proxy.
+fn api_method(path: &str) -> Option<&str> {
+    let method = &path[path.find(API)?..];
+    let (service, name) = method[API.len()..].split_once('/')?;
+    let is_name = |text: &str, more: &[u8]| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || more.contains(&byte);
+        text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(is_plain)
+    };
+    (is_name(service, b"._") && is_name(name, b"_")).then_some(method)
+}
+
 pub(crate) fn socket_config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
@@ -86,8 +98,8 @@ async fn serve(hub: &Arc<Hub>, mut stream: TcpStream) {
         }
         Err(_) => return,
     };
-    if let Some(at) = head.path.find(API) {
-        proxy(hub, stream, &head, at).await;
+    if let Some(method) = api_method(&head.path) {
+        proxy(hub, stream, &head, method).await;
     } else if head.path == "/" {
         answer(&mut stream, "200 OK", "OK").await;
     } else if let (true, Some(key)) = (head.path.ends_with("/agent"), head.socket_key()) {
@@ -130,7 +142,7 @@ async fn answer(stream: &mut TcpStream, status: &str, text: &str) {
 
 /// Passes a request on to the server's API, which looks at its token itself. One request for each
 /// connection, so that none is passed on whose path was not looked at.
-async fn proxy(hub: &Arc<Hub>, mut stream: TcpStream, head: &Head, at: usize) {
+async fn proxy(hub: &Arc<Hub>, mut stream: TcpStream, head: &Head, method: &str) {
     if token::verify(&hub.config.key, head.api_token(), clock::now()).is_err() {
         let text = "the server's API is passed on for tokens of our API key only";
         answer(&mut stream, "401 Unauthorized", text).await;
@@ -145,7 +157,7 @@ async fn proxy(hub: &Arc<Hub>, mut stream: TcpStream, head: &Head, at: usize) {
             return;
         }
     };
-    if let Err(error) = pass_on(hub, &mut stream, server, head, at).await {
+    if let Err(error) = pass_on(hub, &mut stream, server, head, method).await {
         tracing::debug!(%error, "a request to the server's API ended early");
     }
 }
@@ -155,7 +167,7 @@ async fn pass_on(
     stream: &mut TcpStream,
     mut server: impl AsyncRead + AsyncWrite + Unpin,
     head: &Head,
-    at: usize,
+    method: &str,
 ) -> std::io::Result<()> {
     let of = &hub.config.server;
     let query = if head.query.is_empty() {
@@ -163,7 +175,7 @@ async fn pass_on(
     } else {
         format!("?{}", head.query)
     };
-    let target = format!("{}{}{query}", of.prefix, &head.path[at..]);
+    let target = format!("{}{method}{query}", of.prefix);
     let mut bytes = format!(
         "{} {target} HTTP/1.1\r\nHost: {}\r\n",
         head.method,
@@ -193,5 +205,36 @@ async fn pass_on(
     match timeout(PROXY_TIMEOUT, copy_bidirectional(stream, &mut server)).await {
         Ok(copied) => copied.map(|_| ()),
         Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_methods_of_services_are_passed_on() {
+        for path in [
+            "/twirp/livekit.RoomService/ListRooms",
+            "/w/a.token/twirp/livekit.RoomService/ListRooms",
+        ] {
+            let method = "/twirp/livekit.RoomService/ListRooms";
+            assert_eq!(api_method(path), Some(method), "{path}");
+        }
+        for path in [
+            "/twirp/",
+            "/twirp/livekit.RoomService",
+            "/twirp/livekit.RoomService/",
+            "/twirp/../admin",
+            "/twirp/livekit/..",
+            "/twirp/livekit.RoomService/../../admin",
+            "/twirp/%2e%2e/admin",
+            "/twirp/livekit.RoomService/List%52ooms",
+            "/twirp/livekit.RoomService/ListRooms/more",
+            "/twirp/livekit.RoomService/ListRooms#",
+            "/agent",
+        ] {
+            assert_eq!(api_method(path), None, "{path}");
+        }
     }
 }
