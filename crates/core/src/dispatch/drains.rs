@@ -30,6 +30,11 @@ impl Drains {
         self.0.first().copied()
     }
 
+    /// Whether this one does.
+    pub fn has(&self, by: DrainedBy) -> bool {
+        self.0.contains(&by)
+    }
+
     /// What holds beyond one connection. Membership is asked anew with each.
     pub(super) fn lasting(&self) -> Self {
         let mut lasting = self.clone();

@@ -62,6 +62,11 @@ fn no_job_is_lost_that_a_living_worker_could_take() {
         "drained away",
         "pinned",
         "ended by the server",
+        "undrained",
+        "kicked",
+        "drained again",
+        "not wanted",
+        "ended while away",
     ] {
         assert!(
             !many || reached.contains_key(what),

@@ -35,6 +35,10 @@ pub(super) struct Process {
     /// Ends that could not be said.
     pub(super) unsaid: Vec<CallId>,
     pub(super) draining: bool,
+    /// Its membership lets it take no jobs.
+    pub(super) barred: bool,
+    /// An operator has drained it, and whoever knows it again by its jobs must know that.
+    pub(super) ordered: bool,
     pub(super) alive: bool,
 }
 
@@ -57,6 +61,8 @@ impl Process {
             jobs: BTreeSet::new(),
             unsaid: Vec::new(),
             draining: false,
+            barred: rng.chance(50),
+            ordered: false,
             alive: true,
         }
     }

@@ -1,6 +1,7 @@
 //! The world and what must be true in it.
 
 mod fleet;
+mod operators;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use segue_core::dispatch::{
 };
 use segue_core::link::CallOutcome;
 use segue_core::names::{AgentName, CallId, ReleaseId};
+use segue_core::plane::DrainedBy;
 use segue_core::rollout::Agent;
 use segue_core::split::Split;
 use segue_core::table::{Epoch, ReleaseRoute, RoutingTable};
@@ -70,7 +72,7 @@ struct View {
     process: usize,
     release: ReleaseId,
     available: bool,
-    draining: bool,
+    drains: BTreeSet<DrainedBy>,
     refused: bool,
 }
 
@@ -80,6 +82,7 @@ struct Offered {
     line: LineKey,
     room: String,
     asked: BTreeSet<WorkerKey>,
+    asked_last: Option<WorkerKey>,
     answered: bool,
 }
 
@@ -247,6 +250,7 @@ impl World {
     fn restart(&mut self) {
         let settings = Settings {
             hold: Millis(*self.rng.pick(&[0, 500, 1_500])),
+            ..Settings::default()
         };
         let records = self.durable.values().cloned().collect();
         let settings = [(self.agent.clone(), settings)].into();
@@ -318,16 +322,19 @@ impl World {
                 let body = String::from_utf8(body.to_vec()).unwrap();
                 if let Some(job) = body.strip_prefix("offer:") {
                     let offer = self.offered.get_mut(&job.parse::<CallId>().unwrap());
-                    offer.expect("it was offered").asked.insert(worker);
+                    let offer = offer.expect("it was offered");
+                    offer.asked.insert(worker);
+                    offer.asked_last = Some(worker);
                 }
                 let latency = self.processes[process].latency;
                 self.after(latency, Happens::ToWorker { worker, body });
             }
             Action::Terminate { worker, job } => {
+                self.check_end(&job);
                 let body = format!("end:{job}");
                 self.after(1, Happens::ToWorker { worker, body });
             }
-            Action::Kick { .. } => unreachable!("nobody kicks"),
+            Action::Kick { worker } => self.kicked(worker),
             Action::ToServer { line, body } => {
                 let text = std::str::from_utf8(&body).unwrap();
                 if let Some(rest) = text.strip_prefix("yes:") {
@@ -335,6 +342,13 @@ impl World {
                     let job: CallId = job.parse().unwrap();
                     self.check_promise(&job, WorkerKey(worker.parse().unwrap()));
                     self.answered(line, job, true);
+                }
+                if let Some(rest) = text.strip_prefix("never:") {
+                    let (job, worker) = rest.split_once(':').unwrap();
+                    let job: CallId = job.parse().unwrap();
+                    self.check_rejection(&job, WorkerKey(worker.parse().unwrap()));
+                    self.count("not wanted");
+                    self.answered(line, job, false);
                 }
             }
             Action::Refuse { line, job } => {
@@ -382,6 +396,7 @@ impl World {
             }
             Action::Note(note) => self.count(match note {
                 Note::WorkerDrains { .. } => "drained",
+                Note::WorkerServes { .. } => "undrained",
                 Note::WorkerSilent { .. } => "silent",
                 Note::JobClaimed { .. } => "claimed",
                 Note::JobAdopted { .. } => "adopted",
@@ -447,6 +462,7 @@ impl World {
                 line,
                 room: room.clone(),
                 asked: BTreeSet::new(),
+                asked_last: None,
                 answered: false,
             };
             self.offered.insert(job.clone(), offer);
@@ -455,6 +471,7 @@ impl World {
                 job: job.clone(),
                 room,
                 fields: BTreeMap::new(),
+                again: None,
             };
             self.after(ANSWER_WITHIN.0 + 5, Happens::GivesUp(job));
             self.step(Event::Offered { line, ask });

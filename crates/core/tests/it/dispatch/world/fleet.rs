@@ -2,9 +2,8 @@
 
 use segue_core::dispatch::{Answer, Event, Hello, LineId, LineKey, WorkerKey, WorkerStatus};
 use segue_core::names::CallId;
-use segue_core::plane::DrainedBy;
+use segue_core::plane::{DrainedBy, Steer};
 use segue_core::split::{Share, Split};
-use segue_core::table::Epoch;
 
 use super::{BUSY_MS, Happens, View, World, body};
 use crate::dispatch::process::Manner;
@@ -57,15 +56,23 @@ impl World {
         let process = &mut self.processes[index];
         let available = process.takes();
         let identity = process.identity(index, &job);
+        // Some say that nobody is to have it, in time or too late, and also while they drain.
+        let terminate = self.rng.chance(40);
+        let available = available && !terminate;
+        let word = match (terminate, available) {
+            (true, _) => "never",
+            (false, true) => "yes",
+            (false, false) => "no",
+        };
         if available {
+            let process = &mut self.processes[index];
             process.promised.insert(job.clone(), self.now);
         }
-        let word = if available { "yes" } else { "no" };
         let answer = Answer {
             body: body(&format!("{word}:{job}:{}", worker.0)),
             job,
             available,
-            terminate: false,
+            terminate,
             identity,
         };
         self.tell(wait, Event::Answered { worker, answer });
@@ -152,13 +159,18 @@ impl World {
         let process = &mut self.processes[index];
         process.connection = Some(key);
         let release = self.releases[process.release];
-        let (latency, jobs) = (process.latency, process.jobs.clone());
+        let (latency, jobs, barred) = (process.latency, process.jobs.clone(), process.barred);
+        // Nobody knows again who names no jobs.
+        process.ordered &= !jobs.is_empty() && process.manner != Manner::Mute;
         let unsaid = std::mem::take(&mut process.unsaid);
         let view = View {
             process: index,
             release,
             available: false,
-            draining: false,
+            drains: barred
+                .then_some(DrainedBy::Membership)
+                .into_iter()
+                .collect(),
             refused: false,
         };
         self.views.insert(key, view);
@@ -173,7 +185,7 @@ impl World {
                 namespace: String::new(),
                 permissions: None,
             },
-            draining: false,
+            draining: barred,
             library: self.processes[index].library().to_owned(),
             from: None,
         };
@@ -193,7 +205,7 @@ impl World {
     pub(super) fn trouble(&mut self) {
         let index = self.rng.index(self.processes.len());
         let release = self.processes[index].release;
-        match self.rng.below(12) {
+        match self.rng.below(17) {
             0 if self.d.is_some() => self.crash(),
             1 => {
                 let lines: Vec<LineKey> = self.lines.keys().copied().collect();
@@ -222,8 +234,7 @@ impl World {
                     self.processes[index].manner,
                     self.processes[index].connection,
                 ) {
-                    let by = DrainedBy::Operator;
-                    self.tell(0, Event::Drain { worker, by });
+                    self.steer(worker, Steer::Drain);
                 }
                 self.says_status(index, false);
                 let wait = self.rng.between(100, 5_000);
@@ -249,17 +260,9 @@ impl World {
                     self.after(500, Happens::Replacement(release));
                 }
             }
-            8 if self.d.is_some() => {
-                let calls: Vec<CallId> = self.durable.keys().take(2).cloned().collect();
-                let release = self.releases[self.rng.index(2)];
-                let event = Event::EndCalls {
-                    agent: self.agent.clone(),
-                    release,
-                    epoch: Epoch(0),
-                    calls,
-                };
-                self.step(event);
-            }
+            8 => self.end_some(),
+            9..12 => self.operate(index),
+            12 | 13 => self.admit_again(index),
             _ => {
                 let [v1, v2] = self.releases;
                 self.table.epoch = self.table.epoch.next();

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use segue_core::dispatch::{ANSWER_WITHIN, ASKED_MAX, Event, JobRecord, WorkerKey};
 use segue_core::names::{CallId, ReleaseId};
+use segue_core::plane::DrainedBy;
 use segue_core::split::Share;
 use segue_core::time::{Millis, Timestamp};
 
-use super::World;
+use super::{View, World};
 
 impl World {
     /// When all is over nothing is left.
@@ -33,7 +34,9 @@ impl World {
                 if let Some(view) = self.views.get_mut(worker) {
                     view.available = status.available == Some(true);
                     view.refused = false;
-                    view.draining |= status.draining || (!view.available && status.load == 0.0);
+                    if status.draining || (!view.available && status.load == 0.0) {
+                        view.drains.insert(DrainedBy::Worker);
+                    }
                 }
             }
             Event::Answered { worker, answer } => {
@@ -44,11 +47,18 @@ impl World {
             Event::Closed { worker, .. } => {
                 self.views.remove(worker);
             }
-            Event::Drain { worker, .. } => {
+            Event::Drain { worker, by } => {
                 if let Some(view) = self.views.get_mut(worker) {
-                    view.draining = true;
+                    view.drains.insert(*by);
                 }
             }
+            Event::Undrain { worker, by } => {
+                if let Some(view) = self.views.get_mut(worker) {
+                    view.drains.remove(by);
+                }
+            }
+            Event::Steer { worker, what, .. } => self.steered(worker, *what),
+            Event::Claimed { worker, jobs } => self.known_again(*worker, jobs),
             Event::LineDown { line } => {
                 for offer in self
                     .offered
@@ -69,7 +79,26 @@ impl World {
     /// Nobody is promised a job to who should have none.
     pub(super) fn check_promise(&self, job: &CallId, worker: WorkerKey) {
         let view = &self.views[&worker];
-        assert!(!view.draining, "{job} goes to a worker that drains");
+        assert!(view.drains.is_empty(), "{job} goes to a worker that drains");
+        self.check_release(job, view);
+    }
+
+    /// Nobody says for everybody that a job is not wanted who would not have got it.
+    pub(super) fn check_rejection(&self, job: &CallId, worker: WorkerKey) {
+        let view = &self.views[&worker];
+        assert!(view.drains.is_empty(), "{job} ends for who drains");
+        assert_eq!(self.offered[job].asked_last, Some(worker), "{job}");
+        self.check_release(job, view);
+    }
+
+    /// A job is ended by policy only while its release winds down.
+    pub(super) fn check_end(&self, job: &CallId) {
+        let release = self.durable[job].release;
+        let route = &self.table.releases[&release];
+        assert!(route.retiring, "{job} is ended, and its release is in use");
+    }
+
+    fn check_release(&self, job: &CallId, view: &View) {
         let room = &self.offered[job].room;
         let pinned = self
             .durable
@@ -90,7 +119,7 @@ impl World {
         }
         for (key, view) in &self.views {
             let could = view.available
-                && !view.draining
+                && view.drains.is_empty()
                 && !view.refused
                 && !self.processes[view.process].draining
                 && self.is_sent_jobs(view.release)
@@ -124,6 +153,9 @@ impl World {
             for job in &worker.jobs {
                 assert_eq!(self.durable[job].worker, worker.worker, "{job}");
             }
+            let key = worker.worker.as_str().trim_start_matches("AW_");
+            let view = &self.views[&WorkerKey(key.parse().unwrap())];
+            assert_eq!(worker.drain, view.drains.first().copied(), "{view:?}");
         }
     }
 }
