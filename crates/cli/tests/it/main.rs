@@ -12,6 +12,21 @@ mod terminal;
 
 mod tidy;
 
+// LiveKit's server, and who judges, are the dispatcher's tests': `crates/dispatch/tests/it`.
+#[path = "../../../dispatch/tests/it/judge.rs"]
+mod judge;
+#[allow(dead_code, reason = "simulated workers need more of it")]
+#[path = "../../../dispatch/tests/it/key.rs"]
+mod key;
+#[path = "../../../dispatch/tests/it/traffic.rs"]
+mod traffic;
+#[allow(dead_code, reason = "the dispatcher's own tests need more of it")]
+#[path = "../../../dispatch/tests/it/upstream/mod.rs"]
+mod upstream;
+#[allow(dead_code, reason = "simulated workers need more of it")]
+#[path = "../../../dispatch/tests/it/wire.rs"]
+mod wire;
+
 mod audit;
 mod bench;
 mod cli;
@@ -25,6 +40,7 @@ mod help;
 mod hooks;
 mod keeper;
 mod livekit;
+mod livekit_fleet;
 mod look;
 mod membership;
 mod observe;

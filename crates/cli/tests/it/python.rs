@@ -15,13 +15,23 @@ fn root() -> PathBuf {
     root.canonicalize().unwrap()
 }
 
-/// The Python that has what the examples need. Without it the tests fail, and say what to do.
+/// The Python that has what the examples need.
 pub(crate) fn python() -> PathBuf {
-    let python = std::env::var_os("SEGUE_TEST_PYTHON")
-        .map_or_else(|| root().join("target/venv/bin/python"), PathBuf::from);
+    interpreter("SEGUE_TEST_PYTHON", "venv")
+}
+
+/// The one that has LiveKit's package.
+pub(crate) fn livekit() -> PathBuf {
+    interpreter("SEGUE_TEST_LIVEKIT_PYTHON", "venv-livekit")
+}
+
+/// Without it the tests fail, and say what to do.
+fn interpreter(variable: &str, venv: &str) -> PathBuf {
+    let made = || root().join("target").join(venv).join("bin/python");
+    let python = std::env::var_os(variable).map_or_else(made, PathBuf::from);
     assert!(
         python.exists(),
-        "{} is missing\nhint: `make python` makes it; or set SEGUE_TEST_PYTHON",
+        "{} is missing\nhint: `make python` makes it; or set {variable}",
         python.display()
     );
     python

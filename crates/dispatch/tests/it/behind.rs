@@ -163,6 +163,7 @@ async fn fleet_is_replaced(calls: usize, tried: usize) {
         let completed = record.outcome == CallOutcome::Completed;
         assert_eq!(completed, !lost, "{record:?}");
     }
+    eprintln!("nobody took calls for {:?}", place.traffic.gaps());
     drop((b, d));
 }
 

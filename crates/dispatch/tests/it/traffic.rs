@@ -163,6 +163,22 @@ impl Traffic {
         until(&self.log, "all calls have ended", ended).await;
     }
 
+    /// How long nobody took calls, each time that the server lost its last connection.
+    pub(crate) fn gaps(&self) -> Vec<Duration> {
+        let (mut gaps, mut since) = (Vec::new(), None);
+        for record in self.upstream.records().all() {
+            match record.event {
+                Event::Closed { .. } => since = since.or(Some(record.at)),
+                Event::Status {
+                    status: Some(WorkerStatus::Available),
+                    ..
+                } => gaps.extend(since.take().map(|since| record.at.saturating_sub(since))),
+                _ => {}
+            }
+        }
+        gaps
+    }
+
     /// Judges everything so far. Who drains now drains for good.
     pub(crate) fn judge(&mut self) -> Verdict {
         if let Some((release, since)) = self.drains.take() {
