@@ -39,6 +39,7 @@ fn table(workers: u16) -> RoutingTable {
                 addr: ([127, 0, 0, 1], 10_000 + number).into(),
                 capacity: 100,
                 health_path: None,
+                barred: false,
             };
             table
                 .workers

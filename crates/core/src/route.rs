@@ -92,6 +92,9 @@ pub enum Refusal {
     /// The release has no worker that is up.
     #[error("no worker of the release is up")]
     NoWorker,
+    /// No worker of the release may take new calls, by its membership.
+    #[error("every worker of the release is barred by its membership")]
+    Barred,
     /// Every worker holds as many calls as it may.
     #[error("every worker of the release is full")]
     Full,
@@ -208,11 +211,13 @@ pub fn point(agent: &AgentName, salt: &str, key: &str) -> u16 {
 /// (fewest live calls for its capacity; ties by id, so that the answer is always the same).
 ///
 /// `live` answers the calls a worker holds; `up` whether it may be dialled (healthy, not ejected,
-/// not tried already). A pinned worker is taken even when it is full: its call was there first.
+/// not tried already). A pinned worker is taken even when it is full: its call was there first. So is
+/// one that is barred; and if every worker is, a call of the release's own, which is what a pin says,
+/// goes to one of them all the same.
 ///
 /// # Errors
 ///
-/// [`Refusal::NoWorker`] or [`Refusal::Full`].
+/// [`Refusal::NoWorker`], [`Refusal::Barred`] or [`Refusal::Full`].
 pub fn choose_worker(
     table: &RoutingTable,
     release: ReleaseId,
@@ -221,7 +226,7 @@ pub fn choose_worker(
     up: impl Fn(&WorkerId) -> bool,
     key: &str,
 ) -> Result<WorkerId, Refusal> {
-    let ours: Vec<(&WorkerId, &WorkerRoute)> = table
+    let mut ours: Vec<(&WorkerId, &WorkerRoute)> = table
         .workers
         .iter()
         .filter(|(id, w)| w.release == release && up(id))
@@ -233,6 +238,12 @@ pub fn choose_worker(
     }
     if ours.is_empty() {
         return Err(Refusal::NoWorker);
+    }
+    if pin.is_none() || ours.iter().any(|(_, worker)| !worker.barred) {
+        ours.retain(|(_, worker)| !worker.barred);
+    }
+    if ours.is_empty() {
+        return Err(Refusal::Barred);
     }
     let drawn: Vec<&(&WorkerId, &WorkerRoute)> = if ours.len() > WALK_WORKERS_MAX {
         let draw = |salt: &str| usize::from(point(&table.agent, salt, key)) * ours.len() / 10_000;
@@ -279,6 +290,7 @@ mod tests {
                 addr: ([127, 0, 0, 1], 1).into(),
                 capacity: 1,
                 health_path: None,
+                barred: false,
             };
             (id.parse().expect("a good id"), route)
         };
@@ -306,6 +318,46 @@ mod tests {
             version_override: None,
         };
         route(table, &facts).expect("somewhere")
+    }
+
+    #[test]
+    fn a_barred_worker_gets_no_new_call_and_keeps_its_own() {
+        let (mut table, old, _) = table();
+        let second = table.workers[&"old-1".parse().unwrap()].clone();
+        table.workers.insert("old-2".parse().unwrap(), second);
+        let pin = |worker: &str| Pin {
+            release: old,
+            worker: worker.parse().unwrap(),
+        };
+        let choose = |table: &RoutingTable, pin: Option<Pin>, up: &[&str]| {
+            let up = |id: &WorkerId| up.contains(&id.as_str());
+            let chosen = choose_worker(table, old, pin.as_ref(), |_| 0, up, "a");
+            chosen.map(|id| id.to_string())
+        };
+        let both = ["old-1", "old-2"];
+        let bar = |table: &mut RoutingTable, id: &str| {
+            table.workers.get_mut(&id.parse().unwrap()).unwrap().barred = true;
+        };
+        bar(&mut table, "old-1");
+        assert_eq!(choose(&table, None, &both).unwrap(), "old-2");
+        assert_eq!(
+            choose(&table, Some(pin("old-1")), &both).unwrap(),
+            "old-1",
+            "its own call comes back"
+        );
+        assert_eq!(
+            choose(&table, Some(pin("gone")), &both).unwrap(),
+            "old-2",
+            "the release's call goes to who is not barred"
+        );
+        bar(&mut table, "old-2");
+        assert_eq!(choose(&table, None, &both), Err(Refusal::Barred));
+        assert_eq!(choose(&table, None, &[]), Err(Refusal::NoWorker));
+        assert_eq!(
+            choose(&table, Some(pin("old-1")), &["old-2"]).unwrap(),
+            "old-2",
+            "a call of the release goes on at whoever is left of it"
+        );
     }
 
     #[test]

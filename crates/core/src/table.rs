@@ -91,6 +91,9 @@ pub struct WorkerRoute {
     pub capacity: u32,
     /// Path of its health check; `None`: a TCP connect.
     pub health_path: Option<String>,
+    /// Whether its membership keeps it from new calls. It keeps those that it has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub barred: bool,
 }
 
 impl RoutingTable {

@@ -124,6 +124,8 @@ pub(super) fn of(entry: &Entry, fact: &Fact, standing: &Standing) -> Vec<String>
         | Fact::ProvisionStarted { .. }
         | Fact::WorkerReady { .. }
         | Fact::WorkerGone { .. }
+        | Fact::WorkerAdmitted { .. }
+        | Fact::WorkerBarred { .. }
         | Fact::GatewayJoined { .. }
         | Fact::Notice(_) => Vec::new(),
     }

@@ -28,6 +28,12 @@ pub(super) fn of(entry: &Entry, fact: &Fact, labels: &Labels) -> String {
             name(release)
         ),
         Fact::WorkerGone { worker, why } => format!("worker {worker} is gone: {why}"),
+        Fact::WorkerAdmitted { worker, .. } => {
+            format!("membership lets worker {worker} take new calls")
+        }
+        Fact::WorkerBarred { worker, why } => {
+            format!("membership bars worker {worker} ({why}): it keeps its calls and gets no new ones")
+        }
         Fact::GatewayJoined { gateway } => {
             format!("gateway {gateway} reports: from now on its calls count")
         }

@@ -173,6 +173,7 @@ impl Driver {
             addr: status.addr,
             capacity: status.capacity,
             health_path: status.health_path.clone(),
+            barred: None,
         });
         gone.chain(ready).collect()
     }

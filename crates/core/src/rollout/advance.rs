@@ -5,7 +5,7 @@ use crate::release::ReleaseState;
 use crate::rollout::agent::{Agent, Baseline, Gate, Pause, Phase, Rollout};
 use crate::rollout::fact::Fact;
 use crate::rollout::guard::Guard;
-use crate::rollout::hold::{ROLLBACK_WAIT, SILENT_WAIT};
+use crate::rollout::hold::{Hold, ROLLBACK_WAIT, SILENT_WAIT};
 use crate::rollout::seen::{Count, Seen};
 use crate::spec::Step;
 use crate::split::Share;
@@ -84,7 +84,8 @@ impl Agent {
             return Vec::new();
         }
         if let Some(hold) = self.worker_hold(release) {
-            let late = now >= deadline;
+            // Signing is a person's, and a person is not late.
+            let late = now >= deadline && !matches!(hold, Hold::Barred { .. });
             let reason = format!("{hold} after {}", rollout.plan.ready_timeout);
             return late
                 .then_some(Fact::Failed { at: now, reason })
@@ -134,7 +135,10 @@ impl Agent {
     pub(super) fn hurt(&self, seen: &Seen, rollout: &Rollout, to: ReleaseId) -> Option<String> {
         self.over_limit(seen, rollout).or_else(|| {
             let deserted = self.is_deserted(rollout.incoming) && !self.is_deserted(to);
-            deserted.then(|| "it has no worker left".to_owned())
+            deserted.then(|| match self.worker_hold(rollout.incoming) {
+                Some(hold @ Hold::Barred { .. }) => hold.to_string(),
+                _ => "it has no worker left".to_owned(),
+            })
         })
     }
 

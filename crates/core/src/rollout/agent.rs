@@ -10,6 +10,7 @@ use crate::presence::Totals;
 use crate::release::{Release, ReleaseState};
 #[cfg(feature = "mutants")]
 use crate::rollout::guard::Guard;
+use crate::rollout::standing::Badge;
 use crate::slot::Slot;
 use crate::spec::{Hook, Ingress, Plan, Policy, StragglerPolicy};
 use crate::split::Split;
@@ -136,6 +137,10 @@ pub struct WorkerRecord {
     pub capacity: u32,
     /// Its health check.
     pub health_path: Option<String>,
+    /// Why it may take no new call, if it may not.
+    pub barred: Option<String>,
+    /// By what it was admitted, if it showed something.
+    pub badge: Option<Badge>,
 }
 
 /// Moving an agent from one release to the next.
@@ -393,11 +398,11 @@ impl Agent {
             .map(|(id, _)| *id)
     }
 
-    /// Workers of a release that are up, and the calls they may hold together.
+    /// Workers of a release that are up and may take calls, and the calls they may hold together.
     pub fn capacity(&self, release: ReleaseId) -> (u32, u64) {
         self.workers
             .values()
-            .filter(|worker| worker.release == release)
+            .filter(|worker| worker.release == release && worker.takes_calls())
             .fold((0, 0), |(count, room), worker| {
                 (count + 1, room + u64::from(worker.capacity))
             })

@@ -51,6 +51,7 @@ impl Agent {
                 );
             }
             Fact::WorkerReady { .. } | Fact::WorkerGone { .. } => self.worker_fact(fact),
+            Fact::WorkerAdmitted { .. } | Fact::WorkerBarred { .. } => self.standing_fact(fact),
             Fact::GatewayJoined { gateway } => {
                 self.gateways.insert(gateway.clone());
                 // It may have held calls until a moment ago, and nobody counted them: what was
@@ -123,12 +124,15 @@ impl Agent {
                 addr,
                 capacity,
                 health_path,
+                barred,
             } => {
                 let record = WorkerRecord {
                     release: *release,
                     addr: *addr,
                     capacity: *capacity,
                     health_path: health_path.clone(),
+                    barred: barred.clone(),
+                    badge: None,
                 };
                 self.workers.insert(worker.clone(), record);
             }

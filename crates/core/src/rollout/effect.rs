@@ -253,6 +253,7 @@ impl Agent {
                     addr: worker.addr,
                     capacity: worker.capacity,
                     health_path: worker.health_path.clone(),
+                    barred: !worker.takes_calls(),
                 };
                 (id.clone(), route)
             })

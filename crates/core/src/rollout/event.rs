@@ -8,6 +8,7 @@ use crate::names::{GatewayId, ReleaseId, WorkerId};
 use crate::release::Release;
 use crate::rollout::agent::Gate;
 use crate::rollout::notice::Notice;
+use crate::rollout::standing::Badge;
 use crate::spec::{Ingress, Plan, Policy};
 
 /// An event, and on whose word.
@@ -83,6 +84,8 @@ pub enum Event {
         capacity: u32,
         /// Its health check.
         health_path: Option<String>,
+        /// Why it may take no new call by its membership, if it may not.
+        barred: Option<String>,
     },
     /// A worker is gone.
     WorkerGone {
@@ -90,6 +93,15 @@ pub enum Event {
         worker: WorkerId,
         /// Why.
         why: String,
+    },
+    /// How a worker stands by its membership.
+    WorkerStands {
+        /// Which.
+        worker: WorkerId,
+        /// By what it showed, if it did.
+        badge: Option<Badge>,
+        /// Why it may take no new call, if it may not.
+        barred: Option<String>,
     },
     /// A gateway reported.
     GatewayJoined {
@@ -198,6 +210,7 @@ impl Event {
             Self::Deploy { .. } => "deploy",
             Self::WorkerReady { .. } => "worker_ready",
             Self::WorkerGone { .. } => "worker_gone",
+            Self::WorkerStands { .. } => "worker_stands",
             Self::GatewayJoined { .. } => "gateway_joined",
             Self::SmokeFinished { .. } => "smoke_finished",
             Self::GateFinished { .. } => "gate_finished",

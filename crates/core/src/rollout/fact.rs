@@ -9,6 +9,7 @@ use crate::names::{GatewayId, ReleaseId, WorkerId};
 use crate::release::Release;
 use crate::rollout::agent::{Baseline, Gate, Pause};
 use crate::rollout::notice::Notice;
+use crate::rollout::standing::Badge;
 use crate::slot::Slot;
 use crate::spec::{Ingress, Plan, Policy, StragglerPolicy};
 use crate::split::Share;
@@ -25,12 +26,14 @@ use crate::time::Timestamp;
 pub const FACT_VERSION: u32 = 3;
 
 /// Names of all facts, as journaled.
-pub const FACT_NAMES: [&str; 37] = [
+pub const FACT_NAMES: [&str; 39] = [
     "configured",
     "deployed",
     "provision_started",
     "worker_ready",
     "worker_gone",
+    "worker_admitted",
+    "worker_barred",
     "gateway_joined",
     "gateway_forgotten",
     "verify_started",
@@ -117,12 +120,30 @@ pub enum Fact {
         capacity: u32,
         /// Its health check.
         health_path: Option<String>,
+        /// Why it may take no new call, if it may not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        barred: Option<String>,
     },
     /// A worker is gone.
     WorkerGone {
         /// Which.
         worker: WorkerId,
         /// Why.
+        why: String,
+    },
+    /// A worker may take new calls, by its membership.
+    WorkerAdmitted {
+        /// Which.
+        worker: WorkerId,
+        /// By what it showed; `None`: it had to show nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        badge: Option<Badge>,
+    },
+    /// A worker takes no new call, by its membership. It keeps those that it has.
+    WorkerBarred {
+        /// Which.
+        worker: WorkerId,
+        /// Why, in one word.
         why: String,
     },
     /// A gateway reported for the first time: from now on its calls count.
@@ -356,6 +377,8 @@ impl Fact {
             | Self::Deployed { .. }
             | Self::WorkerReady { .. }
             | Self::WorkerGone { .. }
+            | Self::WorkerAdmitted { .. }
+            | Self::WorkerBarred { .. }
             | Self::StepStarted { .. }
             | Self::CutOver { .. }
             | Self::RollbackStarted { .. }
@@ -394,6 +417,8 @@ impl Fact {
             self,
             Self::WorkerReady { .. }
                 | Self::WorkerGone { .. }
+                | Self::WorkerAdmitted { .. }
+                | Self::WorkerBarred { .. }
                 | Self::GatewayJoined { .. }
                 | Self::Emptied { .. }
                 | Self::Refilled { .. }
@@ -424,39 +449,41 @@ mod tests {
             Fact::ProvisionStarted { .. } => 3,
             Fact::WorkerReady { .. } => 4,
             Fact::WorkerGone { .. } => 5,
-            Fact::GatewayJoined { .. } => 6,
-            Fact::GatewayForgotten { .. } => 7,
-            Fact::VerifyStarted { .. } => 8,
-            Fact::GatePassed { .. } => 9,
-            Fact::GatesSkipped { .. } => 10,
-            Fact::StepStarted { .. } => 11,
-            Fact::Paused { .. } => 12,
-            Fact::Resumed { .. } => 13,
-            Fact::CutOver { .. } => 14,
-            Fact::Landed { .. } => 15,
-            Fact::BakeSmokeStarted { .. } => 16,
-            Fact::BakeSmoked { .. } => 17,
-            Fact::Baked { .. } => 18,
-            Fact::RollbackStarted { .. } => 19,
-            Fact::RolledBack { .. } => 20,
-            Fact::Failed { .. } => 21,
-            Fact::DrainStarted { .. } => 22,
-            Fact::Emptied { .. } => 23,
-            Fact::Refilled { .. } => 24,
-            Fact::CeilingReached { .. } => 25,
-            Fact::CallsEnding { .. } => 26,
-            Fact::ContractStarted { .. } => 27,
-            Fact::ContractFinished { .. } => 28,
-            Fact::Drained { .. } => 29,
-            Fact::Retiring { .. } => 30,
-            Fact::Retired { .. } => 31,
+            Fact::WorkerAdmitted { .. } => 6,
+            Fact::WorkerBarred { .. } => 7,
+            Fact::GatewayJoined { .. } => 8,
+            Fact::GatewayForgotten { .. } => 9,
+            Fact::VerifyStarted { .. } => 10,
+            Fact::GatePassed { .. } => 11,
+            Fact::GatesSkipped { .. } => 12,
+            Fact::StepStarted { .. } => 13,
+            Fact::Paused { .. } => 14,
+            Fact::Resumed { .. } => 15,
+            Fact::CutOver { .. } => 16,
+            Fact::Landed { .. } => 17,
+            Fact::BakeSmokeStarted { .. } => 18,
+            Fact::BakeSmoked { .. } => 19,
+            Fact::Baked { .. } => 20,
+            Fact::RollbackStarted { .. } => 21,
+            Fact::RolledBack { .. } => 22,
+            Fact::Failed { .. } => 23,
+            Fact::DrainStarted { .. } => 24,
+            Fact::Emptied { .. } => 25,
+            Fact::Refilled { .. } => 26,
+            Fact::CeilingReached { .. } => 27,
+            Fact::CallsEnding { .. } => 28,
+            Fact::ContractStarted { .. } => 29,
+            Fact::ContractFinished { .. } => 30,
+            Fact::Drained { .. } => 31,
+            Fact::Retiring { .. } => 32,
+            Fact::Retired { .. } => 33,
             Fact::Notice(notice) => match notice {
-                Notice::WorkerRejected { .. } => 32,
-                Notice::WorkerDraining { .. } => 33,
-                Notice::WorkerSteered { .. } => 34,
-                Notice::MembershipRefused { .. } => 35,
-                Notice::JobRedispatched { .. } => 36,
-                Notice::EventsLeftOut { .. } => 37,
+                Notice::WorkerRejected { .. } => 34,
+                Notice::WorkerDraining { .. } => 35,
+                Notice::WorkerSteered { .. } => 36,
+                Notice::MembershipRefused { .. } => 37,
+                Notice::JobRedispatched { .. } => 38,
+                Notice::EventsLeftOut { .. } => 39,
             },
         }
     }

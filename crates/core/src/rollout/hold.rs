@@ -22,6 +22,13 @@ pub enum Hold {
         /// How many there must be.
         need: u32,
     },
+    /// Its workers are up, and their membership does not let them take calls.
+    Barred {
+        /// How many.
+        workers: u32,
+        /// Why, in one word.
+        why: String,
+    },
     /// Its hook runs, before its first worker is started.
     Hook,
     /// Smoke calls are being made.
@@ -84,6 +91,11 @@ impl fmt::Display for Hold {
         };
         match self {
             Self::Workers { have, need } => write!(f, "{have} of {need} workers ready"),
+            Self::Barred { workers, why } => write!(
+                f,
+                "membership bars {workers} of its workers ({why}); {}",
+                way_out(why)
+            ),
             Self::Hook => write!(f, "the hook before_deploy runs"),
             Self::Gate => write!(f, "smoke calls are being made"),
             Self::Webhooks { names } => write!(f, "webhook {} has not agreed", names.join(", ")),
@@ -106,6 +118,16 @@ impl fmt::Display for Hold {
                 write!(f, "not acknowledged by {}", names(gateways))
             }
         }
+    }
+}
+
+/// What to do about workers that are barred.
+fn way_out(why: &str) -> &'static str {
+    match why {
+        "unregistered" | "revoked" | "unknown-key" => {
+            "give them tokens with `segue membership token`"
+        }
+        _ => "admit the release with `segue membership sign`",
     }
 }
 
@@ -200,7 +222,9 @@ impl Agent {
             .get(&release)
             .map_or(1, |record| record.release.workers);
         let (have, _) = self.capacity(release);
-        (have < need).then_some(Hold::Workers { have, need })
+        let missing = need.checked_sub(have).filter(|missing| *missing > 0)?;
+        let barred = self.barred_hold(release, missing);
+        Some(barred.unwrap_or(Hold::Workers { have, need }))
     }
 
     /// What keeps a canary step from ending, beside room for the next one.

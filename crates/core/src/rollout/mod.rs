@@ -22,6 +22,7 @@ mod illegal;
 mod inputs;
 mod notice;
 mod retire;
+mod standing;
 mod step;
 mod straggle;
 
@@ -39,3 +40,4 @@ pub use hold::{Hold, ROLLBACK_WAIT, SILENT_WAIT};
 pub use illegal::Illegal;
 pub use notice::Notice;
 pub use seen::{Count, Seen, Unacked};
+pub use standing::Badge;

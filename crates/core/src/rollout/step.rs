@@ -45,6 +45,14 @@ impl Agent {
                 })
             }
             Event::WorkerReady { .. } | Event::WorkerGone { .. } => Ok(self.worker(&input.event)),
+            Event::WorkerStands {
+                worker,
+                badge,
+                barred,
+            } => {
+                let fact = self.stands(worker, badge.as_ref(), barred.as_ref());
+                Ok(fact.into_iter().collect())
+            }
             Event::GatewayJoined { gateway } => Ok(if self.gateways.contains(gateway) {
                 Vec::new()
             } else {
@@ -104,6 +112,7 @@ impl Agent {
                 addr,
                 capacity,
                 health_path,
+                barred,
             } => {
                 let known = self
                     .workers
@@ -122,6 +131,7 @@ impl Agent {
                     addr: *addr,
                     capacity: *capacity,
                     health_path: health_path.clone(),
+                    barred: barred.clone(),
                 }]
             }
             Event::WorkerGone { worker, why } if self.workers.contains_key(worker) => {

@@ -4,6 +4,7 @@
 
 mod baking;
 mod gates;
+mod membership;
 mod migrations;
 mod stragglers;
 
@@ -181,6 +182,7 @@ impl Bench {
             addr: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
             capacity: 10,
             health_path: None,
+            barred: None,
         });
     }
 

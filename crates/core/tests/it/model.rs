@@ -213,6 +213,7 @@ impl Rollout {
             addr: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
             capacity: 10,
             health_path: None,
+            barred: None,
         }
     }
 

@@ -184,7 +184,7 @@ pub(super) fn choose(
     let workers = &book.table.workers;
     let is_up = |worker: &WorkerId| up(worker, workers[worker].addr);
     match route::choose_worker(&book.table, release, pin, live, is_up, key) {
-        Err(Refusal::NoWorker) => {
+        Err(Refusal::NoWorker | Refusal::Barred) => {
             route::choose_worker(&book.table, release, pin, live, |_| true, key)
         }
         chosen => chosen,

@@ -173,6 +173,11 @@ impl Counted {
         &self.call
     }
 
+    /// Why it went to its release.
+    pub(super) fn reason(&self) -> Reason {
+        self.reason
+    }
+
     pub(super) fn is_override(&self) -> bool {
         self.is_override
     }

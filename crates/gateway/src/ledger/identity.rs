@@ -37,6 +37,7 @@ impl Refused {
             Self::Route(Refusal::NothingServes) => "nothing_serves",
             Self::Route(Refusal::UnknownOverride) => "unknown_override",
             Self::Route(Refusal::NoWorker) => "no_worker",
+            Self::Route(Refusal::Barred) => "barred",
             Self::Route(Refusal::Full) => "full",
             Self::Route(_) => "refused",
             Self::TooManyCalls => "too_many_calls",

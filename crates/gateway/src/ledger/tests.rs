@@ -30,6 +30,7 @@ pub(crate) fn table(epoch: u64, serving: ReleaseId) -> RoutingTable {
         addr: SocketAddr::from(([127, 0, 0, 1], port)),
         capacity: 2,
         health_path: None,
+        barred: false,
     };
     let route = |label: &str, id| ReleaseRoute {
         label: label.parse().unwrap(),

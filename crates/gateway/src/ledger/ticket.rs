@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use segue_core::link::CallRecord;
 use segue_core::names::WorkerId;
-use segue_core::route::Refusal;
+use segue_core::route::{Reason, Refusal};
 use segue_core::time::Timestamp;
 
 use crate::call_log;
@@ -90,14 +90,17 @@ impl Ticket {
         let book = books.get_mut(self.counted.agent()).ok_or(gone)?;
         let (release, call) = (self.counted.release(), self.counted.call());
         let untried = |worker: &WorkerId| !tried.contains(worker);
-        let worker = choose(book, release, None, call, &|w, addr| {
+        // A call that belongs to its release goes on there, if need be where new ones may not go.
+        let belongs = self.counters().is_rescuing() || self.counted.reason() == Reason::Pin;
+        let pin = belongs.then(|| self.site.pin());
+        let worker = choose(book, release, pin.as_ref(), call, &|w, addr| {
             untried(w) && up(w, addr)
         })?;
         let worker = if untried(&worker) {
             worker
         } else {
             // Nothing untried is up, so one that is not up but untried.
-            choose(book, release, None, call, &|w, _| untried(w))?
+            choose(book, release, pin.as_ref(), call, &|w, _| untried(w))?
         };
         let addr = match book.table.workers.get(&worker) {
             Some(route) if untried(&worker) => route.addr,

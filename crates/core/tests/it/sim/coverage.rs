@@ -55,11 +55,12 @@ const PHASES: [&str; 12] = [
     "failed",
 ];
 
-const EVENTS: [&str; 21] = [
+const EVENTS: [&str; 22] = [
     "configured",
     "deploy",
     "worker_ready",
     "worker_gone",
+    "worker_stands",
     "gateway_joined",
     "smoke_finished",
     "gate_finished",
@@ -82,9 +83,10 @@ const EVENTS: [&str; 21] = [
 /// Before the first deploy no worker was ever started, no smoke call made and nobody asked. And a
 /// contract runs when nothing older lives, so that its end in the short phases with two releases is
 /// met by few seeds in a thousand.
-const NEVER: [(&str, &str); 9] = [
+const NEVER: [(&str, &str); 10] = [
     ("none", "worker_ready"),
     ("none", "worker_gone"),
+    ("none", "worker_stands"),
     ("none", "smoke_finished"),
     ("none", "gate_finished"),
     ("none", "contract_finished"),

@@ -282,6 +282,10 @@ impl World {
             let Ok(worker) = chosen else {
                 return Err(Nowhere::Unreached(decision.release));
             };
+            if pin.is_none() && table.workers[&worker].barred {
+                let text = format!("c{call} is new at {worker}");
+                self.violate("a_barred_worker_gets_no_new_call", text);
+            }
             // A worker that was told to stop may still answer.
             if self.accepts(&worker) {
                 return Ok(Placed {

@@ -25,6 +25,7 @@ impl World {
         }
         let next = self.rng.between(50, self.scenario.patience.0 * 2);
         self.after(next, Next::Operator);
+        self.stand();
         let revision = self.truth.agent.revision;
         let two = self.rng.chance(120);
         let token = match self.rng.below(10) {
@@ -45,6 +46,7 @@ impl World {
     fn last_operator(&mut self, quiet: Millis) {
         self.rest();
         self.after(1_000, Next::Operator);
+        self.admit_all();
         let phase = self.truth.agent.phase_word();
         let waits = matches!(phase, "provisioning" | "verifying" | "canary");
         if waits && quiet > Millis(30_000) {
@@ -157,6 +159,28 @@ impl World {
         }
     }
 
+    /// Membership bars a worker now and then, and thinks better of it.
+    fn stand(&mut self) {
+        let workers: Vec<WorkerId> = self.truth.agent.workers.keys().cloned().collect();
+        if workers.is_empty() || !self.rng.chance(150) {
+            return;
+        }
+        let worker = self.rng.pick(&workers).clone();
+        let why = ["fell-out", "stale"][usize::from(self.rng.chance(500))];
+        let barred = self.rng.chance(400).then(|| why.to_owned());
+        self.submit(&stands(worker, barred));
+    }
+
+    /// Nobody is barred any more.
+    fn admit_all(&mut self) {
+        let workers = self.truth.agent.workers.iter();
+        let barred = workers.filter(|(_, is)| !is.takes_calls());
+        let barred: Vec<WorkerId> = barred.map(|(worker, _)| worker.clone()).collect();
+        for worker in barred {
+            self.submit(&stands(worker, None));
+        }
+    }
+
     /// Something that befell a worker: it must change nothing, whenever it comes.
     fn notice(&mut self) -> Notice {
         let at = self.now;
@@ -231,4 +255,12 @@ impl World {
             *self.rng.pick(&fitting)
         }
     }
+}
+
+fn stands(worker: WorkerId, barred: Option<String>) -> Input {
+    Input::noticed(Event::WorkerStands {
+        worker,
+        badge: None,
+        barred,
+    })
 }

@@ -120,6 +120,7 @@ impl World {
             addr: worker.addr,
             capacity: worker.capacity,
             health_path: None,
+            barred: None,
         })
     }
 

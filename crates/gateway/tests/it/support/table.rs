@@ -38,6 +38,7 @@ pub(crate) fn table(
             addr: *addr,
             capacity: 10_000,
             health_path: None,
+            barred: false,
         };
         (id.parse().unwrap(), route)
     };
