@@ -17,6 +17,12 @@ pyo3::create_exception!(
 pyo3::create_exception!(segue, Draining, Refused, "This worker drains.");
 pyo3::create_exception!(
     segue,
+    Barred,
+    Refused,
+    "The membership of this worker is refused."
+);
+pyo3::create_exception!(
+    segue,
     MembershipError,
     PyValueError,
     "A membership that is not believed."
@@ -42,5 +48,5 @@ mod _native {
     #[pymodule_export]
     use super::pool::{NativeCall, NativePool};
     #[pymodule_export]
-    use super::{Draining, MembershipError, Refused, SegueUnreachable, StaleState};
+    use super::{Barred, Draining, MembershipError, Refused, SegueUnreachable, StaleState};
 }

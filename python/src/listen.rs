@@ -9,7 +9,7 @@ pub(crate) fn listener(callback: Py<PyAny>) -> impl Fn(&Event) + Send + Sync + '
     move |event| {
         let calls: Vec<String> = event.calls().iter().map(ToString::to_string).collect();
         let reason = match event {
-            Event::Draining { reason } => Some(reason.as_str()),
+            Event::Draining { reason } | Event::Barred { reason } => Some(reason.as_str()),
             _ => None,
         };
         Python::try_attach(|py| {

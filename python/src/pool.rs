@@ -12,7 +12,7 @@ use segue_worker::{
 use serde_json::{Map, Value};
 
 use crate::listen::{listener, sink};
-use crate::{Draining, Refused, SegueUnreachable, StaleState};
+use crate::{Barred, Draining, Refused, SegueUnreachable, StaleState};
 
 /// How long a thread waits before it looks after signals. Python runs their handlers only in its main
 /// thread and never in here, and the one that begins the drain may be among them.
@@ -29,7 +29,7 @@ pub(crate) struct NativeCall(Option<Call>);
 #[pymethods]
 impl NativePool {
     #[new]
-    #[pyo3(signature = (version, drain_timeout, on_straggler, sink_callback, agent, worker, api_url, token_file))]
+    #[pyo3(signature = (version, drain_timeout, on_straggler, sink_callback, agent, worker, api_url, token_file, membership_token_file, membership_key_file))]
     #[expect(clippy::too_many_arguments, reason = "one caller, in this package")]
     fn new(
         version: Option<String>,
@@ -40,6 +40,8 @@ impl NativePool {
         worker: Option<String>,
         api_url: Option<String>,
         token_file: Option<PathBuf>,
+        membership_token_file: Option<PathBuf>,
+        membership_key_file: Option<PathBuf>,
     ) -> PyResult<Self> {
         let mut builder = AgentPool::builder(version.clone().unwrap_or_default());
         if let Some(timeout) = drain_timeout {
@@ -56,13 +58,16 @@ impl NativePool {
         if let Some(callback) = sink_callback {
             builder = builder.audit_sink(sink(callback));
         }
-        if api_url.is_some() {
+        // One that nobody is shown would bar nobody, without a word.
+        if api_url.is_some() || membership_token_file.is_some() {
             let environment = Environment {
                 agent,
                 worker,
                 release: version,
                 api_url,
                 token_file,
+                membership_token_file,
+                membership_key_file,
             };
             let segue = Segue::new(&environment);
             builder = builder.segue(segue.map_err(bad)?);
@@ -233,6 +238,7 @@ fn bad(error: impl std::fmt::Display) -> PyErr {
 fn refused(error: NotIn) -> PyErr {
     match error {
         NotIn::Draining => Draining::new_err(error.to_string()),
+        NotIn::Barred { .. } => Barred::new_err(error.to_string()),
         NotIn::BadCall(error) => bad(error),
         error => Refused::new_err(error.to_string()),
     }

@@ -11,11 +11,13 @@ import pytest
 # Longer than any machine needs; nothing waits for it to pass.
 SOON = 30.0
 
+MEMBERSHIP = ("MEMBERSHIP_TOKEN_FILE", "MEMBERSHIP_KEY_FILE")
+
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch):
     """The tests may run in a worker of Segue's own."""
-    for name in ("AGENT", "RELEASE", "WORKER_ID", "API_URL", "TOKEN_FILE"):
+    for name in ("AGENT", "RELEASE", "WORKER_ID", "API_URL", "TOKEN_FILE", *MEMBERSHIP):
         monkeypatch.delenv(f"SEGUE_{name}", raising=False)
 
 

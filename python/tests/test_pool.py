@@ -288,8 +288,8 @@ call = pool.call("CA1")
 call.__enter__()
 pool.on_event(lambda event: event.name == "draining" and threading.Thread(
     target=call.__exit__, args=(None, None, None)).start())
-print("waits", flush=True)
 assert not pool.wait_drained(0.01)
+print("waits", flush=True)
 print(pool.wait_drained())
 """
     answer = run(program, meanwhile=lambda process: process.send_signal(signal.SIGTERM))
@@ -314,6 +314,7 @@ except KeyboardInterrupt:
 def test_a_call_is_not_lost_for_want_of_a_thread(fake_segue):
     program = f"""
 import resource
+import time
 from segue import AgentPool
 
 pool = AgentPool(api_url={fake_segue.url!r}, agent="desk", worker="w1", audit_sink=print)
@@ -331,6 +332,8 @@ with pool.call("CA1"):
     assert pool.runtime_snapshot().active_sessions == 1
 with pool.call("CA2"):
     pass
+while pool.runtime_snapshot().segue["last_contact"] is None:
+    time.sleep(0.01)
 pool.close()
 print(pool.runtime_snapshot().audit)
 """

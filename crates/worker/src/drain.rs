@@ -13,6 +13,9 @@
 //! somebody has accepted in this worker's name before (`assigned`). Refusing those is how accepted
 //! calls get lost.
 //!
+//! Whether it may take new calls by its membership ([`Input::Stand`]) is apart from all that: it comes
+//! and goes, and a worker that may not is no worker that drains.
+//!
 //! > **Invariant:** [`Effect::End`] needs both a `drain_timeout` and [`OnStraggler::End`], and comes
 //! > only after that time, however often a drain is begun.
 
@@ -54,6 +57,19 @@ pub struct Policy {
     pub on_straggler: OnStraggler,
 }
 
+/// What a worker may do by its membership.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// Take new calls. So it is also as long as nobody has said anything.
+    #[default]
+    Admitted,
+    /// End those that it has.
+    Barred {
+        /// Why, in one word.
+        why: String,
+    },
+}
+
 /// What happens to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -71,6 +87,8 @@ pub enum Input {
     },
     /// The process is to end once its calls have.
     BeginDrain,
+    /// Segue says what it may do by its membership.
+    Stand(Standing),
     /// Time has passed.
     Tick,
 }
@@ -80,6 +98,13 @@ pub enum Input {
 pub enum Effect {
     /// From here on new calls are refused.
     Draining,
+    /// From here on new calls are refused, until [`Effect::Admitted`].
+    Barred {
+        /// Why, in one word.
+        why: String,
+    },
+    /// Its membership is no longer in the way of new calls.
+    Admitted,
     /// These calls are still there at the ceiling. Said once of each.
     Overdue(Vec<CallId>),
     /// End these calls. Said once of each, behind [`Effect::Overdue`].
@@ -95,6 +120,12 @@ pub enum Refused {
     /// Another worker takes it.
     #[error("this worker drains and takes no new calls")]
     Draining,
+    /// Another worker takes it.
+    #[error("this worker may take no new calls by its membership ({why})")]
+    Barred {
+        /// Why, in one word.
+        why: String,
+    },
     /// The agent leaks calls, or is sent too many.
     #[error("this worker has {CALLS_MAX} calls, and there is room for no more")]
     Full,
@@ -126,6 +157,7 @@ struct Here {
 pub struct Drain {
     policy: Policy,
     state: State,
+    standing: Standing,
     calls: BTreeMap<CallId, Here>,
 }
 
@@ -135,6 +167,7 @@ impl Drain {
         Self {
             policy,
             state: State::Serving,
+            standing: Standing::Admitted,
             calls: BTreeMap::new(),
         }
     }
@@ -158,7 +191,19 @@ impl Drain {
             (State::Draining { .. } | State::Drained { .. }, Input::BeginDrain)
             | (State::Serving | State::Drained { .. }, Input::Tick) => Ok(Vec::new()),
             (State::Draining { since }, Input::Tick) => Ok(self.look(now, since)),
+            (_, Input::Stand(standing)) => Ok(self.stand(standing)),
         }
+    }
+
+    fn stand(&mut self, standing: Standing) -> Vec<Effect> {
+        if self.standing == standing {
+            return Vec::new();
+        }
+        self.standing = standing;
+        vec![match &self.standing {
+            Standing::Admitted => Effect::Admitted,
+            Standing::Barred { why } => Effect::Barred { why: why.clone() },
+        }]
     }
 
     fn enter(
@@ -174,9 +219,13 @@ impl Drain {
         }
         match state {
             _ if self.calls.len() >= CALLS_MAX => return Err(Refused::Full),
-            State::Serving => {}
             State::Draining { .. } | State::Drained { .. } if !assigned => {
                 return Err(Refused::Draining);
+            }
+            State::Serving => {
+                if let (Standing::Barred { why }, false) = (&self.standing, assigned) {
+                    return Err(Refused::Barred { why: why.clone() });
+                }
             }
             State::Draining { since } | State::Drained { since } => {
                 self.state = State::Draining { since };
@@ -251,6 +300,16 @@ impl Drain {
     /// Calls that are here past the ceiling.
     pub fn overdue(&self) -> usize {
         self.calls.values().filter(|here| here.is_overdue).count()
+    }
+
+    /// What it may do by its membership.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Whether a call that is new here may come in.
+    pub fn takes_calls(&self) -> bool {
+        self.state == State::Serving && self.standing == Standing::Admitted
     }
 
     /// Since when it drains, if it does or has.

@@ -12,6 +12,13 @@ pub enum Event {
     Retiring,
     /// Its release takes new calls again.
     Resumed,
+    /// This worker refuses new calls, because its membership is refused. It may be taken back.
+    Barred {
+        /// Why, in one word.
+        reason: String,
+    },
+    /// Its membership is no longer in the way of new calls.
+    Admitted,
     /// This worker refuses new calls.
     Draining {
         /// Why, in words.
@@ -47,6 +54,8 @@ impl Event {
         match self {
             Self::Retiring => "retiring",
             Self::Resumed => "resumed",
+            Self::Barred { .. } => "barred",
+            Self::Admitted => "admitted",
             Self::Draining { .. } => "draining",
             Self::Overdue { .. } => "overdue",
             Self::End { .. } => "end",
@@ -61,7 +70,12 @@ impl Event {
         match self {
             Self::Overdue { calls } | Self::End { calls } => calls,
             Self::Announce { call } | Self::HandOff { call } => std::slice::from_ref(call),
-            Self::Retiring | Self::Resumed | Self::Draining { .. } | Self::Drained => &[],
+            Self::Retiring
+            | Self::Resumed
+            | Self::Barred { .. }
+            | Self::Admitted
+            | Self::Draining { .. }
+            | Self::Drained => &[],
         }
     }
 }

@@ -10,12 +10,13 @@ use segue_core::names::CallId;
 use serde_json::{Map, Value};
 
 use crate::audit::{AuditLog, Said, seconds};
-use crate::drain::{Drain, Effect, Input, Refused};
+use crate::drain::{Drain, Effect, Input, Refused, Standing};
 use crate::event::Event;
+use crate::membership::{Shown, Stands};
 use crate::outcome::{Outcome, Verdict};
 use crate::queue::Queue;
 use crate::segue::{Segue, Told};
-use crate::snapshot::{Contact, Snapshot};
+use crate::snapshot::{Contact, Membership, Snapshot};
 use crate::thread::{Clock, lock};
 
 /// Outcomes that wait for Segue: an hour of a busy worker whose Segue is away.
@@ -45,6 +46,7 @@ pub(crate) struct Now {
     last_error: Option<String>,
     last_contact: Option<f64>,
     contact_error: Option<String>,
+    membership: Shown,
     events: VecDeque<Event>,
     pub(crate) closed: bool,
     /// Grows with what the next heartbeat should say at once.
@@ -101,6 +103,7 @@ impl Inner {
                 last_error: None,
                 last_contact: None,
                 contact_error: None,
+                membership: Shown::No,
                 events: VecDeque::new(),
                 closed: false,
                 news: 0,
@@ -156,6 +159,8 @@ impl Inner {
                 Effect::Draining => Event::Draining {
                     reason: reason.to_owned(),
                 },
+                Effect::Barred { why } => Event::Barred { reason: why },
+                Effect::Admitted => Event::Admitted,
                 Effect::Overdue(calls) => Event::Overdue { calls },
                 Effect::End(calls) => Event::End { calls },
                 Effect::Drained => Event::Drained,
@@ -177,6 +182,8 @@ impl Inner {
                 fields.insert("reason".to_owned(), Value::from(reason.clone()));
                 "deployment.drain_started"
             }
+            Event::Barred { reason } => return self.rejected(reason),
+            Event::Admitted => "worker.admitted",
             Event::Overdue { .. } => "drain.ceiling_reached",
             Event::End { .. } => "drain.calls_ended",
             Event::Drained => "drain.completed",
@@ -189,13 +196,47 @@ impl Inner {
         self.emit(name, fields);
     }
 
+    /// Takes in how a membership was shown, if it was, and what Segue said of it before. A refusal
+    /// takes away nothing that an earlier one gave.
+    pub(crate) fn stand(&self, before: Option<&Stands>, shown: Option<Shown>) {
+        let standing = match (before, &shown) {
+            (_, Some(Shown::Taken(stands))) | (Some(stands), _) => stands.standing(),
+            (None, Some(Shown::Refused { why })) => Some(Standing::Barred { why: why.clone() }),
+            (None, _) => None,
+        };
+        if let Some(shown) = shown {
+            let mut now = lock(&self.now);
+            let is_new = now.membership != shown;
+            now.membership = shown.clone();
+            drop(now);
+            match (shown, &standing) {
+                // Barring says it itself.
+                (Shown::Refused { why }, Some(Standing::Admitted)) if is_new => self.rejected(&why),
+                _ => {}
+            }
+        }
+        if let Some(standing) = standing {
+            // It is refused in no state.
+            let _ = self.step(Input::Stand(standing), "");
+        }
+    }
+
+    fn rejected(&self, why: &str) {
+        let fields = [("reason".to_owned(), Value::from(why))];
+        self.emit_as("worker.rejected", "refused", fields.into_iter().collect());
+    }
+
     pub(crate) fn emit(&self, name: &str, fields: Map<String, Value>) {
+        self.emit_as(name, "ok", fields);
+    }
+
+    fn emit_as(&self, name: &str, result: &str, fields: Map<String, Value>) {
         let worker = self.segue.as_ref().and_then(Segue::worker);
         let said = Said {
             event: name.to_owned(),
             actor: "system".to_owned(),
             target: worker.map_or_else(|| self.instance.clone(), ToString::to_string),
-            result: "ok".to_owned(),
+            result: result.to_owned(),
             version: self.version.clone(),
             fields,
         };
@@ -339,6 +380,7 @@ impl Inner {
             draining_since: since.map(|since| seconds(since.0)),
             drained: now.drain.is_drained(),
             retiring: now.retiring,
+            takes_calls: now.drain.takes_calls(),
             active_sessions: now.drain.active(),
             overdue_sessions: now.drain.overdue(),
             total_sessions_started: now.started,
@@ -349,6 +391,18 @@ impl Inner {
             on_straggler: policy.on_straggler.word(),
             audit: self.audit.waiting(),
             reports: self.outcomes.waiting(),
+            membership: Membership {
+                configured: self.segue.as_ref().is_some_and(|is| is.papers.is_some()),
+                barred: match now.drain.standing() {
+                    Standing::Admitted => None,
+                    Standing::Barred { why } => Some(why.clone()),
+                },
+                last_error: match &now.membership {
+                    Shown::No | Shown::Taken(_) => None,
+                    Shown::Refused { why } => Some(format!("refused: {why}")),
+                    Shown::Failed { error } => Some(error.clone()),
+                },
+            },
             segue: Contact {
                 configured: self.segue.is_some(),
                 last_contact: now.last_contact,

@@ -26,6 +26,7 @@ mod audit;
 mod call;
 mod event;
 mod inner;
+mod membership;
 mod outcome;
 mod pool;
 mod queue;
@@ -38,7 +39,7 @@ mod thread;
 
 pub use audit::{AuditEvent, SinkError};
 pub use call::Call;
-pub use drain::{OnStraggler, Policy, Refused};
+pub use drain::{OnStraggler, Policy, Refused, Standing};
 pub use event::Event;
 pub use outcome::{BadOutcome, Outcome, Verdict};
 pub use pool::{AgentPool, Builder};
@@ -46,7 +47,7 @@ pub use queue::Waiting;
 pub use segue::{CallState, Environment, NoSegue, Segue, SegueError};
 #[cfg(feature = "signals")]
 pub use signals::on_signals;
-pub use snapshot::{Contact, Snapshot};
+pub use snapshot::{Contact, Membership, Snapshot};
 
 /// Membership by a shared secret, as OpenRTC has it; see [`segue_membership`] for what is stronger.
 pub use segue_membership::{MembershipError, MembershipVerifier, sign_membership};

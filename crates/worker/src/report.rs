@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Map;
 
 use crate::inner::{Inner, Report};
+use crate::membership::Showing;
 use crate::queue::Failed;
 use crate::segue::Beat;
 use crate::thread::{lock, spawn};
@@ -79,7 +80,7 @@ impl Inner {
 
     fn keep_in_touch(&self) {
         let Some(segue) = &self.segue else { return };
-        let mut every = EVERY;
+        let (mut every, mut showing) = (EVERY, Showing::default());
         loop {
             let now = lock(&self.now);
             let (news, closed) = (now.news, now.closed);
@@ -101,6 +102,8 @@ impl Inner {
                         every = Duration::from_secs(told.every.clamp(least, most));
                     }
                     self.heard(&told);
+                    let before = told.membership.as_ref();
+                    self.stand(before, showing.look(segue, before.is_some()));
                 }
                 Err(error) => self.heard_nothing(&error.to_string()),
             }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use ureq::http::{Method, Request};
 
+use crate::membership::{Papers, Stands};
 use crate::outcome::Outcome;
 
 /// How long an answer may take: one on this machine takes a few milliseconds.
@@ -33,6 +34,10 @@ pub struct Environment {
     pub api_url: Option<String>,
     /// `SEGUE_TOKEN_FILE`.
     pub token_file: Option<PathBuf>,
+    /// `SEGUE_MEMBERSHIP_TOKEN_FILE`: a worker token, which is shown to Segue.
+    pub membership_token_file: Option<PathBuf>,
+    /// `SEGUE_MEMBERSHIP_KEY_FILE`: the key of a token that is bound to one.
+    pub membership_key_file: Option<PathBuf>,
 }
 
 impl Environment {
@@ -50,6 +55,8 @@ impl Environment {
             release: text("SEGUE_RELEASE"),
             api_url: text("SEGUE_API_URL"),
             token_file: text("SEGUE_TOKEN_FILE").map(PathBuf::from),
+            membership_token_file: text("SEGUE_MEMBERSHIP_TOKEN_FILE").map(PathBuf::from),
+            membership_key_file: text("SEGUE_MEMBERSHIP_KEY_FILE").map(PathBuf::from),
         }
     }
 }
@@ -84,6 +91,14 @@ pub enum SegueError {
         /// Why not.
         source: io::Error,
     },
+    /// The operator gives this worker the key of its membership.
+    #[error("the key in {path} cannot be used: {why}")]
+    Key {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The state of a call is not the one that was expected: somebody else has written.
     #[error("somebody else has written the state of this call")]
     Stale,
@@ -102,7 +117,7 @@ impl SegueError {
     pub fn is_retryable(&self) -> bool {
         match self {
             // A token may be replaced while we run.
-            Self::Unreachable(_) | Self::Token { .. } => true,
+            Self::Unreachable(_) | Self::Token { .. } | Self::Key { .. } => true,
             Self::Stale => false,
             Self::Refused { status, .. } => matches!(status, 401 | 403 | 408 | 429 | 500..),
         }
@@ -143,13 +158,17 @@ pub(crate) struct Told {
     /// Seconds until the next heartbeat.
     #[serde(default)]
     pub(crate) every: u64,
+    /// What this worker may do by its membership; none: Segue knows of no membership of it.
+    #[serde(default)]
+    pub(crate) membership: Option<Stands>,
 }
 
 /// Segue, as one agent's worker asks it.
 #[derive(Debug, Clone)]
 pub struct Segue {
-    agent: AgentName,
-    worker: Option<WorkerId>,
+    pub(crate) agent: AgentName,
+    pub(crate) worker: Option<WorkerId>,
+    pub(crate) papers: Option<Papers>,
     url: String,
     token_file: Option<PathBuf>,
     http: ureq::Agent,
@@ -174,6 +193,14 @@ impl Segue {
         if !is_good {
             return Err(NoSegue::BadUrl(url.clone()));
         }
+        if environment.membership_token_file.is_some() && worker.is_none() {
+            return Err(NoSegue::Missing("SEGUE_WORKER_ID"));
+        }
+        let papers = environment.membership_token_file.clone();
+        let papers = papers.map(|token_file| Papers {
+            token_file,
+            key_file: environment.membership_key_file.clone(),
+        });
         let http = ureq::Agent::config_builder()
             .timeout_global(Some(ANSWER_MAX))
             .http_status_as_error(false)
@@ -184,6 +211,7 @@ impl Segue {
         Ok(Self {
             agent,
             worker: worker.transpose()?,
+            papers,
             url: url.trim_end_matches('/').to_owned(),
             token_file: environment.token_file.clone(),
             http: http.into(),
@@ -308,7 +336,26 @@ impl Segue {
         format!("/v1/calls/{call}/state?agent={}", self.agent)
     }
 
+    /// The body of an answer that is none of a failure.
     fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<(u16, Vec<u8>), SegueError> {
+        let (status, body) = self.send(method, path, headers, body)?;
+        match status {
+            200..300 => Ok((status, body)),
+            412 => Err(SegueError::Stale),
+            _ => Err(SegueError::Refused {
+                status,
+                title: title(&body),
+            }),
+        }
+    }
+
+    pub(crate) fn send(
         &self,
         method: Method,
         path: &str,
@@ -319,7 +366,7 @@ impl Segue {
             .method(method)
             .uri(format!("{}{path}", self.url));
         if let Some(path) = &self.token_file {
-            request = request.header("Authorization", format!("Bearer {}", token(path)?));
+            request = request.header("Authorization", format!("Bearer {}", read_secret(path)?));
         }
         for (name, value) in headers {
             request = request.header(*name, value);
@@ -338,19 +385,12 @@ impl Segue {
         let status = answer.status().as_u16();
         let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
         let body = body.read_to_vec().map_err(unreachable)?;
-        match status {
-            200..300 => Ok((status, body)),
-            412 => Err(SegueError::Stale),
-            _ => Err(SegueError::Refused {
-                status,
-                title: title(&body),
-            }),
-        }
+        Ok((status, body))
     }
 }
 
 /// Read each time: a token may be replaced while this process runs.
-fn token(path: &Path) -> Result<String, SegueError> {
+pub(crate) fn read_secret(path: &Path) -> Result<String, SegueError> {
     let failed = |source| SegueError::Token {
         path: path.to_owned(),
         source,
@@ -370,7 +410,7 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, SegueError> {
 }
 
 /// What a problem says, if it is one.
-fn title(body: &[u8]) -> String {
+pub(crate) fn title(body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
     let title = problem["title"].as_str().unwrap_or("it did not say why");
     title.to_owned()

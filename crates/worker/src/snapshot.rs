@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub drained: bool,
     /// Segue sends its release no new calls.
     pub retiring: bool,
+    /// A call that is new here may come in: it does not drain, and its membership is not refused.
+    pub takes_calls: bool,
     /// Calls that are here.
     pub active_sessions: usize,
     /// Calls that are here past the ceiling.
@@ -45,8 +47,21 @@ pub struct Snapshot {
     pub audit: Waiting,
     /// Outcomes on their way to Segue.
     pub reports: Waiting,
+    /// Whether Segue lets it take new calls.
+    pub membership: Membership,
     /// How Segue is reached.
     pub segue: Contact,
+}
+
+/// Whether Segue lets a worker take new calls.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Membership {
+    /// Whether it has one to show.
+    pub configured: bool,
+    /// Why it takes no new calls, in one word; none: it may.
+    pub barred: Option<String>,
+    /// Why the last one that it showed was not taken; none: it was.
+    pub last_error: Option<String>,
 }
 
 /// How Segue is reached.

@@ -10,7 +10,7 @@
 it has them; docs/sdk.md says what differs, and why.
 """
 
-from ._native import Draining, Refused, SegueUnreachable, StaleState
+from ._native import Barred, Draining, Refused, SegueUnreachable, StaleState
 from .membership import MembershipError, MembershipVerifier, sign_membership
 from .pool import (
     AgentPool,
@@ -27,6 +27,7 @@ __all__ = [
     "AgentPool",
     "AuditEvent",
     "AuditLog",
+    "Barred",
     "Call",
     "CallEnded",
     "CallState",

@@ -29,7 +29,7 @@ def on_request(
 
     async def answer(request: Any) -> None:
         pool.begin()
-        if pool.draining:
+        if not pool.takes_calls:
             await request.reject(terminate=False)
         elif accept is not None:
             await accept(request)

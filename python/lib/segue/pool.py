@@ -35,7 +35,8 @@ class CallEnded(RuntimeError):
 class Event:
     """What a worker is told.
 
-    `name` is one of retiring, resumed, draining, overdue, end, announce, hand-off, drained.
+    `name` is one of retiring, resumed, barred, admitted, draining, overdue, end, announce, hand-off,
+    drained.
     """
 
     name: str
@@ -91,6 +92,7 @@ class PoolRuntimeSnapshot:
     draining_since: float | None
     drained: bool
     retiring: bool
+    takes_calls: bool
     active_sessions: int
     overdue_sessions: int
     total_sessions_started: int
@@ -101,6 +103,7 @@ class PoolRuntimeSnapshot:
     on_straggler: str
     audit: dict[str, Any]
     reports: dict[str, Any]
+    membership: dict[str, Any]
     segue: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,8 +135,8 @@ class AgentPool:
     """A worker of a release, and the calls it has.
 
     What is not said is read from the environment that Segue gives its workers: SEGUE_RELEASE,
-    SEGUE_AGENT, SEGUE_WORKER_ID, SEGUE_API_URL, SEGUE_TOKEN_FILE. Without an `api_url` nothing is
-    reported, and all else works.
+    SEGUE_AGENT, SEGUE_WORKER_ID, SEGUE_API_URL, SEGUE_TOKEN_FILE, SEGUE_MEMBERSHIP_TOKEN_FILE,
+    SEGUE_MEMBERSHIP_KEY_FILE. Without an `api_url` nothing is reported, and all else works.
 
     Nothing runs before the first use, so a pool may be made before a fork.
     """
@@ -149,13 +152,17 @@ class AgentPool:
         worker: str | None = None,
         api_url: str | None = None,
         token_file: str | os.PathLike[str] | None = None,
+        membership_token_file: str | os.PathLike[str] | None = None,
+        membership_key_file: str | os.PathLike[str] | None = None,
     ):
         if audit_sink is not None and inspect.iscoroutinefunction(audit_sink):
             raise TypeError("audit_sink is called from a thread; give it a plain function")
         env = os.environ.get
         self._version = deployment_version or env("SEGUE_RELEASE") or None
         sink = None if audit_sink is None else lambda text: audit_sink(AuditEvent._read(text))
-        token = token_file or env("SEGUE_TOKEN_FILE") or None
+        token = token_file or env("SEGUE_TOKEN_FILE")
+        membership = membership_token_file or env("SEGUE_MEMBERSHIP_TOKEN_FILE")
+        key = membership_key_file or env("SEGUE_MEMBERSHIP_KEY_FILE")
         self._settings = (
             self._version,
             drain_timeout,
@@ -164,7 +171,7 @@ class AgentPool:
             agent or env("SEGUE_AGENT") or None,
             worker or env("SEGUE_WORKER_ID") or None,
             api_url or env("SEGUE_API_URL") or None,
-            None if token is None else os.fspath(token),
+            *(os.fspath(path) if path else None for path in (token, membership, key)),
         )
         # A signal's handler may come while this thread holds it.
         self._lock = threading.RLock()
@@ -249,6 +256,12 @@ class AgentPool:
         return self.runtime_snapshot().draining
 
     @property
+    def takes_calls(self) -> bool:
+        """Whether a call that is new here may come in: it does not drain, and its membership is not
+        refused."""
+        return self.runtime_snapshot().takes_calls
+
+    @property
     def retiring(self) -> bool:
         return self.runtime_snapshot().retiring
 
@@ -329,7 +342,7 @@ class AgentPool:
     def call(self, call: str, *, assigned: bool = False) -> "Call":
         """A call for as long as the block of this `with` or `async with` runs.
 
-        Raises `Draining` there when the worker drains, unless the call is here already, or was
+        Raises `Draining` there when the worker drains, `Barred` when its membership is refused, unless the call is here already, or was
         accepted in this worker's name before (`assigned`), as in the entrypoint of a LiveKit job.
         """
         return Call(self, call, assigned)

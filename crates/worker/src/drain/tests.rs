@@ -16,9 +16,21 @@ fn inputs() -> impl Strategy<Value = Vec<(u64, Input)>> {
         4 => (call.clone(), any::<bool>()).prop_map(|(call, assigned)| Input::Enter { call, assigned }),
         4 => call.prop_map(|call| Input::Exit { call }),
         1 => Just(Input::BeginDrain),
+        2 => standings().prop_map(Input::Stand),
         2 => Just(Input::Tick),
     ];
     prop::collection::vec((0_u64..40, input), 0..120)
+}
+
+fn standings() -> impl Strategy<Value = Standing> {
+    let barred = |why: &str| Standing::Barred {
+        why: why.to_owned(),
+    };
+    prop_oneof![
+        2 => Just(Standing::Admitted),
+        1 => Just(barred("not-admitted")),
+        1 => Just(barred("fell-out")),
+    ]
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -37,6 +49,7 @@ fn policies() -> impl Strategy<Value = Policy> {
 struct Paper {
     connections: BTreeMap<CallId, (u32, u64)>,
     drains_since: Option<u64>,
+    barred: Option<String>,
     overdue: BTreeSet<CallId>,
     drained: bool,
 }
@@ -53,8 +66,12 @@ impl Paper {
         match input {
             Input::Enter { call, assigned } => {
                 let is_here = self.connections.contains_key(call);
-                let may = self.drains_since.is_none() || *assigned || is_here;
+                let takes = self.drains_since.is_none() && self.barred.is_none();
+                let may = takes || *assigned || is_here;
                 assert_eq!(said.is_ok(), may, "{call}");
+                let why = self.barred.clone().map(|why| Refused::Barred { why });
+                let why = self.drains_since.map(|_| Refused::Draining).or(why);
+                assert_eq!(said.as_ref().err(), why.as_ref().filter(|_| !may));
                 if may {
                     let here = self.connections.entry(call.clone()).or_insert((0, now));
                     here.0 += 1;
@@ -77,6 +94,17 @@ impl Paper {
                 let first = self.drains_since.is_none();
                 assert_eq!(effects.first() == Some(&Effect::Draining), first);
                 self.drains_since.get_or_insert(now);
+            }
+            Input::Stand(standing) => {
+                let (barred, expected) = match standing {
+                    Standing::Admitted => (None, Effect::Admitted),
+                    Standing::Barred { why } => {
+                        (Some(why.clone()), Effect::Barred { why: why.clone() })
+                    }
+                };
+                let is_new = barred != self.barred;
+                assert_eq!(effects, Vec::from_iter(is_new.then_some(expected)));
+                self.barred = barred;
             }
             Input::Tick => {}
         }
@@ -108,7 +136,7 @@ impl Paper {
             match effect {
                 Effect::Overdue(calls) => named.extend(calls.iter().cloned()),
                 Effect::End(calls) => ended.extend(calls.iter().cloned()),
-                Effect::Draining | Effect::Drained => {}
+                Effect::Draining | Effect::Drained | Effect::Barred { .. } | Effect::Admitted => {}
             }
         }
         assert_eq!(named, due);
@@ -139,6 +167,8 @@ proptest! {
             prop_assert_eq!(drain.overdue(), paper.overdue.len());
             prop_assert_eq!(drain.draining_since().map(|since| since.0), paper.drains_since);
             prop_assert_eq!(drain.is_drained(), paper.drained);
+            let takes = paper.drains_since.is_none() && paper.barred.is_none();
+            prop_assert_eq!(drain.takes_calls(), takes);
             let waits = paper.connections.iter().filter(|(call, _)| !paper.overdue.contains(*call));
             let next = waits.map(|(_, (_, entered))| Some(paper.drains_since?.max(*entered) + policy.drain_timeout?.0));
             prop_assert_eq!(drain.next_deadline().map(|at| at.0), next.flatten().min());

@@ -251,7 +251,7 @@ fn segue(url: &str, worker: Option<&str>) -> Segue {
         worker: worker.map(ToOwned::to_owned),
         release: Some("v2".to_owned()),
         api_url: Some(url.to_owned()),
-        token_file: None,
+        ..Environment::default()
     };
     Segue::new(&environment).unwrap()
 }
