@@ -7,6 +7,7 @@ mod examples;
 mod look;
 mod membership;
 mod setup;
+mod workers;
 
 use std::path::PathBuf;
 
@@ -29,6 +30,7 @@ pub(crate) use self::setup::{
     ConfigArgs, ConfigDo, DemoArgs, DispatchArgs, GatewayArgs, InitArgs, ManArgs, SampleArgs,
     UpgradeArgs,
 };
+pub(crate) use self::workers::{KickArgs, SteerArgs, WorkerArgs, WorkersArgs, WorkersDo};
 use crate::exit::EXIT_CODES;
 
 /// Replace releases of a voice agent under live calls, without dropping one.
@@ -121,6 +123,12 @@ pub(crate) enum Command {
     /// List the calls in progress, oldest first
     #[command(after_help = examples::CALLS)]
     Calls(CallsArgs),
+    /// List the workers of an agent; inspect, drain, undrain or kick one
+    ///
+    /// Processes that Segue runs, LiveKit workers that are connected to the dispatcher, and whoever
+    /// says how it is. Only LiveKit workers are drained alone: other calls go by releases.
+    #[command(after_help = examples::WORKERS)]
+    Workers(WorkersArgs),
     /// Make the rollout wait where it is
     #[command(after_help = examples::PAUSE)]
     Pause(VerbArgs),

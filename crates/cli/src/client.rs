@@ -2,7 +2,8 @@
 
 use segue_controller::api::wire::{
     ActionView, AgentView, Ask, AuditView, CallsView, DeployBody, DiffView, NewTokenView,
-    PermitsView, ReloadView, StatusView, TokenBody, TokensView, VerbBody, VerifyView,
+    PermitsView, ReloadView, StatusView, SteeredView, TokenBody, TokensView, VerbBody, VerifyView,
+    WorkersView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +15,9 @@ use crate::reach::{Reach, Response};
 
 /// Calls asked for at once; the API gives no more.
 const CALLS_PAGE: usize = 10_000;
+
+/// The same of workers.
+const WORKERS_PAGE: usize = 1_000;
 
 /// Talks to the controller of one state folder, or of another machine.
 pub(crate) struct Client(Reach);
@@ -49,6 +53,29 @@ impl Client {
             whole.next = page.next;
         }
         Ok(whole)
+    }
+
+    /// Every worker of an agent, page by page.
+    pub(crate) fn workers(&self, agent: &str) -> Result<WorkersView, Trouble> {
+        let path = format!("/v1/agents/{agent}/workers?limit={WORKERS_PAGE}");
+        let mut whole: WorkersView = self.get(&path)?;
+        while let Some(after) = whole.next.take() {
+            let page: WorkersView = self.get(&format!("{path}&after={after}"))?;
+            whole.workers.extend(page.workers);
+            whole.next = page.next;
+        }
+        Ok(whole)
+    }
+
+    /// Does something with one worker: `drain`, `undrain` or `kick`.
+    pub(crate) fn steer_worker(
+        &self,
+        agent: &str,
+        worker: &str,
+        verb: &str,
+        ask: &Ask,
+    ) -> Result<SteeredView, Trouble> {
+        self.post(&format!("/v1/agents/{agent}/workers/{worker}/{verb}"), ask)
     }
 
     pub(crate) fn audit(

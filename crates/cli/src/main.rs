@@ -81,6 +81,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => verb::status::run(&home, format, &args).await,
         Command::Top(args) => verb::top::run(&home, format, &args).await,
         Command::Calls(args) => verb::calls::run(&home, format, &args),
+        Command::Workers(args) => verb::workers::run(&home, format, &args),
         Command::Pause(args) => verb::act::run(&home, format, "pause", &args),
         Command::Resume(args) => verb::act::run(&home, format, "resume", &args),
         Command::Promote(args) => verb::act::promote(&home, format, &args),

@@ -43,6 +43,23 @@ pub(super) const CALLS: &str = "\
 Examples:\n\
 \x20 segue calls\n\
 \x20 segue calls --limit 10 --output json";
+pub(super) const WORKERS: &str = "\
+Examples:\n\
+\x20 segue workers                  of the only agent\n\
+\x20 segue workers receptionist --release v2\n\
+\x20 segue workers --output json | jq '.workers[] | select(.state == \"draining\")'";
+pub(super) const WORKERS_INSPECT: &str = "\
+Examples:\n\
+\x20 segue workers inspect AW_x7    the beginning of its id is enough";
+pub(super) const WORKERS_DRAIN: &str = "\
+Examples:\n\
+\x20 segue workers drain AW_x7 --reason \"the host is rebooted\"";
+pub(super) const WORKERS_UNDRAIN: &str = "\
+Examples:\n\
+\x20 segue workers undrain AW_x7";
+pub(super) const WORKERS_KICK: &str = "\
+Examples:\n\
+\x20 segue workers kick AW_x7 --yes --reason \"it hangs\"";
 pub(super) const PAUSE: &str = "\
 Examples:\n\
 \x20 segue pause --reason \"looking at the drops\"\n\

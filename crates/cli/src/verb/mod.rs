@@ -28,3 +28,4 @@ pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod upgrade;
+pub(crate) mod workers;

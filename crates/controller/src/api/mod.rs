@@ -49,8 +49,8 @@ pub(crate) use workers::WorkerTokens;
 use self::bucket::Buckets;
 use self::guard::Names;
 use self::handlers::{
-    agents, audit, calls, compose, metrics, outcomes, permits, reload, states, tokens as of_tokens,
-    verbs, workers as of_workers,
+    agents, audit, calls, compose, fleet, metrics, outcomes, permits, reload, states,
+    tokens as of_tokens, verbs, workers as of_workers,
 };
 
 /// Largest body: a command, an environment, a prompt and a configuration, as JSON.
@@ -114,8 +114,11 @@ fn endpoints() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(metrics::metrics))
         .routes(routes!(permits::list, permits::grant))
         .routes(routes!(permits::renew, permits::end))
-        .routes(routes!(of_workers::list))
-        .routes(routes!(of_workers::beat))
+        .routes(routes!(fleet::list))
+        .routes(routes!(fleet::one, of_workers::beat))
+        .routes(routes!(fleet::drain))
+        .routes(routes!(fleet::undrain))
+        .routes(routes!(fleet::kick))
         .routes(routes!(outcomes::read, outcomes::report))
         .routes(routes!(verbs::deploy))
         .routes(routes!(verbs::pause))

@@ -68,6 +68,9 @@ const fn on(
 /// Refusals of what is decided about an agent.
 const DECISION: &[u16] = &[404, 409, 412, 422, 503];
 
+/// Refusals of what is done with one worker.
+const STEERED: &[u16] = &[404, 409, 412, 503];
+
 /// Every endpoint below `/v1`. Whoever adds one adds its row here, and to the matrix of the tests.
 pub(crate) const ENDPOINTS: &[Endpoint] = &[
     on("GET", "/v1/openapi.json", Needs::Nothing, &[]),
@@ -142,12 +145,26 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         Needs::Read,
         &[404, 503],
     ),
+    on("GET", WORKER, Needs::Read, &[404, 503]),
     on(
-        "PUT",
-        "/v1/agents/{agent}/workers/{worker}",
-        Needs::Report,
-        &[404, 422, 503],
+        "POST",
+        "/v1/agents/{agent}/workers/{worker}/drain",
+        Needs::Operate,
+        STEERED,
     ),
+    on(
+        "POST",
+        "/v1/agents/{agent}/workers/{worker}/undrain",
+        Needs::Operate,
+        STEERED,
+    ),
+    on(
+        "POST",
+        "/v1/agents/{agent}/workers/{worker}/kick",
+        Needs::Operate,
+        STEERED,
+    ),
+    on("PUT", WORKER, Needs::Report, &[404, 422, 503]),
     on("GET", OUTCOME, Needs::Read, &[404, 503]),
     on("POST", OUTCOME, Needs::Report, &[404, 409, 422, 503]),
     on("GET", "/v1/tokens", Needs::Administer, &[]),
@@ -171,6 +188,8 @@ pub(crate) const ROLLBACK: &str = "/v1/agents/{agent}/rollback";
 pub(crate) const EVENTS: &str = "/v1/events";
 /// How a call went.
 const OUTCOME: &str = "/v1/agents/{agent}/calls/{call}/outcome";
+/// One worker.
+const WORKER: &str = "/v1/agents/{agent}/workers/{worker}";
 /// Permits of outbound calls, and one of them.
 const PERMITS: &str = "/v1/agents/{agent}/permits";
 const PERMIT: &str = "/v1/agents/{agent}/permits/{permit}";

@@ -3,6 +3,7 @@
 
 mod access;
 mod calls;
+mod fleet;
 mod steer;
 mod workers;
 
@@ -23,10 +24,11 @@ pub use access::{
     NewTokenView, Role, TokenBody, TokenEvent, TokenEventsView, TokenView, TokensView,
 };
 pub use calls::{CallStateView, CallsView, PermitBody, PermitView, PermitsView, RenewBody};
+pub use fleet::{ConnectionView, SteeredView, WorkerEntry, WorkerKind, WorkersView};
 pub use steer::{AckView, ActionView, Ask, DeployBody, ForgetView, PartBody, VerbBody};
 pub use workers::{
-    HeardView, HeardsView, HeartbeatBody, HeartbeatView, MembershipBody, MembershipState,
-    MembershipView, OutcomeBody, OutcomeView, OutcomesView, Verdict,
+    HeardView, HeartbeatBody, HeartbeatView, MembershipBody, MembershipState, MembershipView,
+    OutcomeBody, OutcomeView, OutcomesView, Verdict,
 };
 
 /// `GET /v1/status`.
@@ -250,6 +252,9 @@ pub struct WorkerView {
     pub id: WorkerId,
     /// `starting`, `ready`, `allocated`, `backing-off` or `gone`.
     pub state: String,
+    /// Calls in progress with it, as the gateways say.
+    #[serde(default)]
+    pub calls: u32,
     /// Its process.
     pub pid: Option<u32>,
     /// Its port on loopback.

@@ -16,6 +16,7 @@ mod dialling;
 mod goodbye;
 mod hooks;
 mod lag;
+mod notices;
 mod reach;
 mod trouble;
 mod view;
@@ -47,6 +48,7 @@ pub(crate) use self::bases::Bases;
 use self::decide::replay;
 pub(crate) use self::decide::{blocking, describe, verify};
 pub(crate) use self::dialling::{PermitAsk, PermitRefused, Permitted};
+use self::notices::Notices;
 pub(crate) use self::reach::Outreach;
 use self::trouble::Trouble;
 
@@ -151,6 +153,8 @@ pub(crate) struct Driver {
     /// The newest report of each gateway, for people.
     reports: BTreeMap<GatewayId, Presence>,
     waiting: Vec<Waiting>,
+    /// What befell workers and is not written down yet.
+    notices: Notices,
     journal_error: Option<String>,
     /// A gateway knows of decisions that the journal does not.
     behind: Option<String>,
@@ -173,6 +177,7 @@ impl Driver {
             goodbyes: BTreeSet::new(),
             reports: BTreeMap::new(),
             waiting: Vec::new(),
+            notices: Notices::default(),
             journal_error: None,
             behind: None,
             journal_retry: None,
@@ -278,6 +283,11 @@ impl Driver {
                 self.met.insert(gateway);
             }
             Heard::Presence { at, presence } => self.observe(at, presence),
+            Heard::Events {
+                gateway,
+                events,
+                left_out,
+            } => self.told(&gateway, events, left_out),
         }
     }
 
@@ -320,6 +330,8 @@ impl Driver {
             if let Err(Refused::Journal(_)) = self.follow(name).await {
                 self.journal_retry = Some(Instant::now() + JOURNAL_RETRY);
             } else if let Err(Refused::Journal(_)) = self.end_stragglers(name).await {
+                self.journal_retry = Some(Instant::now() + JOURNAL_RETRY);
+            } else if let Err(Refused::Journal(_)) = self.write_notices(name).await {
                 self.journal_retry = Some(Instant::now() + JOURNAL_RETRY);
             }
             self.carry_out(name);

@@ -264,17 +264,15 @@ impl Look<'_> {
     }
 
     fn worker(&self, status: &WorkerStatus) -> WorkerView {
-        let busy = self
-            .busy
-            .get(&status.worker)
-            .is_some_and(|calls| *calls > 0);
+        let calls = self.busy.get(&status.worker).copied().unwrap_or(0);
         let state = match status.state {
-            WorkerState::Ready if busy => "allocated",
+            WorkerState::Ready if calls > 0 => "allocated",
             state => state.word(),
         };
         WorkerView {
             id: status.worker.clone(),
             state: state.to_owned(),
+            calls,
             pid: status.pid,
             port: status.addr.port(),
             restarts: status.restarts,

@@ -4,6 +4,7 @@
 //! grow, so nothing has to be remembered about what it had. For one that reads slowly only the
 //! newest table of each agent is kept; what it missed in between it never needs.
 
+mod fleet;
 mod lines;
 mod outbox;
 mod peer;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use segue_core::link::{CallInfo, CallRecord, ToGateway};
 use segue_core::names::{AgentName, CallId, GatewayId, ReleaseId};
+use segue_core::plane::{ConnectedWorker, PlaneEvent};
 use segue_core::presence::Presence;
 use segue_core::table::RoutingTable;
 use segue_core::time::Timestamp;
@@ -26,6 +28,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+pub(crate) use self::fleet::Fleet;
 use self::outbox::Outbox;
 
 /// Connections at once; more are closed unanswered. A machine runs a handful of gateways.
@@ -34,8 +37,8 @@ const PEERS_MAX: usize = 256;
 /// Pause after `accept` failed: without it, running out of descriptors would spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// How long the live calls are waited for. A gateway answers from memory.
-const CALLS_WAIT: Duration = Duration::from_secs(1);
+/// How long live calls or workers are waited for. A gateway answers from memory.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// What gateways say, for the driver.
 #[derive(Debug)]
@@ -44,6 +47,15 @@ pub enum Heard {
     Hello(GatewayId),
     /// One holds no call and will take none: nobody needs to wait for it.
     Goodbye(GatewayId),
+    /// One has something for the audit log.
+    Events {
+        /// Who.
+        gateway: GatewayId,
+        /// Oldest first; some may have been told before.
+        events: Vec<PlaneEvent>,
+        /// How many it left out since it started.
+        left_out: u64,
+    },
     /// One reported.
     Presence {
         /// When that was read.
@@ -95,6 +107,8 @@ struct Peer {
     gateway: GatewayId,
     outbox: Arc<Outbox>,
     asked: BTreeMap<u64, oneshot::Sender<Vec<CallInfo>>>,
+    /// The same about workers.
+    asked_workers: BTreeMap<u64, oneshot::Sender<Vec<ConnectedWorker>>>,
 }
 
 impl Link {
@@ -164,7 +178,7 @@ impl Link {
         agent: Option<&AgentName>,
         limit: usize,
     ) -> Vec<(GatewayId, Option<Vec<CallInfo>>)> {
-        let deadline = Instant::now() + CALLS_WAIT;
+        let deadline = Instant::now() + ANSWER_WAIT;
         let mut answers = Vec::new();
         for (gateway, answer) in self.ask(agent, limit) {
             let calls = timeout_at(deadline, answer).await;
@@ -223,6 +237,7 @@ impl Link {
             gateway,
             outbox: Arc::clone(&outbox),
             asked: BTreeMap::new(),
+            asked_workers: BTreeMap::new(),
         };
         shared.peers.insert(number, peer);
         (number, outbox)

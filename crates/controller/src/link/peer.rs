@@ -82,7 +82,20 @@ async fn listen(
             }
             ToController::Calls { request, calls } => link.answer(number, request, calls),
             ToController::Ended { calls, .. } => link.ended(calls),
-            ToController::Workers { .. } | ToController::Events { .. } => {}
+            ToController::Workers { request, workers } => {
+                link.answer_workers(number, request, workers);
+            }
+            ToController::Events { events, left_out } => {
+                let gateway = gateway.clone();
+                let events = Heard::Events {
+                    gateway,
+                    events,
+                    left_out,
+                };
+                if heard.send(events).await.is_err() {
+                    return Ok(());
+                }
+            }
             ToController::Goodbye => {
                 let goodbye = Heard::Goodbye(gateway.clone());
                 if heard.send(goodbye).await.is_err() {

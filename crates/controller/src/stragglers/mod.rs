@@ -146,6 +146,11 @@ impl Ushers {
         due
     }
 
+    /// How the log names a call.
+    pub(crate) fn hashed(&self, call: &str) -> String {
+        keyed_hash(&self.key, call)
+    }
+
     /// Ends calls: that they end is written down. From now on they count for the rate.
     pub(crate) fn end(&self, agent: &AgentName, release: ReleaseId, calls: Vec<CallId>) {
         if let Some(run) = self.runs.get(&(agent.clone(), release)) {

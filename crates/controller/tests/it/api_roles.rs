@@ -10,6 +10,11 @@ use crate::{Client, Directory, Running, spec};
 
 const ROLES: [&str; 5] = ["viewer", "operator", "approver", "admin", "worker"];
 
+const WORKER: &str = "/v1/agents/{agent}/workers/{worker}";
+const DRAIN: &str = "/v1/agents/{agent}/workers/{worker}/drain";
+const UNDRAIN: &str = "/v1/agents/{agent}/workers/{worker}/undrain";
+const KICK: &str = "/v1/agents/{agent}/workers/{worker}/kick";
+
 /// Each endpoint and who may use it, in the order of `ROLES`: written down by hand, so that the
 /// table of the code is checked against something else than itself.
 const MATRIX: &[(&str, &str, [bool; 5])] = &[
@@ -121,6 +126,10 @@ const MATRIX: &[(&str, &str, [bool; 5])] = &[
         "/v1/agents/{agent}/workers/{worker}",
         [false, false, false, true, true],
     ),
+    ("GET", WORKER, [true, true, true, true, false]),
+    ("POST", DRAIN, [false, true, false, true, false]),
+    ("POST", UNDRAIN, [false, true, false, true, false]),
+    ("POST", KICK, [false, true, false, true, false]),
     (
         "GET",
         "/v1/agents/{agent}/calls/{call}/outcome",

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use segue_controller::state::StateDir;
 use segue_core::link::{CallInfo, CallRecord, LINK_VERSION, ToController, ToGateway};
-use segue_core::names::{AgentName, CallId, GatewayId, ReleaseId};
+use segue_core::names::{AgentName, CallId, GatewayId, ReleaseId, WorkerId};
+use segue_core::plane::{ConnectedWorker, DrainedBy, PlaneEvent, Steer};
 use segue_core::presence::{AgentPresence, Presence, ReleaseCounts};
 use segue_core::table::{Epoch, RoutingTable};
 use segue_core::time::Timestamp;
@@ -35,6 +36,12 @@ pub(crate) struct Mind {
     pub(crate) ended: Vec<(CallId, Timestamp)>,
     /// What it is told to end goes on.
     pub(crate) deaf: bool,
+    /// Workers that are connected to it, as to a dispatcher.
+    pub(crate) workers: Vec<ConnectedWorker>,
+    /// What it was told to do with which of them.
+    pub(crate) steered: Vec<(WorkerId, Steer)>,
+    /// It says once that these happened.
+    pub(crate) events: Vec<PlaneEvent>,
     /// It says once what became of these.
     pub(crate) records: Vec<CallRecord>,
     /// It does not install any new table.
@@ -132,6 +139,11 @@ async fn live(state: &StateDir, name: &GatewayId, mind: &Mutex<Mind>) -> std::io
             let left_out = 0;
             say(&mut writer, &ToController::Ended { calls, left_out }).await?;
         }
+        let events = std::mem::take(&mut mind.lock().unwrap().events);
+        if !events.is_empty() {
+            let left_out = 0;
+            say(&mut writer, &ToController::Events { events, left_out }).await?;
+        }
         if mind.lock().unwrap().parting {
             return say(&mut writer, &ToController::Goodbye).await;
         }
@@ -152,6 +164,26 @@ fn hear(mind: &Mutex<Mind>, message: ToGateway) -> Option<ToController> {
         ToGateway::ListCalls { request, .. } if !mind.mute => {
             let calls = mind.calls.clone();
             Some(ToController::Calls { request, calls })
+        }
+        ToGateway::ListWorkers { request, .. } if !mind.mute => {
+            let workers = mind.workers.clone();
+            Some(ToController::Workers { request, workers })
+        }
+        ToGateway::SteerWorker {
+            request,
+            worker,
+            what,
+            ..
+        } if !mind.mute => {
+            mind.steered.push((worker.clone(), what));
+            let drain = (what != Steer::Undrain).then_some(DrainedBy::Operator);
+            let known = mind.workers.iter_mut().filter(|is| is.worker == worker);
+            let workers = known.map(|is| {
+                is.drain = drain;
+                is.clone()
+            });
+            let workers = workers.collect();
+            Some(ToController::Workers { request, workers })
         }
         ToGateway::EndCalls { calls, .. } => {
             let now = now();

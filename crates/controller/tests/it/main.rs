@@ -16,6 +16,7 @@ mod api_state;
 mod api_tls;
 mod copies;
 mod crash;
+mod fleet;
 mod gateway;
 mod helper;
 mod http;

@@ -197,7 +197,7 @@ pub enum Event {
     },
     /// Something befell a worker, or is about to: an operator's word is written down before it is
     /// passed on.
-    Notice(Notice),
+    Notice(Box<Notice>),
     /// Time passed or a report came in.
     Tick,
 }

@@ -100,7 +100,7 @@ impl Agent {
             Event::Drain { release } => self.drain_current(now, *release),
             Event::Retire { release } => self.retire(now, seen, *release),
             Event::ForgetGateway { gateway } => self.forget(now, seen, input, gateway),
-            Event::Notice(notice) => Ok(vec![Fact::Notice(notice.clone())]),
+            Event::Notice(notice) => Ok(vec![Fact::Notice((**notice).clone())]),
         }
     }
 

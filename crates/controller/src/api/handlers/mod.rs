@@ -4,6 +4,7 @@ pub(super) mod agents;
 pub(super) mod audit;
 pub(super) mod calls;
 pub(super) mod compose;
+pub(super) mod fleet;
 pub(super) mod metrics;
 pub(super) mod outcomes;
 pub(super) mod permits;

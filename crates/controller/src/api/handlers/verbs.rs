@@ -220,7 +220,7 @@ fn verb_body(headers: &HeaderMap, body: &[u8]) -> Result<VerbBody, Reject> {
 }
 
 /// Somebody who asks for a decision, checked.
-struct Steer<'a> {
+pub(super) struct Steer<'a> {
     api: &'a Api,
     ask: AskBody,
     /// Revisions that `If-Match` permits.
@@ -229,7 +229,7 @@ struct Steer<'a> {
 }
 
 impl<'a> Steer<'a> {
-    fn new(
+    pub(super) fn new(
         api: &'a Api,
         principal: &Principal,
         headers: &HeaderMap,
@@ -244,6 +244,11 @@ impl<'a> Steer<'a> {
             permitted,
             asked,
         })
+    }
+
+    /// Why, in their words.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.ask.reason.as_deref()
     }
 
     /// The revision it must still be, of those that the headers and the body permit.
@@ -276,7 +281,7 @@ impl<'a> Steer<'a> {
         Ok(wanted)
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         self,
         agent: &str,
         verb: &'static str,

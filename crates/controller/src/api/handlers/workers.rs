@@ -7,20 +7,15 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use segue_core::names::{Label, WorkerId};
-use serde::Deserialize;
 
-use super::{Answer, Asked, agent_name, bounded, parse, query};
+use super::{Answer, agent_name, parse};
 use crate::api::heartbeats::{Beat, EVERY_S};
 use crate::api::problem::Reject;
 use crate::api::tokens::Principal;
-use crate::api::wire::{
-    AgentView, HeardView, HeardsView, HeartbeatBody, HeartbeatView, ReleaseView,
-};
+use crate::api::wire::{AgentView, HeartbeatBody, HeartbeatView, ReleaseView};
 use crate::api::{Api, schema};
 use crate::clock;
 
-/// Processes listed unless asked for more, and the most.
-const PROCESSES: (usize, usize) = (100, 1_000);
 /// Calls that one worker may hold, as in the configuration.
 const CALLS_MAX: u32 = 100_000;
 /// Longest id that a worker gives one of its own, in bytes.
@@ -89,64 +84,9 @@ pub(crate) async fn beat(
     Ok(Json(answer))
 }
 
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct ProcessesQuery {
-    /// At most this many; default 100.
-    #[param(minimum = 1, maximum = 1_000)]
-    limit: Option<usize>,
-    /// `next` of the page before.
-    #[param(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}:[A-Za-z0-9_-]{1,64}$")]
-    after: Option<String>,
-}
-
-/// What workers have said of themselves lately.
-#[utoipa::path(
-    get,
-    path = "/v1/agents/{agent}/workers",
-    tag = "calls",
-    params(("agent" = schema::AgentName, Path, description = "Which agent"), ProcessesQuery),
-    responses((status = 200, body = HeardsView))
-)]
-pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
-    asked: Asked<ProcessesQuery>,
-) -> Answer<HeardsView> {
-    let asked = query(asked)?;
-    let limit = bounded(asked.limit, PROCESSES)?;
-    let agent = agent_name(&name)?;
-    api.agent(agent.clone()).await?;
-    let mut heard = api.heartbeats.of(&agent, clock::now());
-    if let Some(after) = &asked.after {
-        let after = after.split_once(':').ok_or_else(|| {
-            let hint = "send `next` of the page before, or begin again without";
-            Reject::bad("`after` is not usable", hint)
-        })?;
-        heard.retain(|((_, worker, instance), _)| (worker.as_str(), instance.as_str()) > after);
-    }
-    let more = heard.len() > limit;
-    heard.truncate(limit);
-    let workers = heard
-        .into_iter()
-        .map(|((_, worker, instance), beat)| HeardView {
-            worker,
-            instance,
-            release: beat.release,
-            active: beat.active,
-            overdue: beat.overdue,
-            draining: beat.draining,
-            at: beat.at,
-        });
-    let workers: Vec<HeardView> = workers.collect();
-    let cursor = |last: &HeardView| format!("{}:{}", last.worker, last.instance);
-    let next = workers.last().filter(|_| more).map(cursor);
-    Ok(Json(HeardsView { workers, next }))
-}
-
 /// By the worker's name if Segue runs it, else by its label: the one that is in use, if several
 /// releases have had it.
-fn release_of<'a>(
+pub(super) fn release_of<'a>(
     view: &'a AgentView,
     worker: &WorkerId,
     label: Option<&Label>,

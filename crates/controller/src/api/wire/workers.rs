@@ -104,16 +104,6 @@ pub struct HeardView {
     pub at: Timestamp,
 }
 
-/// `GET /v1/agents/{agent}/workers?limit=N`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct HeardsView {
-    /// By worker and process.
-    pub workers: Vec<HeardView>,
-    /// Ask for what follows with `after` set to this; `null`: that was all.
-    #[serde(default)]
-    pub next: Option<String>,
-}
-
 /// Whether a call was what it should be, as its agent saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

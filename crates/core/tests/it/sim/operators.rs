@@ -143,7 +143,7 @@ impl World {
                 let calls = vec!["nobody's".to_owned()];
                 Event::EndCalls { release, calls }
             }
-            16 => Event::Notice(self.notice()),
+            16 => Event::Notice(Box::new(self.notice())),
             10 => {
                 let mut policy = policy(&mut self.rng);
                 // Somebody has second thoughts about the ceiling and nothing else.
