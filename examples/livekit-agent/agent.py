@@ -4,22 +4,20 @@
     LIVEKIT_URL=… LIVEKIT_API_KEY=… LIVEKIT_API_SECRET=… python agent.py start
 
 LiveKit runs each job in a process of its own, so there are two kinds of pools. The worker's own
-answers offers, and `begin_drain` there is LiveKit's own drain. A job's has one call, which somebody
-has accepted already: `assigned`.
+answers offers; `begin_drain` there, and SIGTERM, is a drain of LiveKit's that lasts as long as the last
+call. A job's has one call, which somebody has accepted already: `assigned`.
 """
 
 import asyncio
+import os
 
 from livekit.agents import AgentServer, JobContext, cli
 
 import segue.livekit
 from segue import AgentPool
 
-# Longer than any call: what LiveKit's drain does at its end is to cut.
-DRAIN_SECONDS = 24 * 3_600
-
 pool = AgentPool()
-server = AgentServer(drain_timeout=DRAIN_SECONDS)
+server = AgentServer(port=int(os.environ.get("HEALTH_PORT", "8081")))
 
 
 @server.rtc_session(on_request=segue.livekit.on_request(pool))
@@ -36,5 +34,5 @@ async def entrypoint(ctx: JobContext):
 
 
 if __name__ == "__main__":
-    segue.livekit.drain_with(pool)
+    segue.livekit.drain_with(pool, server)
     cli.run_app(server)

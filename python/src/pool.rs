@@ -99,6 +99,10 @@ impl NativePool {
         entered.map(|call| NativeCall(Some(call))).map_err(refused)
     }
 
+    fn takes_calls(&self) -> bool {
+        self.0.takes_calls()
+    }
+
     fn begin_drain(&self, reason: &str) {
         self.0.begin_drain(reason);
     }

@@ -97,7 +97,7 @@ def test_one_that_is_forgotten_is_shown_again(fake_segue, tmp_path):
 
 @pytest.mark.parametrize(
     "answer",
-    [(404, {"title": "no such place"}), (403, {"title": "this token may not"}), (503, {}), (200, [])],
+    [(404, {"title": "no such place"}), (403, {"title": "this token may not"}), (403, {"reason": "store"}), (503, {}), (200, [])],
 )
 def test_what_is_no_word_of_the_gate_changes_nothing(fake_segue, tmp_path, answer):
     gate = Gate(fake_segue, tmp_path)

@@ -380,7 +380,6 @@ impl Inner {
             draining_since: since.map(|since| seconds(since.0)),
             drained: now.drain.is_drained(),
             retiring: now.retiring,
-            takes_calls: now.drain.takes_calls(),
             active_sessions: now.drain.active(),
             overdue_sessions: now.drain.overdue(),
             total_sessions_started: now.started,

@@ -20,7 +20,7 @@ use crate::segue::{Segue, SegueError, read_secret, title};
 
 /// How long a membership that was refused, or that nobody wanted, is not shown again: each refusal is
 /// written down where all are.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 /// Longest key file, in bytes; ours are below 200.
 const KEY_BYTES_MAX: usize = 4_096;
@@ -152,15 +152,19 @@ impl Segue {
             200..300 => serde_json::from_slice(&answer)
                 .map(Shown::Taken)
                 .map_err(|error| SegueError::Unreachable(error.to_string())),
-            401 | 403 if let Ok(Problem { reason, .. }) = serde_json::from_slice(&answer) => {
-                Ok(Shown::Refused { why: reason })
-            }
+            401 | 403 if let Some(why) = refusal(&answer) => Ok(Shown::Refused { why }),
             _ => Err(SegueError::Refused {
                 status,
                 title: title(&answer),
             }),
         }
     }
+}
+
+/// Why a gate refuses, if it does. One that is full, or whose disk is, has not judged.
+fn refusal(answer: &[u8]) -> Option<String> {
+    let problem: Problem = serde_json::from_slice(answer).ok()?;
+    Some(problem.reason).filter(|is| !matches!(is.as_str(), "crowded" | "store"))
 }
 
 fn prove(key_file: &PathBuf, token: &str, nonce: &str) -> Result<String, SegueError> {

@@ -17,6 +17,7 @@ use crate::inner::Inner;
 use crate::outcome::Outcome;
 use crate::segue::Segue;
 use crate::snapshot::Snapshot;
+use crate::thread::lock;
 
 /// How long the last reports may take when nothing else is said. It is the end of a process whose
 /// calls are over, so it may take a moment.
@@ -147,6 +148,12 @@ impl AgentPool {
         let call: CallId = call.parse()?;
         self.inner().enter(&call, assigned)?;
         Ok(Call::new(Arc::clone(self.inner()), call))
+    }
+
+    /// Whether a call that is new here may come in: it does not drain, and its membership is not
+    /// refused.
+    pub fn takes_calls(&self) -> bool {
+        lock(&self.inner().now).drain.takes_calls()
     }
 
     /// From here on new calls are refused; those that are here go on to their ends. Again, it changes

@@ -25,8 +25,6 @@ pub struct Snapshot {
     pub drained: bool,
     /// Segue sends its release no new calls.
     pub retiring: bool,
-    /// A call that is new here may come in: it does not drain, and its membership is not refused.
-    pub takes_calls: bool,
     /// Calls that are here.
     pub active_sessions: usize,
     /// Calls that are here past the ceiling.

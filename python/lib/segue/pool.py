@@ -92,7 +92,6 @@ class PoolRuntimeSnapshot:
     draining_since: float | None
     drained: bool
     retiring: bool
-    takes_calls: bool
     active_sessions: int
     overdue_sessions: int
     total_sessions_started: int
@@ -259,7 +258,7 @@ class AgentPool:
     def takes_calls(self) -> bool:
         """Whether a call that is new here may come in: it does not drain, and its membership is not
         refused."""
-        return self.runtime_snapshot().takes_calls
+        return self._native.takes_calls()
 
     @property
     def retiring(self) -> bool:
