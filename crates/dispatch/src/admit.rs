@@ -1,15 +1,18 @@
 //! Whose a worker is, and whether it may take jobs.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
 
-use segue_core::names::{AgentName, Environment, Label, ReleaseId};
+use segue_core::dispatch::LINES_MAX;
+use segue_core::names::{AgentName, Label, ReleaseId};
 use segue_core::time::Timestamp;
-use segue_membership::file::FileStore;
-use segue_membership::{Gate, Member, Reject, Settings};
+use segue_membership::{Member, Reject};
+
+/// Longest piece of what a worker says that is repeated, in bytes: enough to recognise it.
+const SAID_BYTES_MAX: usize = 128;
+
+/// Longest permissions of a worker, in bytes: with every field they have some dozens.
+pub(crate) const PERMISSIONS_BYTES_MAX: usize = 1_024;
 
 /// What a worker shows and says when it comes.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +23,8 @@ pub struct Knock<'a> {
     pub deployment: &'a str,
     /// The name it registers under.
     pub agent_name: &'a str,
+    /// The namespace it registers in; usually empty.
+    pub namespace: &'a str,
 }
 
 /// A worker that is let in.
@@ -74,21 +79,87 @@ pub enum Refused {
     )]
     NoRelease,
     /// No agent is configured for the name it registers under.
-    #[error("no agent takes jobs as {0:?}\nhint: set `name` below [agents.NAME.livekit]")]
-    NoAgent(String),
+    #[error("no agent takes jobs as {0}\nhint: set `name` below [agents.NAME.livekit]")]
+    NoAgent(Registered),
+    /// Its token is of an agent that takes jobs under another name: it would be given jobs of others.
+    #[error(
+        "the worker registers as {said}, its token is of {agent}, which takes jobs as {expected}\nhint: let it register as its agent's `name` and `namespace` below [agents.{agent}.livekit] say"
+    )]
+    OtherAgent {
+        /// Whose its token is.
+        agent: AgentName,
+        /// As what it registers.
+        said: Registered,
+        /// As what it should.
+        expected: Registered,
+    },
+    /// It asks for more than anybody has reason to.
+    #[error("the worker's permissions have {0} bytes, at most {PERMISSIONS_BYTES_MAX} are taken")]
+    Permissions(usize),
+    /// Each combination of permissions and kind of job is a registration of its own at the server.
+    #[error(
+        "workers of {0} ask for more than {LINES_MAX} different kinds of job and permissions\nhint: let them register alike"
+    )]
+    Lines(AgentName),
+}
+
+/// As what a worker registers at the server.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Registered {
+    name: String,
+    namespace: String,
+}
+
+impl Registered {
+    /// By this name, and in this namespace; either may be empty.
+    pub fn new(name: &str, namespace: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", brief(&self.name))?;
+        match &*self.namespace {
+            "" => Ok(()),
+            namespace => write!(f, " in namespace {:?}", brief(namespace)),
+        }
+    }
+}
+
+/// What a stranger says, as far as it is repeated.
+pub(crate) fn brief(text: &str) -> &str {
+    &text[..text.floor_char_boundary(SAID_BYTES_MAX)]
 }
 
 impl Refused {
     /// One word for counters and logs.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::NoToken => "no_token",
+            Self::NoToken => "no-token",
             Self::Token(reject) => reject.word(),
             Self::Contradiction { .. } => "contradiction",
-            Self::NoRelease => "no_release",
-            Self::NoAgent(_) => "no_agent",
+            Self::NoRelease => "no-release",
+            Self::NoAgent(_) => "no-agent",
+            Self::OtherAgent { .. } => "other-agent",
+            Self::Permissions(_) => "permissions",
+            Self::Lines(_) => "lines",
         }
     }
+}
+
+/// A document that is not believed; the one before stays in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotBelieved {
+    /// `keys` or `manifest`.
+    pub document: &'static str,
+    /// Why, in one word.
+    pub reason: &'static str,
+    /// Why, in a sentence.
+    pub message: String,
 }
 
 /// Lets workers in.
@@ -100,8 +171,11 @@ pub trait Admit: Send + Sync {
     /// [`Refused`].
     fn admit(&self, knock: Knock<'_>, now: Timestamp) -> Result<Admitted, Refused>;
 
-    /// Looks for what is new, such as another manifest. May wait for a disk.
-    fn refresh(&self, _now: Timestamp) {}
+    /// Looks for what is new, such as another manifest, and says what of it is refused. May wait for
+    /// a disk.
+    fn refresh(&self, _now: Timestamp) -> Vec<NotBelieved> {
+        Vec::new()
+    }
 
     /// Whether one that is in may still take jobs.
     fn takes_jobs(&self, pass: &Pass, now: Timestamp) -> bool;
@@ -110,14 +184,15 @@ pub trait Admit: Send + Sync {
 /// Believes what workers say: for one machine, or a network where nobody else can connect.
 #[derive(Debug, Clone)]
 pub struct Unsigned {
-    /// Agents by the names under which their workers register.
-    pub agents: BTreeMap<String, AgentName>,
+    /// Agents by what their workers register as.
+    pub agents: BTreeMap<Registered, AgentName>,
 }
 
 impl Admit for Unsigned {
     fn admit(&self, knock: Knock<'_>, _now: Timestamp) -> Result<Admitted, Refused> {
-        let agent = self.agents.get(knock.agent_name);
-        let agent = agent.ok_or_else(|| Refused::NoAgent(knock.agent_name.to_owned()))?;
+        let registered = Registered::new(knock.agent_name, knock.namespace);
+        let agent = self.agents.get(&registered);
+        let agent = agent.ok_or(Refused::NoAgent(registered))?;
         // Workers that know no deployment say it in their path.
         let said = [Some(knock.deployment), knock.token];
         let said = said.into_iter().flatten().find(|label| !label.is_empty());
@@ -133,133 +208,5 @@ impl Admit for Unsigned {
 
     fn takes_jobs(&self, _pass: &Pass, _now: Timestamp) -> bool {
         true
-    }
-}
-
-/// Believes what is signed, by files that are read again when they change.
-pub struct Signed {
-    gate: Mutex<Gate>,
-    keys: PathBuf,
-    manifest: PathBuf,
-    /// What was read last of each, good or bad: it is told once.
-    read: Mutex<[String; 2]>,
-}
-
-impl Signed {
-    /// Opens the gate: `keys` and `manifest` are the files, and `kept` is where it remembers what it
-    /// has seen.
-    ///
-    /// # Errors
-    ///
-    /// When the files cannot be read or are not believed. A manifest may come later.
-    pub fn open(
-        environment: Environment,
-        keys: PathBuf,
-        manifest: PathBuf,
-        kept: &Path,
-        now: Timestamp,
-    ) -> Result<Self, OpenError> {
-        let unread = |path: &Path| {
-            let path = path.to_owned();
-            move |source| OpenError::Unread { path, source }
-        };
-        let mut secret = [0; 32];
-        let random = Path::new("/dev/urandom");
-        File::open(random)
-            .and_then(|mut file| file.read_exact(&mut secret))
-            .map_err(unread(random))?;
-        let chain = std::fs::read_to_string(&keys).map_err(unread(&keys))?;
-        let settings = Settings::new(environment, secret);
-        let store = Box::new(FileStore::new(kept));
-        let gate = Gate::open(settings, &chain, store, now).map_err(OpenError::Refused)?;
-        if let Some(error) = gate.complaint() {
-            tracing::error!(file = %keys.display(), %error, "membership stays as it was");
-        }
-        let signed = Self {
-            gate: Mutex::new(gate),
-            keys,
-            manifest,
-            read: Mutex::new([chain, String::new()]),
-        };
-        signed.refresh(now);
-        Ok(signed)
-    }
-
-    fn gate(&self) -> MutexGuard<'_, Gate> {
-        // It stores before it changes, so it is whole.
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a gate is not opened. The dispatcher does not start: it would let in whoever comes.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// A file is not there or not readable.
-    #[error("{path} cannot be read")]
-    Unread {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Its contents are not believed.
-    #[error("the key sets are refused")]
-    Refused(#[source] Reject),
-}
-
-impl Admit for Signed {
-    fn admit(&self, knock: Knock<'_>, now: Timestamp) -> Result<Admitted, Refused> {
-        let token = knock.token.ok_or(Refused::NoToken)?;
-        let member = self.gate().admit(token, now)?;
-        if !knock.deployment.is_empty() && knock.deployment != member.version.as_str() {
-            return Err(Refused::Contradiction {
-                said: knock.deployment.to_owned(),
-                token: member.version.to_string(),
-            });
-        }
-        Ok(Admitted {
-            agent: member.agent.clone(),
-            label: member.version.clone(),
-            release: Some(member.digest),
-            draining: !member.state.takes_calls(),
-            pass: Pass::Signed(Box::new(member)),
-        })
-    }
-
-    /// What is not believed changes nothing; it is told once.
-    fn refresh(&self, now: Timestamp) {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        for (last, path) in read.iter_mut().zip([&self.keys, &self.manifest]) {
-            let Ok(text) = std::fs::read_to_string(path) else {
-                continue;
-            };
-            if text == *last {
-                continue;
-            }
-            let offered = if *path == self.keys {
-                self.gate().offer_keys(&text, now)
-            } else {
-                self.gate()
-                    .offer_manifest(&text, now)
-                    .map(|taken| taken.ver)
-            };
-            let file = path.display();
-            match offered {
-                Ok(number) => tracing::info!(%file, number, "membership is as this says now"),
-                Err(error) => tracing::error!(%file, %error, "membership stays as it was"),
-            }
-            *last = text;
-        }
-        if let Err(error) = self.gate().save(now) {
-            tracing::error!(%error, "who was let in is not written down");
-        }
-    }
-
-    fn takes_jobs(&self, pass: &Pass, now: Timestamp) -> bool {
-        match pass {
-            Pass::Unsigned => false,
-            Pass::Signed(member) => self.gate().standing(member, now).takes_calls(),
-        }
     }
 }

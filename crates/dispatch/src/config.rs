@@ -5,11 +5,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use segue_core::dispatch::Settings;
 use segue_core::names::{AgentName, GatewayId};
 use segue_core::time::Millis;
 
 use crate::address::ServerUrl;
+use crate::admit::Registered;
 use crate::job_file;
+use crate::trust::Trust;
 
 /// Everything but the tables.
 #[derive(Debug, Clone)]
@@ -18,6 +21,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The server.
     pub server: ServerUrl,
+    /// By whom its certificate must be signed, if its address says TLS.
+    pub trust: Trust,
     /// The key and secret by which the server knows us, and we our workers.
     pub key: ApiKey,
     /// Who we are to the controller, the same across restarts.
@@ -35,8 +40,29 @@ pub struct Config {
 pub struct AgentConfig {
     /// The name under which its workers register; empty: they take jobs of every room.
     pub agent_name: String,
+    /// The namespace their jobs are in; usually empty.
+    pub namespace: String,
     /// How long a job is held when every worker is busy.
     pub hold: Millis,
+    /// Whether a room whose agent died is dispatched again.
+    pub redispatch: bool,
+    /// Whether `agent_version` is put into the metadata of rooms.
+    pub room_metadata: bool,
+}
+
+impl AgentConfig {
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            hold: self.hold,
+            redispatch: self.redispatch,
+            room_metadata: self.room_metadata,
+        }
+    }
+
+    /// As what its workers register.
+    pub fn registered(&self) -> Registered {
+        Registered::new(&self.agent_name, &self.namespace)
+    }
 }
 
 /// A key of the server's API.

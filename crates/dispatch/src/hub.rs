@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use segue_core::dispatch::{
-    Action, Dispatcher, Event, JobRecord, LineId, LineKey, LineStatus, Note, WorkerKey,
+    Action, Dispatcher, Event, LineId, LineKey, LineStatus, Note, WorkerKey,
 };
 use segue_core::link::{CallInfo, CallRecord};
 use segue_core::names::{AgentName, Label, ReleaseId, WorkerId};
@@ -23,7 +23,7 @@ use segue_gateway::clock;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
-use crate::admit::{Admit, Pass};
+use crate::admit::{Admit, NotBelieved, Pass};
 use crate::config::Config;
 use crate::events::Events;
 use crate::job_file::JobFile;
@@ -32,6 +32,7 @@ use crate::proto::{
     AvailabilityResponse, JobTermination, MigrateJobRequest, ServerMessage, UpdateWorkerStatus,
     WorkerMessage, WorkerStatus,
 };
+use crate::server_api::ServerApi;
 
 /// Frames that wait for one worker: far more than one that reads ever has.
 pub(crate) const WORKER_FRAMES_MAX: usize = 256;
@@ -55,6 +56,8 @@ pub(crate) struct Hub {
     earlier: Notify,
     keys: AtomicU64,
     pub(crate) stop: watch::Sender<bool>,
+    /// The server's API, for what concerns rooms.
+    api: ServerApi,
 }
 
 struct State {
@@ -69,6 +72,14 @@ struct State {
     log: File,
     ended: Vec<CallRecord>,
     left_out: u64,
+}
+
+/// Why a label means no release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRelease {
+    /// The controller has sent none yet.
+    NoTable,
+    NotInTable,
 }
 
 struct Handle {
@@ -104,6 +115,7 @@ impl Hub {
             earlier: Notify::new(),
             keys: AtomicU64::new(1),
             stop: watch::Sender::new(false),
+            api: ServerApi::default(),
         })
     }
 
@@ -128,8 +140,7 @@ impl Hub {
             self.act(state, action);
         }
         if state.file.is_due() {
-            let jobs: Vec<JobRecord> = state.dispatcher.records().collect();
-            state.file.compact(jobs.iter());
+            state.file.compact(state.dispatcher.entries());
         }
         let due = state.dispatcher.next_deadline();
         if let Some(due) = due
@@ -168,9 +179,20 @@ impl Hub {
     }
 
     /// The release that a worker's label means, by the table of its agent.
-    pub(crate) fn find_release(&self, agent: &AgentName, label: &Label) -> Option<ReleaseId> {
+    pub(crate) fn find_release(
+        &self,
+        agent: &AgentName,
+        label: &Label,
+    ) -> Result<ReleaseId, NoRelease> {
         let state = self.lock();
-        state.dispatcher.table(agent)?.find_release(label.as_str())
+        let table = state.dispatcher.table(agent).ok_or(NoRelease::NoTable)?;
+        let found = table.find_release(label.as_str());
+        found.ok_or(NoRelease::NotInTable)
+    }
+
+    /// Whether a worker may register so; see [`segue_core::dispatch::LINES_MAX`].
+    pub(crate) fn has_room_for(&self, line: &LineId) -> bool {
+        self.lock().dispatcher.has_room_for(line)
     }
 
     pub(crate) fn set_server_info(&self, info: Vec<u8>) {
@@ -275,14 +297,30 @@ impl Hub {
             let admit = Arc::clone(&self.admit);
             // It may read files, and write what it has seen.
             let looked = tokio::task::spawn_blocking(move || {
-                admit.refresh(now);
+                let refused = admit.refresh(now);
                 let stands = |(key, pass): (_, Arc<Pass>)| (key, admit.takes_jobs(&pass, now));
-                known.into_iter().map(stands).collect::<Vec<_>>()
+                (refused, known.into_iter().map(stands).collect::<Vec<_>>())
             });
             // What panicked there is looked at again.
-            for (worker, stands) in looked.await.unwrap_or_default() {
+            let (refused, looked) = looked.await.unwrap_or_default();
+            for (worker, stands) in looked {
                 self.stands(worker, stands);
             }
+            for refused in refused {
+                self.tell_all(now, &refused);
+            }
+        }
+    }
+
+    /// A document is about every agent.
+    fn tell_all(&self, now: Timestamp, refused: &NotBelieved) {
+        for agent in self.config.agents.keys() {
+            let told = Told::MembershipRefused {
+                document: refused.document.to_owned(),
+                reason: refused.reason.to_owned(),
+                message: refused.message.clone(),
+            };
+            self.events.tell(now, agent, told);
         }
     }
 
@@ -336,23 +374,13 @@ impl Hub {
                 };
                 state.send_to_server(line, WorkerMessage::from(has).encode());
             }
+            Action::LookAtRoom(ask) => self.api.look(self, *ask),
+            Action::Redispatch(ask) => self.api.redispatch(self, *ask),
+            Action::Label { room, label } => self.api.label(self, room, label),
             Action::Ended(record) => state.record(*record),
             Action::Note(note) => {
                 say(&note);
-                if let Note::WorkerDrains {
-                    worker,
-                    agent,
-                    release,
-                    jobs,
-                    by,
-                } = note
-                {
-                    let told = Told::WorkerDraining {
-                        worker,
-                        release,
-                        jobs,
-                        by,
-                    };
+                if let Some((agent, told)) = for_audit(note) {
                     self.events.tell(clock::now(), &agent, told);
                 }
             }
@@ -422,6 +450,33 @@ fn told(status: LineStatus) -> UpdateWorkerStatus {
     }
 }
 
+/// What of it belongs into the audit log.
+fn for_audit(note: Note) -> Option<(AgentName, Told)> {
+    Some(match note {
+        Note::WorkerDrains {
+            worker,
+            agent,
+            release,
+            jobs,
+            by,
+        } => {
+            let told = Told::WorkerDraining {
+                worker,
+                release,
+                jobs,
+                by,
+            };
+            (agent, told)
+        }
+        Note::JobRedispatched {
+            job,
+            agent,
+            release,
+        } => (agent, Told::JobRedispatched { job, release }),
+        _ => return None,
+    })
+}
+
 fn say(note: &Note) {
     match note {
         Note::WorkerDrains {
@@ -448,6 +503,12 @@ fn say(note: &Note) {
         Note::JobClaimed { job, worker } => tracing::info!(%job, %worker, "a job goes on"),
         Note::JobReplaced { job } => {
             tracing::warn!(%job, "a job's worker was lost before it began; another one is asked");
+        }
+        Note::JobRedispatched { job, agent, .. } => {
+            tracing::warn!(%job, %agent, "a room whose agent died gets another one");
+        }
+        Note::RoomLeft { job, why } => {
+            tracing::error!(%job, why, "a room whose agent died stays without one");
         }
         other => tracing::info!(note = ?other, "job"),
     }

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use segue_core::dispatch::{Entry, JobRecord};
+use segue_core::dispatch::{Entry, JobRecord, Vacancy};
 use segue_core::names::CallId;
 
 /// Beyond this many bytes behind its beginning the file is made anew: some 20,000 jobs.
@@ -34,6 +34,23 @@ pub(crate) struct JobFile {
     rests_until: Option<Instant>,
 }
 
+/// What a file says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The jobs that run.
+    pub(crate) jobs: BTreeMap<CallId, JobRecord>,
+    /// Rooms whose agent may be gone, or was replaced.
+    pub(crate) rooms: BTreeMap<CallId, Vacancy>,
+}
+
+impl Kept {
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let jobs = self.jobs.values().cloned().map(Entry::Begun);
+        let rooms = self.rooms.values().cloned().map(Box::new);
+        jobs.chain(rooms.map(Entry::Vacant))
+    }
+}
+
 /// Whether the file has every line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -44,10 +61,9 @@ enum State {
 
 impl JobFile {
     /// Opens it and reads what ran. A last line that was cut off is what a kill leaves.
-    pub(crate) fn open(path: &Path) -> io::Result<(Self, Vec<JobRecord>)> {
-        let jobs = read(path)?;
-        let jobs: Vec<JobRecord> = jobs.into_values().collect();
-        let (file, state) = match anew(path, jobs.iter()) {
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, Kept)> {
+        let kept = read(path)?;
+        let (file, state) = match anew(path, kept.entries()) {
             Ok(file) => (file, State::Whole),
             // A full disk is no reason to leave jobs alone: what is there is still true.
             Err(error) => {
@@ -63,7 +79,7 @@ impl JobFile {
             state,
             rests_until: None,
         };
-        Ok((file, jobs))
+        Ok((file, kept))
     }
 
     /// Writes one line. An error does not stop the job: calls go before records.
@@ -91,8 +107,8 @@ impl JobFile {
     }
 
     /// Makes it anew with what runs.
-    pub(crate) fn compact<'a>(&mut self, jobs: impl Iterator<Item = &'a JobRecord>) {
-        match anew(&self.path, jobs) {
+    pub(crate) fn compact(&mut self, entries: impl Iterator<Item = Entry>) {
+        match anew(&self.path, entries) {
             Ok(file) => {
                 if self.state == State::Torn {
                     tracing::info!("the file of jobs is whole again");
@@ -118,21 +134,21 @@ impl JobFile {
 ///
 /// When it cannot be read; no file is no job.
 pub fn jobs_left(state_dir: &Path) -> io::Result<usize> {
-    Ok(read(&path_below(state_dir))?.len())
+    Ok(read(&path_below(state_dir))?.jobs.len())
 }
 
 pub(crate) fn path_below(state_dir: &Path) -> PathBuf {
     state_dir.join("dispatch").join("jobs.journal")
 }
 
-fn anew<'a>(path: &Path, jobs: impl Iterator<Item = &'a JobRecord>) -> io::Result<File> {
+fn anew(path: &Path, entries: impl Iterator<Item = Entry>) -> io::Result<File> {
     let draft = path.with_extension("draft");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&draft)?;
     let mut bytes = Vec::new();
-    for job in jobs {
-        serde_json::to_writer(&mut bytes, &Entry::Begun(job.clone()))?;
+    for entry in entries {
+        serde_json::to_writer(&mut bytes, &entry)?;
         bytes.push(b'\n');
     }
     file.write_all(&bytes)?;
@@ -140,14 +156,15 @@ fn anew<'a>(path: &Path, jobs: impl Iterator<Item = &'a JobRecord>) -> io::Resul
     Ok(file)
 }
 
-fn read(path: &Path) -> io::Result<BTreeMap<CallId, JobRecord>> {
+fn read(path: &Path) -> io::Result<Kept> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
-    let mut jobs = BTreeMap::new();
+    let mut kept = Kept::default();
+    let jobs = &mut kept.jobs;
     for line in bytes
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
@@ -174,10 +191,20 @@ fn read(path: &Path) -> io::Result<BTreeMap<CallId, JobRecord>> {
             Ok(Entry::Ended { job }) => {
                 jobs.remove(&job);
             }
+            Ok(Entry::Vacant(room)) => {
+                // Its end was to be the next line.
+                if room.has_successor() {
+                    jobs.remove(&room.job);
+                }
+                kept.rooms.insert(room.job.clone(), *room);
+            }
+            Ok(Entry::Occupied { job }) => {
+                kept.rooms.remove(&job);
+            }
             Err(error) => tracing::warn!(%error, "a line of the file of jobs is not understood"),
         }
     }
-    Ok(jobs)
+    Ok(kept)
 }
 
 #[cfg(test)]
@@ -203,6 +230,7 @@ mod tests {
             begun: Timestamp(2),
             spoken: false,
             drains: segue_core::dispatch::Drains::default(),
+            again: None,
         }
     }
 
@@ -212,7 +240,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("jobs.journal");
         let (mut file, before) = JobFile::open(&path).unwrap();
-        assert_eq!(before, []);
+        assert_eq!(before, Kept::default());
         for job in ["a", "b", "c"] {
             file.write(&Entry::Begun(record(job)));
         }
@@ -233,10 +261,11 @@ mod tests {
             ..record("b")
         };
         let (mut file, found) = JobFile::open(&path).unwrap();
+        let found: Vec<JobRecord> = found.jobs.into_values().collect();
         assert_eq!(found, [moved.clone(), record("c")]);
-        file.compact([moved.clone()].iter());
+        file.compact([Entry::Begun(moved.clone())].into_iter());
         drop(file);
-        assert_eq!(JobFile::open(&path).unwrap().1, [moved]);
+        assert_eq!(jobs_in(&path), [moved]);
         std::fs::remove_dir_all(&folder).unwrap();
     }
     /// A file of jobs whose folder cannot take another file: a folder has the draft's name.
@@ -254,14 +283,14 @@ mod tests {
         let (folder, mut file) = stuck("job-file-rests");
         file.state = State::Torn;
         assert!(file.is_due());
-        file.compact([].iter());
+        file.compact([].into_iter());
         assert!(!file.is_due(), "not again with every line");
         std::fs::remove_dir(folder.join("jobs.draft")).unwrap();
         file.rests_until = Some(Instant::now());
         assert!(file.is_due());
-        file.compact([record("a")].iter());
+        file.compact([Entry::Begun(record("a"))].into_iter());
         assert!(!file.is_due());
-        assert_eq!(JobFile::open(&file.path).unwrap().1, [record("a")]);
+        assert_eq!(jobs_in(&file.path), [record("a")]);
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
@@ -275,6 +304,7 @@ mod tests {
         file.write(&Entry::Begun(record("b")));
         // A dispatcher that starts on a full disk goes on with the file as it is.
         let (mut next, jobs) = JobFile::open(&file.path).unwrap();
+        let jobs: Vec<JobRecord> = jobs.jobs.into_values().collect();
         assert_eq!(jobs, [record("a"), record("b")]);
         next.write(&Entry::Ended {
             job: "a".parse().unwrap(),
@@ -284,6 +314,6 @@ mod tests {
     }
 
     fn jobs_in(path: &Path) -> Vec<JobRecord> {
-        read(path).unwrap().into_values().collect()
+        read(path).unwrap().jobs.into_values().collect()
     }
 }

@@ -13,7 +13,9 @@ pub mod proto;
 pub mod address;
 pub mod admit;
 pub mod config;
+pub mod signed;
 pub mod token;
+pub mod trust;
 
 mod events;
 mod job_file;
@@ -24,6 +26,7 @@ mod hub;
 mod line;
 mod link;
 mod server;
+mod server_api;
 mod worker;
 
 mod run;

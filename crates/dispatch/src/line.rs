@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use segue_core::dispatch::{Ask, Event, LineId, LineKey};
+use segue_core::dispatch::{Again, Ask, Event, LineId, LineKey};
 use segue_gateway::clock;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
@@ -19,7 +19,9 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::dial::{self, Stream};
 use crate::hub::Hub;
-use crate::proto::{JobView, Malformed, RegisterWorkerRequest, ServerMessage, WorkerMessage};
+use crate::proto::{
+    JobType, JobView, Malformed, RegisterWorkerRequest, ServerMessage, WorkerMessage,
+};
 use crate::server::socket_config;
 use crate::token;
 
@@ -44,6 +46,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest metadata that is looked into: longer ones are passed on unread.
 const METADATA_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest metadata of a job that can be dispatched again, in bytes: it is kept while the job runs.
+const METADATA_KEPT_MAX: usize = 8 * 1024;
 
 /// What we call ourselves to the server.
 const VERSION: &str = concat!("segue ", env!("CARGO_PKG_VERSION"));
@@ -118,7 +123,9 @@ async fn gone(frames: &mut mpsc::Receiver<Vec<u8>>) {
 
 async fn register(hub: &Arc<Hub>, id: &LineId) -> Result<Socket, Broken> {
     let server = &hub.config.server;
-    let stream = dial::connect(server).await.map_err(Broken::Unreached)?;
+    let stream = dial::connect(&hub.config)
+        .await
+        .map_err(Broken::Unreached)?;
     let refused = |error| Broken::Refused(Box::new(error));
     let mut request = format!("{server}/agent?protocol=1")
         .into_client_request()
@@ -276,9 +283,27 @@ fn ask(job: &[u8], frame: &[u8]) -> Result<Ask, BadOffer> {
     let view = JobView::of(job)?;
     Ok(Ask {
         job: view.id.parse()?,
-        room: view.room,
         fields: fields(&view.metadata),
+        again: again(&view),
+        room: view.room,
         body: frame.into(),
+    })
+}
+
+/// What is needed to dispatch a job again. A dispatch is for a room; what it makes of participants
+/// there are jobs for each of them, which would be too many.
+fn again(view: &JobView) -> Option<Box<Again>> {
+    let can = view.kind == JobType::Room
+        && !view.room_sid.is_empty()
+        && !view.dispatch_id.is_empty()
+        && view.metadata.len() <= METADATA_KEPT_MAX;
+    can.then(|| {
+        Box::new(Again {
+            sid: view.room_sid.clone(),
+            dispatch: view.dispatch_id.clone(),
+            metadata: view.metadata.clone(),
+            identity: String::new(),
+        })
     })
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use segue_core::dispatch::{Dispatcher, Event, Settings};
+use segue_core::dispatch::{Dispatcher, Event};
 use segue_core::plane::ConnectedWorker;
 use segue_gateway::clock;
 use segue_gateway::link::Link;
@@ -132,21 +132,23 @@ pub async fn start(config: Config, admit: Arc<dyn Admit>) -> Result<Running, Run
         source,
     })?;
     let path = config.jobs_file();
-    let (file, jobs) = JobFile::open(&path).map_err(state(path))?;
+    let (file, kept) = JobFile::open(&path).map_err(state(path))?;
     let path = config.log_file();
     let mut options = OpenOptions::new();
     let log = options.append(true).create(true).mode(0o600).open(&path);
     let log = log.map_err(state(path))?;
-    if !jobs.is_empty() {
-        let jobs = jobs.len();
+    if !kept.jobs.is_empty() {
+        let jobs = kept.jobs.len();
         tracing::info!(
             jobs,
             "jobs of the dispatcher before go on; their workers are waited for"
         );
     }
     let agents = config.agents.iter();
-    let settings = agents.map(|(agent, of)| (agent.clone(), Settings { hold: of.hold }));
+    let settings = agents.map(|(agent, of)| (agent.clone(), of.settings()));
+    let jobs = kept.jobs.into_values().collect();
     let dispatcher = Dispatcher::new(settings.collect(), jobs, clock::now());
+    let dispatcher = dispatcher.with_vacancies(kept.rooms.into_values().collect());
     let (tables, loaded) = TableFile::load(&config.tables_file());
     let loaded = loaded.unwrap_or_else(|error| {
         tracing::error!(%error, "starting without tables");

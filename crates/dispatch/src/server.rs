@@ -148,7 +148,7 @@ async fn proxy(hub: &Arc<Hub>, mut stream: TcpStream, head: &Head, method: &str)
         answer(&mut stream, "401 Unauthorized", text).await;
         return;
     }
-    let server = match dial::connect(&hub.config.server).await {
+    let server = match dial::connect(&hub.config).await {
         Ok(server) => server,
         Err(error) => {
             tracing::warn!(%error, "the server's API cannot be reached");

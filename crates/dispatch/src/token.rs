@@ -70,6 +70,14 @@ fn mac(secret: &str) -> Hmac<Sha256> {
 
 /// A worker's token, as LiveKit's own library makes it.
 pub(crate) fn sign(key: &ApiKey, now: Timestamp) -> String {
+    let may = json!({
+        "agent": true, "canPublish": true, "canSubscribe": true, "canPublishData": true,
+    });
+    sign_for(key, &may, now)
+}
+
+/// A token for whatever LiveKit's "video grants" say.
+pub(crate) fn sign_for(key: &ApiKey, may: &serde_json::Value, now: Timestamp) -> String {
     let now = now.0 / 1_000;
     let header = json!({ "alg": "HS256", "typ": "JWT" });
     let claims = json!({
@@ -77,9 +85,7 @@ pub(crate) fn sign(key: &ApiKey, now: Timestamp) -> String {
         "sub": "",
         "nbf": now,
         "exp": now + LASTS_S,
-        "video": {
-            "agent": true, "canPublish": true, "canSubscribe": true, "canPublishData": true,
-        },
+        "video": may,
     });
     let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", part(&header), part(&claims));

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use segue_core::dispatch::{Answer, Event, Hello, LineId, WorkerKey, WorkerStatus};
-use segue_core::names::{CallId, WorkerId};
+use segue_core::names::{AgentName, CallId, Label, WorkerId};
+use segue_core::plane::Told;
 use segue_gateway::clock;
+use segue_membership::Reject;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -16,8 +18,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::admit::{Admitted, Knock, Refused};
-use crate::hub::Hub;
+use crate::admit::{Admitted, Knock, PERMISSIONS_BYTES_MAX, Refused, Registered, brief};
+use crate::hub::{Hub, NoRelease};
 use crate::proto::{
     JobStatus, Malformed, RegisterWorkerRequest, RegisterWorkerResponse, ServerMessage,
     WorkerMessage, WorkerPong, WorkerStatus as Word,
@@ -65,8 +67,10 @@ enum End {
     Text,
     #[error("{0}")]
     Refused(#[from] Refused),
-    #[error("the routing table of agent {0} is not here yet, or has no release {1}")]
-    UnknownRelease(String, String),
+    #[error("the routing table of agent {0} is not here yet")]
+    NoTable(AgentName),
+    #[error("agent {0} has no release {1}")]
+    UnknownRelease(AgentName, Label),
 }
 
 impl End {
@@ -77,15 +81,35 @@ impl End {
                 CloseCode::Protocol
             }
             // Workers try again, and the table may have come.
-            Self::UnknownRelease(..) => CloseCode::Again,
+            Self::NoTable(_) | Self::UnknownRelease(..) => CloseCode::Again,
             Self::Refused(_) => CloseCode::Policy,
             _ => CloseCode::Away,
         }
     }
+
+    /// One word for the audit log, if it belongs there: what else breaks is no worker's fault, or
+    /// nobody says whose.
+    fn word(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refused) => Some(refused.word()),
+            Self::UnknownRelease(..) => Some("unknown-release"),
+            _ => None,
+        }
+    }
+}
+
+/// What a worker says before it is believed, for whoever reads why it was turned away.
+#[derive(Debug, Default)]
+struct Says {
+    agent: Option<AgentName>,
+    release: Option<Label>,
+    from: Option<IpAddr>,
 }
 
 pub(crate) async fn serve(hub: &Arc<Hub>, mut socket: Socket, membership: Option<String>) {
-    let registered = timeout(REGISTER_TIMEOUT, register(hub, &mut socket, membership)).await;
+    let mut says = Says::default();
+    let registered = register(hub, &mut socket, membership, &mut says);
+    let registered = timeout(REGISTER_TIMEOUT, registered).await;
     let entered = registered.unwrap_or(Err(End::Late));
     let end = match entered {
         Ok((worker, frames)) => {
@@ -99,7 +123,7 @@ pub(crate) async fn serve(hub: &Arc<Hub>, mut socket: Socket, membership: Option
             end
         }
         Err(end) => {
-            tracing::warn!(error = %end, "a worker is rejected");
+            reject(hub, &end, says);
             end
         }
     };
@@ -113,11 +137,71 @@ pub(crate) async fn serve(hub: &Arc<Hub>, mut socket: Socket, membership: Option
     let _ = timeout(WRITE_TIMEOUT, socket.close(Some(frame))).await;
 }
 
+/// Nothing but the log has one of whom nobody knows to which agent it belongs.
+fn reject(hub: &Arc<Hub>, end: &End, says: Says) {
+    let agent = says.agent.as_ref().map(AgentName::as_str);
+    let from = says.from.map(tracing::field::display);
+    tracing::warn!(error = %end, reason = end.word(), agent, from, "a worker is rejected");
+    if let (Some(reason), Some(agent)) = (end.word(), says.agent) {
+        let told = Told::WorkerRejected {
+            reason: reason.to_owned(),
+            message: end.to_string(),
+            release: says.release,
+            from: says.from,
+        };
+        hub.events.tell(clock::now(), &agent, told);
+    }
+}
+
 async fn register(
     hub: &Arc<Hub>,
     socket: &mut Socket,
     membership: Option<String>,
+    says: &mut Says,
 ) -> Result<(WorkerKey, mpsc::Receiver<Vec<u8>>), End> {
+    let from = socket.get_ref().peer_addr().ok();
+    says.from = from.map(|from| from.ip().to_canonical());
+    let register = first(socket).await?;
+    let namespace = register.namespace.as_deref().unwrap_or_default();
+    let registered = Registered::new(&register.agent_name, namespace);
+    let mut agents = hub.config.agents.iter();
+    let known = agents.find(|(_, of)| of.registered() == registered);
+    says.agent = known.map(|(agent, _)| agent.clone());
+    says.release = register.deployment.parse().ok();
+    // Signatures take a while, and whoever looks for a new manifest may hold the gate meanwhile.
+    let admit = Arc::clone(&hub.admit);
+    let asked = tokio::task::spawn_blocking(move || {
+        let knock = Knock {
+            token: membership.as_deref(),
+            deployment: &register.deployment,
+            agent_name: &register.agent_name,
+            namespace: register.namespace.as_deref().unwrap_or_default(),
+        };
+        (admit.admit(knock, clock::now()), register)
+    });
+    let (admitted, register) = asked.await.map_err(|_| End::Failed)?;
+    if let Err(Refused::Token(Reject::NotAdmitted { agent, version, .. })) = &admitted {
+        // Signed, so it is what it says, but for being admitted.
+        (says.agent, says.release) = (Some(agent.clone()), Some(version.clone()));
+    }
+    let admitted = admitted?;
+    says.agent = Some(admitted.agent.clone());
+    says.release = Some(admitted.label.clone());
+    let Some(of) = hub.config.agents.get(&admitted.agent) else {
+        return Err(Refused::NoAgent(registered).into());
+    };
+    if of.registered() != registered {
+        let refused = Refused::OtherAgent {
+            agent: admitted.agent,
+            said: registered,
+            expected: of.registered(),
+        };
+        return Err(refused.into());
+    }
+    enter(hub, register, admitted, says.from)
+}
+
+async fn first(socket: &mut Socket) -> Result<RegisterWorkerRequest, End> {
     let first = loop {
         match socket.next().await {
             Some(Ok(Message::Binary(frame))) => break WorkerMessage::decode(&frame)?,
@@ -129,21 +213,10 @@ async fn register(
             Some(Err(_)) | None => return Err(End::Failed),
         }
     };
-    let WorkerMessage::Register(register) = first else {
-        return Err(End::NotRegistered(first.word()));
-    };
-    let knock = Knock {
-        token: membership.as_deref(),
-        deployment: &register.deployment,
-        agent_name: &register.agent_name,
-    };
-    let admitted = hub.admit.admit(knock, clock::now())?;
-    if !hub.config.agents.contains_key(&admitted.agent) {
-        return Err(Refused::NoAgent(register.agent_name).into());
+    match first {
+        WorkerMessage::Register(register) => Ok(register),
+        other => Err(End::NotRegistered(other.word())),
     }
-    let from = socket.get_ref().peer_addr().ok();
-    let from = from.map(|from| from.ip().to_canonical());
-    enter(hub, register, admitted, from)
 }
 
 fn enter(
@@ -159,30 +232,45 @@ fn enter(
         draining,
         pass,
     } = admitted;
-    let by_label = || hub.find_release(&agent, &label);
-    let release = release
-        .or_else(by_label)
-        .ok_or_else(|| End::UnknownRelease(agent.to_string(), label.to_string()))?;
+    let release = match release {
+        Some(release) => release,
+        None => hub
+            .find_release(&agent, &label)
+            .map_err(|none| match none {
+                NoRelease::NoTable => End::NoTable(agent.clone()),
+                NoRelease::NotInTable => End::UnknownRelease(agent.clone(), label.clone()),
+            })?,
+    };
+    let permissions = register.allowed_permissions;
+    let length = permissions.as_ref().map_or(0, Vec::len);
+    if length > PERMISSIONS_BYTES_MAX {
+        return Err(Refused::Permissions(length).into());
+    }
+    let line = LineId {
+        agent: agent.clone(),
+        agent_name: register.agent_name,
+        kind: register.kind.into(),
+        namespace: register.namespace.unwrap_or_default(),
+        permissions,
+    };
+    if !hub.has_room_for(&line) {
+        return Err(Refused::Lines(agent).into());
+    }
+    let library = brief(&register.version).to_owned();
     let worker = hub.key();
     let random = uuid::Uuid::now_v7().simple().to_string();
     let id: WorkerId = format!("AW_{random}").parse().expect("letters and digits");
     tracing::info!(
         connection = worker.0, worker = %id, %agent, %label, %release,
-        library = register.version, "a worker is in"
+        library, "a worker is in"
     );
     let hello = Hello {
         worker,
         id: id.clone(),
         release,
-        line: LineId {
-            agent,
-            agent_name: register.agent_name,
-            kind: register.kind.into(),
-            namespace: register.namespace.unwrap_or_default(),
-            permissions: register.allowed_permissions,
-        },
+        line,
         draining,
-        library: register.version,
+        library,
         from,
     };
     let frames = hub.enter(hello, pass, |server_info| {

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use segue_core::names::AgentName;
 use segue_core::spec::{LivekitAdmission, LivekitAgent, LivekitSpec};
 use segue_dispatch::address::ServerUrl;
-use segue_dispatch::admit::{Admit, Signed, Unsigned};
+use segue_dispatch::admit::{Admit, Registered, Unsigned};
+use segue_dispatch::signed::Signed;
+use segue_dispatch::trust::Trust;
 use segue_dispatch::{AgentConfig, ApiKey, Config};
 use segue_gateway::clock;
 
@@ -29,13 +31,17 @@ pub(crate) async fn run(home: &Home, args: &DispatchArgs) -> anyhow::Result<Exit
     let agent = |(name, of): (&AgentName, &LivekitAgent)| {
         let config = AgentConfig {
             agent_name: of.name.clone(),
+            namespace: of.namespace.clone(),
             hold: of.hold,
+            redispatch: of.redispatch,
+            room_metadata: of.room_metadata,
         };
         (name.clone(), config)
     };
     let config = Config {
         listen: spec.listen,
         server: ServerUrl::parse(&spec.url)?,
+        trust: trust(&folder, spec.ca_file.as_deref())?,
         key: ApiKey {
             name: spec.api_key.clone(),
             secret: secret(&folder.join(&spec.secret_file))?,
@@ -55,7 +61,8 @@ fn admit(home: &Home, folder: &Path, spec: &LivekitSpec) -> anyhow::Result<Arc<d
     Ok(match &spec.admission {
         LivekitAdmission::Unsigned => {
             let agents = spec.agents.iter();
-            let agents = agents.map(|(agent, of)| (of.name.clone(), agent.clone()));
+            let agents =
+                agents.map(|(agent, of)| (Registered::new(&of.name, &of.namespace), agent.clone()));
             Arc::new(Unsigned {
                 agents: agents.collect(),
             })
@@ -89,6 +96,20 @@ fn trouble(
 ) -> Trouble {
     let error = anyhow::Error::new(error);
     Trouble::new(exit, format!("{error:#}"), hint)
+}
+
+fn trust(folder: &Path, file: Option<&str>) -> anyhow::Result<Trust> {
+    let Some(file) = file.map(|file| folder.join(file)) else {
+        return Ok(Trust::default());
+    };
+    let name = file.display();
+    let hint = "`ca_file` of [livekit] holds certificates, as -----BEGIN CERTIFICATE-----";
+    let bad = |error: anyhow::Error| {
+        let message = format!("{name} cannot be used: {error:#}");
+        Trouble::new(Exit::Usage, message, hint)
+    };
+    let pem = std::fs::read(&file).map_err(|error| bad(error.into()))?;
+    Ok(Trust::only(&pem).map_err(|error| bad(error.into()))?)
 }
 
 fn secret(file: &Path) -> Result<String, Trouble> {

@@ -89,6 +89,15 @@ impl Book {
         }
     }
 
+    /// A room that nobody is in keeps no release.
+    pub(super) fn unpin(&mut self, room: &str) {
+        let expires = self.rooms.get(room).and_then(|entry| entry.expires);
+        if let Some(expires) = expires {
+            self.resting.remove(&(expires, room.to_owned()));
+            self.rooms.remove(room);
+        }
+    }
+
     pub(super) fn purge(&mut self, now: Timestamp) {
         while let Some((expires, room)) = self.resting.first().cloned() {
             if expires > now {

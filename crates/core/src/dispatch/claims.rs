@@ -25,7 +25,9 @@ impl Dispatcher {
                 worker: worker.id.clone(),
             };
             let Some(job) = self.jobs.get(&id) else {
-                self.adopt(key, id);
+                if !self.end_replaced(key, &id) {
+                    self.adopt(key, id);
+                }
                 continue;
             };
             if !is_of(job, worker) {
@@ -90,6 +92,7 @@ impl Dispatcher {
     }
 
     fn hand(&mut self, key: WorkerKey, id: &CallId) {
+        self.occupy(id);
         // Before it is one of the worker's: of these all say the same.
         self.drain_as(key, id);
         let Some((job, worker)) = self.jobs.get_mut(id).zip(self.workers.get_mut(&key)) else {
@@ -159,6 +162,7 @@ impl Dispatcher {
             // It claims its jobs, so it says how they are, too.
             spoken: true,
             drains: worker.drains.lasting(),
+            again: None,
             over_by: None,
             stage: Stage::Running(key),
         };
@@ -182,4 +186,106 @@ impl Dispatcher {
 /// Whether a job may be this worker's: it is of the same release.
 pub(super) fn is_of(job: &Job, worker: &Worker) -> bool {
     job.agent == worker.agent && job.decided.is_some_and(|of| of.release == worker.release)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::dispatch::event::Event;
+    use crate::dispatch::facts::{Ask, JobRecord, LineId, LineKey};
+    use crate::dispatch::job::Step;
+    use crate::dispatch::{Drains, Hello};
+    use crate::names::ReleaseId;
+    use crate::table::Epoch;
+    use crate::time::Timestamp;
+
+    const NOW: Timestamp = Timestamp(1_000);
+
+    fn record(job: &str) -> JobRecord {
+        JobRecord {
+            job: job.parse().unwrap(),
+            agent: "desk".parse().unwrap(),
+            room: "room".to_owned(),
+            release: ReleaseId::of(b"v1"),
+            worker: "AW_1".parse().unwrap(),
+            epoch: Epoch(1),
+            reason: Reason::Split,
+            is_override: false,
+            decided: NOW,
+            begun: NOW,
+            spoken: true,
+            drains: Drains::default(),
+            again: None,
+        }
+    }
+
+    fn connected(jobs: Vec<JobRecord>) -> Dispatcher {
+        let mut d = Dispatcher::new(BTreeMap::new(), jobs, NOW);
+        let hello = Hello {
+            worker: WorkerKey(2),
+            id: "AW_2".parse().unwrap(),
+            release: ReleaseId::of(b"v1"),
+            line: LineId {
+                agent: "desk".parse().unwrap(),
+                agent_name: String::new(),
+                kind: 0,
+                namespace: String::new(),
+                permissions: None,
+            },
+            draining: false,
+            library: String::new(),
+            from: None,
+        };
+        d.step(NOW, Event::Registered(Box::new(hello)));
+        d
+    }
+
+    // With fifty thousand jobs and ten thousand workers that come back at once, a look at every job
+    // for each of them would take longer than the server waits for an answer. So a job that the
+    // index does not name, which is never so in earnest, must not be found.
+
+    #[test]
+    fn a_claim_looks_at_no_other_workers_jobs() {
+        let mut d = connected(vec![record("a"), record("b"), record("c")]);
+        d.forget_away(Some(&"AW_1".parse().unwrap()), &"c".parse().unwrap());
+        let (worker, jobs) = (WorkerKey(2), vec!["a".parse().unwrap()]);
+        d.step(NOW, Event::Claimed { worker, jobs });
+        let gone = |job: &str| match d.jobs[&job.parse::<CallId>().unwrap()].stage {
+            Stage::Away { gone, .. } => Some(gone),
+            _ => None,
+        };
+        let found = ["a", "b", "c"].map(gone);
+        assert_eq!(found, [None, Some(Gone::Over), Some(Gone::Unheard)]);
+    }
+
+    #[test]
+    fn the_end_of_a_connection_looks_at_no_other_workers_offers() {
+        let mut d = connected(Vec::new());
+        for name in ["a", "b"] {
+            let ask = Ask {
+                job: name.parse().unwrap(),
+                room: String::new(),
+                fields: BTreeMap::new(),
+                body: b"offer".as_slice().into(),
+                again: None,
+            };
+            let mut job = Job::offering(ask, "desk".parse().unwrap(), LineKey(1), NOW);
+            job.offer_mut().unwrap().step = Step::Asking {
+                worker: WorkerKey(2),
+                until: NOW,
+            };
+            d.jobs.insert(job.id.clone(), job);
+            d.lines.get_mut(&LineKey(1)).unwrap().jobs += 1;
+        }
+        let worker = d.workers.get_mut(&WorkerKey(2)).unwrap();
+        worker.asked.insert("a".parse().unwrap());
+        d.closed(WorkerKey(2), None);
+        let is_asked = |job: &str| {
+            let offer = d.jobs[&job.parse::<CallId>().unwrap()].offer().unwrap();
+            matches!(offer.step, Step::Asking { .. })
+        };
+        assert_eq!(["a", "b"].map(is_asked), [false, true]);
+    }
 }

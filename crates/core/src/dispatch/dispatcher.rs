@@ -7,6 +7,7 @@ use super::event::{Action, Event, Note};
 use super::facts::{JobRecord, LineKey, WorkerKey};
 use super::job::{Job, Stage};
 use super::line::{Line, Summary};
+use super::redispatch::Vacancies;
 use super::worker::{Hello, Worker};
 use super::{HOLD, LINE_IDLE, STATUS_EVERY, STATUS_SETTLES, UNHEARD_MAX};
 use crate::link::CallInfo;
@@ -21,11 +22,19 @@ use crate::time::{Millis, Timestamp};
 pub struct Settings {
     /// How long a job is held when every worker is busy.
     pub hold: Millis,
+    /// Whether a room whose agent died gets another one.
+    pub redispatch: bool,
+    /// Whether a room says which release answers it.
+    pub room_metadata: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { hold: HOLD }
+        Self {
+            hold: HOLD,
+            redispatch: false,
+            room_metadata: false,
+        }
     }
 }
 
@@ -36,6 +45,8 @@ pub(super) enum Alarm {
     Line(LineKey),
     /// Its silence makes a new worker available.
     Heard(LineKey),
+    /// The room of a job whose worker is lost.
+    Room(CallId),
 }
 
 /// See the module.
@@ -51,6 +62,7 @@ pub struct Dispatcher {
     pub(super) jobs: BTreeMap<CallId, Job>,
     /// Jobs that are away, by the worker that had them.
     pub(super) away: BTreeMap<WorkerId, BTreeSet<CallId>>,
+    pub(super) vacancies: Vacancies,
     pub(super) is_stopping: bool,
     alarms: BTreeSet<(Timestamp, Alarm)>,
     pub(super) out: Vec<Action>,
@@ -120,6 +132,8 @@ impl Dispatcher {
                 epoch,
                 calls,
             } => self.end_calls(&agent, release, epoch, &calls),
+            Event::RoomSeen { job, seen } => self.room_seen(&job, seen),
+            Event::Redispatched { job, answer } => self.dispatched(&job, answer),
             Event::Stop => self.stop(),
             Event::Tick => {}
         }
@@ -201,7 +215,11 @@ impl Dispatcher {
     }
 
     pub(super) fn hold(&self, agent: &AgentName) -> Millis {
-        self.settings.get(agent).copied().unwrap_or_default().hold
+        self.settings(agent).hold
+    }
+
+    pub(super) fn settings(&self, agent: &AgentName) -> Settings {
+        self.settings.get(agent).copied().unwrap_or_default()
     }
 
     pub(super) fn wake(&mut self, at: Timestamp, alarm: Alarm) {
@@ -223,6 +241,7 @@ impl Dispatcher {
                 Alarm::Job(job) => self.look_at_job(&job),
                 Alarm::Line(line) => self.look_at_line(line),
                 Alarm::Heard(line) => self.room_on(line),
+                Alarm::Room(job) => self.look_at_room(&job),
             }
         }
     }

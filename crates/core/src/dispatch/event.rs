@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::drains::Drains;
 use super::facts::{Ask, Body, JobRecord, LineId, LineKey, WorkerKey};
 use super::line::LineStatus;
+use super::redispatch::{Dispatched, RoomAsk, RoomSeen, Vacancy};
 use super::worker::Hello;
 use crate::link::CallRecord;
-use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
+use crate::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use crate::plane::{DrainedBy, Steer};
 use crate::table::{Epoch, RoutingTable};
 use crate::time::Millis;
@@ -135,6 +136,20 @@ pub enum Event {
         /// Which.
         calls: Vec<CallId>,
     },
+    /// The server was asked who is in the room of a job.
+    RoomSeen {
+        /// Which job.
+        job: CallId,
+        /// What it says.
+        seen: RoomSeen,
+    },
+    /// It was asked to dispatch a job again.
+    Redispatched {
+        /// Which job.
+        job: CallId,
+        /// What it says.
+        answer: Dispatched,
+    },
     /// No further job is taken here; those that are go on.
     Stop,
     /// Time passed.
@@ -231,6 +246,17 @@ pub enum Action {
         /// Its jobs.
         jobs: Vec<CallId>,
     },
+    /// The server is to be asked who is in a room.
+    LookAtRoom(Box<RoomAsk>),
+    /// A room is to get another agent.
+    Redispatch(Box<RoomAsk>),
+    /// A room is to say which release answers it.
+    Label {
+        /// Which room.
+        room: String,
+        /// The release.
+        label: Label,
+    },
     /// A job is over, or nobody took it.
     Ended(Box<CallRecord>),
     /// Worth a line in a log.
@@ -265,6 +291,13 @@ pub enum Entry {
     /// It is over.
     Ended {
         /// Which.
+        job: CallId,
+    },
+    /// The agent of a room may be gone, or was replaced: this is how far that is now.
+    Vacant(Box<Vacancy>),
+    /// It is not, or need not be known any more.
+    Occupied {
+        /// Which job it had.
         job: CallId,
     },
 }
@@ -343,6 +376,22 @@ pub enum Note {
         release: ReleaseId,
         /// Where it is asked for.
         instead: ReleaseId,
+    },
+    /// A room whose agent died was dispatched again.
+    JobRedispatched {
+        /// The job that it had.
+        job: CallId,
+        /// Whose.
+        agent: AgentName,
+        /// Of which release that was.
+        release: ReleaseId,
+    },
+    /// A room whose agent died stays without one.
+    RoomLeft {
+        /// The job that it had.
+        job: CallId,
+        /// Why.
+        why: &'static str,
     },
     /// Nobody took a job.
     JobRefused {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::drains::Drains;
+use super::redispatch::Again;
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::route::Reason;
 use crate::spec::Source;
@@ -47,6 +48,8 @@ pub struct Ask {
     pub room: String,
     /// What its metadata says by name, as requests say it in headers and forms.
     pub fields: BTreeMap<String, String>,
+    /// What is needed to dispatch it again, if it can be.
+    pub again: Option<Box<Again>>,
     /// The offer itself.
     pub body: Body,
 }
@@ -98,4 +101,7 @@ pub struct JobRecord {
     /// Who said that its worker takes no more jobs: that holds when the worker comes back.
     #[serde(default, skip_serializing_if = "Drains::is_empty")]
     pub drains: Drains,
+    /// What is needed to dispatch it again, where that is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::drains::Drains;
 use super::event::{Action, Entry};
 use super::facts::{Ask, Body, JobRecord, LineKey, WorkerKey};
+use super::redispatch::Again;
 use super::{CLAIM_WITHIN, MUTE_WITHIN};
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::route::Reason;
@@ -30,6 +31,8 @@ pub(super) struct Job {
     pub(super) spoken: bool,
     /// Who says that its worker takes no more jobs, beyond this connection.
     pub(super) drains: Drains,
+    /// What is needed to dispatch it again, once it has begun.
+    pub(super) again: Option<Again>,
     /// The server has ended it; then it is over, whatever its worker says.
     pub(super) over_by: Option<Timestamp>,
     pub(super) stage: Stage,
@@ -122,6 +125,7 @@ impl Job {
             ends: false,
             spoken: false,
             drains: Drains::default(),
+            again: None,
             over_by: None,
             stage: Stage::Offering(Box::new(Offer {
                 ask,
@@ -153,6 +157,7 @@ impl Job {
             ends: false,
             spoken: record.spoken,
             drains: record.drains,
+            again: record.again,
             over_by: None,
             stage: Stage::Away {
                 until,
@@ -177,6 +182,7 @@ impl Job {
             begun: self.begun?,
             spoken: self.spoken,
             drains: self.drains.clone(),
+            again: self.again.clone(),
         })
     }
 
@@ -185,6 +191,18 @@ impl Job {
         let is_news = !std::mem::replace(&mut self.spoken, true);
         let job = || self.id.clone();
         is_news.then(|| Action::Write(Entry::Spoken { job: job() }))
+    }
+
+    /// What is needed to dispatch it again, with who its agent will be. Only while it is promised.
+    pub(super) fn again(&self) -> Option<Again> {
+        let offer = self.offer()?;
+        let (Step::Promised { identity, .. } | Step::Replacing { identity, .. }) = &offer.step
+        else {
+            return None;
+        };
+        let identity = identity.clone();
+        let again = offer.ask.again.as_deref()?.clone();
+        Some(Again { identity, ..again })
     }
 
     pub(super) fn offer(&self) -> Option<&Offer> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::dispatcher::Dispatcher;
 use super::facts::LineId;
 use super::worker::Worker;
 use super::{LOAD_TOLD_MAX, STATUS_EVERY};
@@ -18,6 +19,10 @@ pub struct LineStatus {
     /// Jobs it has.
     pub jobs: u32,
 }
+
+/// Most lines of one agent at once. Its workers usually have one, and a few while a release asks for
+/// other permissions than the one before.
+pub const LINES_MAX: usize = 64;
 
 /// A difference of load that the server hears of at once, in thousandths.
 const LOAD_STEP: u32 = 50;
@@ -60,6 +65,20 @@ impl Line {
                 || told.load.abs_diff(status.load) >= LOAD_STEP
                 || now.since(at) >= STATUS_EVERY
         })
+    }
+}
+
+impl Dispatcher {
+    /// Whether a worker may register so: as others do, or as one of few for its agent.
+    pub fn has_room_for(&self, id: &LineId) -> bool {
+        let lines = self.lines.values();
+        let ours = lines.filter(|line| line.id.agent == id.agent);
+        let (mut count, mut is_known) = (0, false);
+        for line in ours {
+            count += 1;
+            is_known |= line.id == *id;
+        }
+        is_known || count < LINES_MAX
     }
 }
 

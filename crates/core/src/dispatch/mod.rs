@@ -18,6 +18,7 @@
 //! - A closed socket ends no job. Its worker claims it when it is back; until then it is *away*, and
 //!   counts as live for [`CLAIM_WITHIN`].
 //! - A job stays with its worker. Only one whose worker was lost before it was given goes to another.
+//!   Where it is asked for, a room whose agent died is dispatched again: that is another job.
 
 mod book;
 mod choose;
@@ -31,13 +32,18 @@ mod claims;
 mod dispatcher;
 mod drains;
 mod offers;
+mod redispatch;
 mod running;
 
 pub use self::dispatcher::{Dispatcher, Settings};
 pub use self::drains::Drains;
 pub use self::event::{Action, Answer, Entry, Event, Note, WorkerStatus};
 pub use self::facts::{Ask, Body, JobRecord, LineId, LineKey, WorkerKey};
-pub use self::line::LineStatus;
+pub use self::line::{LINES_MAX, LineStatus};
+pub use self::redispatch::{
+    Again, Dispatched, LOOK_EVERY, LOOK_FIRST, LOOKED_FOR, REDISPATCHES_MAX, REMEMBERED_FOR, ROOMS_MAX,
+    RoomAsk, RoomSeen, Vacancy, VacancyStage,
+};
 pub use self::worker::Hello;
 
 use crate::time::Millis;

@@ -1,7 +1,7 @@
 //! From the server's offer to the job's beginning.
 
 use super::choose::Choice;
-use super::dispatcher::{Alarm, Dispatcher};
+use super::dispatcher::{Alarm, Dispatcher, Settings};
 use super::event::{Action, Answer, Entry, Note};
 use super::facts::{Ask, Body, LineKey, WorkerKey};
 use super::job::{Decided, Job, Stage, Step};
@@ -362,9 +362,14 @@ impl Dispatcher {
     fn begin(&mut self, id: &CallId, key: WorkerKey, body: Body) {
         self.let_go(id);
         let now = self.now;
+        let agent = self.jobs.get(id).map(|job| job.agent.clone());
+        let settings = agent.map_or_else(Settings::default, |agent| self.settings(&agent));
         let Some((job, worker)) = self.jobs.get_mut(id).zip(self.workers.get_mut(&key)) else {
             return;
         };
+        if settings.redispatch {
+            job.again = job.again();
+        }
         worker.begin(id.clone());
         job.worker = Some(worker.id.clone());
         job.begun = Some(now);
@@ -377,12 +382,20 @@ impl Dispatcher {
             job.spoken = book.speaks(release, &worker.library);
         }
         let record = job.record();
+        let table = self.books.get(&job.agent).map(|book| &book.table);
+        let label = table.and_then(|table| Some(table.releases.get(&release)?.label.clone()));
+        let label = label.filter(|_| settings.room_metadata && !job.room.is_empty());
+        let label = label.map(|label| Action::Label {
+            room: job.room.clone(),
+            label,
+        });
         if let Some(line) = line.and_then(|line| self.lines.get_mut(&line)) {
             line.held.remove(&(offered, id.clone()));
         }
         self.out
             .extend(record.map(|r| Action::Write(Entry::Begun(r))));
         self.out.push(Action::ToWorker { worker: key, body });
+        self.out.extend(label);
     }
 
     /// An alarm of an offer. Says whether it was one.

@@ -45,7 +45,10 @@ impl Dispatcher {
             None => {}
             _ if ends => self.finish(id, CallOutcome::Policy, "policy: ended", false),
             Some(true) => self.finish(id, CallOutcome::Completed, "worker: success", false),
-            Some(false) => self.finish(id, CallOutcome::Dropped, "worker: failed", true),
+            Some(false) => {
+                self.vacate(id, true);
+                self.finish(id, CallOutcome::Dropped, "worker: failed", true);
+            }
         }
     }
 
@@ -65,13 +68,20 @@ impl Dispatcher {
     /// that a job is over.
     pub(super) fn terminated(&mut self, id: &CallId, body: Body) {
         let by = self.now + TAIL;
+        let is_watched = self.look_again(id);
         let Some(job) = self.jobs.get_mut(id) else {
             return;
         };
-        match job.stage {
+        match &mut job.stage {
             Stage::Running(worker) => {
+                let worker = *worker;
                 job.over_by = Some(by);
                 self.out.push(Action::ToWorker { worker, body });
+                self.wake(by, Alarm::Job(id.clone()));
+            }
+            // The agent has left the room perhaps, and its caller has not.
+            Stage::Away { until, gone } if is_watched => {
+                (*until, *gone) = (by.min(*until), Gone::Over);
                 self.wake(by, Alarm::Job(id.clone()));
             }
             Stage::Away { .. } => self.over(id),
@@ -159,6 +169,7 @@ impl Dispatcher {
                     worker: worker.id.clone(),
                 });
             }
+            self.vacate(id, false);
         }
         self.replace_at(key, &worker);
     }
@@ -234,6 +245,7 @@ impl Dispatcher {
     /// A job is over, or never began. `keeps`: its room keeps its release for a while.
     pub(super) fn finish(&mut self, id: &CallId, outcome: CallOutcome, cause: &str, keeps: bool) {
         self.let_go(id);
+        self.occupy(id);
         let Some(mut job) = self.jobs.remove(id) else {
             return;
         };
@@ -300,7 +312,7 @@ impl Dispatcher {
 fn close_key(cause: &str) -> String {
     let code = match cause {
         "worker: failed" => 1_011,
-        "worker: never came back" => 1_006,
+        "worker: never came back" | "worker: died" => 1_006,
         _ => IN_ORDER,
     };
     format!("worker:{code}")

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::bounds;
 use super::keys::{AGENT_LIVEKIT, LIVEKIT};
+use super::membership::{MembershipSpec, environment};
 use super::reader::{Item, Section, quoted};
 use super::values::{duration, listen};
 use crate::dispatch::HOLD;
@@ -22,6 +23,8 @@ const AGENT_HINT: &str = "write [agents.NAME.livekit], with the `name` its worke
 pub struct LivekitSpec {
     /// The server.
     pub url: String,
+    /// The file of certificates that its own must be signed by; `None`: the usual ones.
+    pub ca_file: Option<String>,
     /// The name of its API key.
     pub api_key: String,
     /// The file with the key's secret.
@@ -55,8 +58,14 @@ pub enum LivekitAdmission {
 pub struct LivekitAgent {
     /// The name its workers register under; empty: they take jobs of every room.
     pub name: String,
+    /// The namespace that they register in; usually empty.
+    pub namespace: String,
     /// How long a job is held when every worker is busy.
     pub hold: Millis,
+    /// Whether a room whose agent died is dispatched again.
+    pub redispatch: bool,
+    /// Whether `agent_version` is put into the metadata of rooms.
+    pub room_metadata: bool,
 }
 
 /// What an agent says, and where.
@@ -69,16 +78,22 @@ pub(super) struct AgentSays<'a> {
 /// How an agent takes jobs, if it does.
 pub(super) fn read_agent_livekit(item: Item<'_>) -> Option<LivekitAgent> {
     let section = item.section(&AGENT_LIVEKIT)?;
+    let text = |key| section.read_option(key, |item| Some(item.text()?.to_owned()));
     Some(LivekitAgent {
-        name: section
-            .read_option("name", |item| Some(item.text()?.to_owned()))
-            .unwrap_or_default(),
+        name: text("name").unwrap_or_default(),
+        namespace: text("namespace").unwrap_or_default(),
         hold: section.read("hold", HOLD, |item| duration(item, &bounds::HOLD)),
+        redispatch: section.read("redispatch", false, |item| item.flag()),
+        room_metadata: section.read("room_metadata", false, |item| item.flag()),
     })
 }
 
 /// The dispatcher's settings, with what the agents say.
-pub(super) fn read_livekit(top: &Section<'_>, says: Vec<AgentSays<'_>>) -> Option<LivekitSpec> {
+pub(super) fn read_livekit(
+    top: &Section<'_>,
+    membership: Option<&MembershipSpec>,
+    says: Vec<AgentSays<'_>>,
+) -> Option<LivekitSpec> {
     let Some(item) = top.item("livekit") else {
         for said in says {
             said.place.fault::<()>(
@@ -96,14 +111,27 @@ pub(super) fn read_livekit(top: &Section<'_>, says: Vec<AgentSays<'_>>) -> Optio
         let item = section.need(key, hint)?;
         Some(item.filled()?.to_owned())
     };
+    let ca_file = section.item("ca_file").map(|item| {
+        if url.as_ref().is_some_and(|url| url.starts_with("ws://")) {
+            item.fault::<()>(
+                "`ca_file` is for a server with TLS",
+                "leave it out, or write `url` with wss://",
+            );
+        }
+        Some(item.filled()?.to_owned())
+    });
     let api_key = text("api_key", "write the name of the server's API key");
     let secret_file = text("secret_file", "name a file that holds the key's secret");
-    let admission = read_admission(&section);
+    let admission = read_admission(&section, membership);
     if says.is_empty() {
         item.fault::<()>("no agent takes jobs of LiveKit", AGENT_HINT);
     }
     Some(LivekitSpec {
         url: url?,
+        ca_file: match ca_file {
+            Some(read) => Some(read?),
+            None => None,
+        },
         api_key: api_key?,
         secret_file: secret_file?,
         listen: section.read("listen", LIVEKIT_LISTEN, |item| {
@@ -114,17 +142,21 @@ pub(super) fn read_livekit(top: &Section<'_>, says: Vec<AgentSays<'_>>) -> Optio
     })
 }
 
-/// The server tells agents apart by their names, and so do we.
+/// The server tells agents apart by name and namespace, and so do we.
 fn by_name(says: Vec<AgentSays<'_>>) -> BTreeMap<AgentName, LivekitAgent> {
     let mut agents: BTreeMap<AgentName, LivekitAgent> = BTreeMap::new();
     for said in says {
-        let same = agents
-            .iter()
-            .find(|(_, other)| other.name == said.takes.name);
-        if let Some((other, _)) = same {
+        let same = |other: &LivekitAgent| {
+            (&other.name, &other.namespace) == (&said.takes.name, &said.takes.namespace)
+        };
+        if let Some((other, _)) = agents.iter().find(|(_, other)| same(other)) {
             let name = quoted(&said.takes.name);
+            let place = match &*said.takes.namespace {
+                "" => String::new(),
+                namespace => format!(" in namespace {}", quoted(namespace)),
+            };
             said.place.fault::<()>(
-                format!("{other} takes jobs as {name} already"),
+                format!("{other} takes jobs as {name}{place} already"),
                 "give each agent another `name`, as its workers register",
             );
         }
@@ -133,7 +165,10 @@ fn by_name(says: Vec<AgentSays<'_>>) -> BTreeMap<AgentName, LivekitAgent> {
     agents
 }
 
-fn read_admission(section: &Section<'_>) -> Option<LivekitAdmission> {
+fn read_admission(
+    section: &Section<'_>,
+    membership: Option<&MembershipSpec>,
+) -> Option<LivekitAdmission> {
     const HINT: &str = "see `segue membership --help`; or write unsigned = true where nobody else can \
                         connect";
     const SIGNED: [&str; 3] = ["environment", "keys", "manifest"];
@@ -147,15 +182,18 @@ fn read_admission(section: &Section<'_>) -> Option<LivekitAdmission> {
         }
         return Some(LivekitAdmission::Unsigned);
     }
-    let environment = section.need("environment", HINT);
-    let environment = environment.and_then(|item| {
-        let text = item.filled()?;
-        let name = text.parse();
-        name.map_err(|bad: crate::names::BadName| item.fault::<()>(bad.to_string(), HINT))
-            .ok()
-    });
-    let file = |key| Some(section.need(key, HINT)?.filled()?.to_owned());
-    let (keys, manifest) = (file("keys"), file("manifest"));
+    // What it does not say is said by [membership].
+    let other = |key| section.item(key).or_else(|| section.need(key, HINT));
+    let file = |key, of: Option<&String>| match (section.item(key), of) {
+        (None, Some(of)) => Some(of.clone()),
+        _ => Some(other(key)?.filled()?.to_owned()),
+    };
+    let environment = match (section.item("environment"), membership) {
+        (None, Some(is)) => Some(is.environment.clone()),
+        _ => other("environment").and_then(environment),
+    };
+    let keys = file("keys", membership.map(|is| &is.keys));
+    let manifest = file("manifest", membership.map(|is| &is.manifest));
     Some(LivekitAdmission::Signed {
         environment: environment?,
         keys: keys?,

@@ -11,6 +11,7 @@ mod gateway;
 mod ingress;
 mod keys;
 mod livekit;
+mod membership;
 mod notify;
 mod parse;
 mod plan;
@@ -39,6 +40,7 @@ pub use api::{API_LISTEN, API_RATE_LIMIT, GATEWAY_LISTEN};
 pub use fault::Fault;
 pub use gateway::{GatewayLimits, GatewaySpec};
 pub use livekit::{LIVEKIT_LISTEN, LivekitAdmission, LivekitAgent, LivekitSpec};
+pub use membership::{MembershipSpec, WorkersNeed};
 pub use parse::parse;
 pub use reference::reference;
 pub use schema::{SCHEMA_ID, schema};
@@ -57,6 +59,8 @@ pub struct Spec {
     pub telemetry: TelemetrySpec,
     /// Who is told of decisions.
     pub notify: Vec<NotifySpec>,
+    /// Who may take calls, by signature; `None`: every worker of a release.
+    pub membership: Option<MembershipSpec>,
     /// How jobs of LiveKit workers are given out; `None`: none are.
     pub livekit: Option<LivekitSpec>,
     /// The agents.

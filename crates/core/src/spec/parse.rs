@@ -14,6 +14,7 @@ use super::fault::{Fault, Faults};
 use super::ingress::{Claim, read_ingress};
 use super::keys::{AGENT, TOP};
 use super::livekit::{AgentSays, read_agent_livekit, read_livekit};
+use super::membership::read_membership;
 use super::notify::read_notify;
 use super::plan::read_plan;
 use super::policy::read_policy;
@@ -100,12 +101,14 @@ fn report_syntax(text: &str, error: &Error, faults: &Faults<'_>) {
 fn read_spec(top: &Section<'_>) -> Spec {
     let (gateway, api) = read_listeners(top);
     let (agents, says) = read_agents(top);
+    let membership = read_membership(top);
     Spec {
         gateway,
         api,
         telemetry: read_telemetry(top),
         notify: read_notify(top),
-        livekit: read_livekit(top, says),
+        livekit: read_livekit(top, membership.as_ref(), says),
+        membership,
         agents,
     }
 }

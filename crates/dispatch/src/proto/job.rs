@@ -12,6 +12,8 @@ pub struct JobView {
     pub kind: JobType,
     /// The name of its room.
     pub room: String,
+    /// The identifier of its room: another one may have its name later.
+    pub room_sid: String,
     /// The identity of the participant it is about, if it is about one.
     pub participant: Option<String>,
     /// Of whoever dispatched it.
@@ -36,7 +38,10 @@ impl JobView {
                 1 => field.text()?.clone_into(&mut view.id),
                 2 => super::wire::Value::merge(&mut view.kind, &field)?,
                 // A room and a participant have their identifier first and their name behind it.
-                3 => view.room = text(field.bytes()?, 2)?,
+                3 => {
+                    view.room_sid = text(field.bytes()?, 1)?;
+                    view.room = text(field.bytes()?, 2)?;
+                }
                 4 => view.participant = Some(text(field.bytes()?, 2)?),
                 6 => field.text()?.clone_into(&mut view.metadata),
                 7 => field.text()?.clone_into(&mut view.agent_name),

@@ -13,6 +13,8 @@
 
 mod wire;
 
+pub mod api;
+
 mod envelope;
 mod job;
 mod messages;

@@ -318,6 +318,20 @@ impl Value for Vec<String> {
     }
 }
 
+/// Messages, one after the other.
+impl Value for Vec<Vec<u8>> {
+    fn merge(&mut self, field: &Field<'_>) -> Result<(), Malformed> {
+        self.push(Vec::read(field)?);
+        Ok(())
+    }
+
+    fn put(&self, number: u32, out: &mut Vec<u8>) {
+        for value in self {
+            value.write(number, out);
+        }
+    }
+}
+
 impl Value for BTreeMap<String, String> {
     fn merge(&mut self, field: &Field<'_>) -> Result<(), Malformed> {
         let (mut key, mut value) = (String::new(), String::new());

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use segue_core::link::{CallRecord, LINK_VERSION, ToController, ToGateway};
 use segue_core::names::{AgentName, ReleaseId};
+use segue_core::plane::{ConnectedWorker, PlaneEvent};
 use segue_core::presence::AgentPresence;
 use segue_core::rollout::Agent;
 use segue_core::split::Split;
 use segue_core::table::{ReleaseRoute, RoutingTable};
 use segue_core::time::Millis;
 use segue_dispatch::address::ServerUrl;
-use segue_dispatch::admit::{Admit, Unsigned};
+use segue_dispatch::admit::{Admit, Registered, Unsigned};
+use segue_dispatch::trust::Trust;
 use segue_dispatch::{AgentConfig, ApiKey, Config, Running};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, UnixListener};
@@ -41,6 +43,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(crate) struct Told {
     pub(crate) presence: Option<AgentPresence>,
     pub(crate) ended: Vec<CallRecord>,
+    /// For the audit log.
+    pub(crate) events: Vec<PlaneEvent>,
+    /// Answers about workers, by the number of the question.
+    pub(crate) workers: BTreeMap<u64, Vec<ConnectedWorker>>,
+}
+
+/// What an agent asks of the server's API; nothing, if nothing is said.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asks {
+    pub(crate) redispatch: bool,
+    pub(crate) room_metadata: bool,
 }
 
 /// Sends its table to whoever connects.
@@ -49,6 +62,8 @@ pub(crate) struct Control {
     table: watch::Sender<RoutingTable>,
     orders: Arc<Mutex<Option<mpsc::UnboundedSender<ToGateway>>>>,
     told: watch::Sender<Told>,
+    /// What its agent is configured to ask of the server's API.
+    pub(crate) asks: Asks,
     /// Where its dispatcher listens, now and when it is started again.
     at: Mutex<Option<SocketAddr>>,
     task: JoinHandle<()>,
@@ -99,6 +114,7 @@ impl Control {
             table,
             orders,
             told,
+            asks: Asks::default(),
             at: Mutex::default(),
             task,
         }
@@ -162,8 +178,33 @@ impl Control {
 
     /// The same, by the server's address.
     pub(crate) async fn start_at(&self, server: &str) -> Dispatcher {
-        let agents = BTreeMap::from([(AGENT.to_owned(), agent())]);
+        let agents = BTreeMap::from([(Registered::new(AGENT, ""), agent())]);
         self.start_with(server, Arc::new(Unsigned { agents })).await
+    }
+
+    /// What a dispatcher here is told when it starts.
+    pub(crate) fn config(&self, server: &str) -> Config {
+        let at = *self.at.lock().unwrap();
+        let of = AgentConfig {
+            agent_name: AGENT.to_owned(),
+            namespace: String::new(),
+            hold: Millis(1_500),
+            redispatch: self.asks.redispatch,
+            room_metadata: self.asks.room_metadata,
+        };
+        Config {
+            listen: at.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
+            server: ServerUrl::parse(server).unwrap(),
+            trust: Trust::default(),
+            key: ApiKey {
+                name: key::KEY.to_owned(),
+                secret: key::SECRET.to_owned(),
+            },
+            gateway: "dispatch-1".parse().unwrap(),
+            state_dir: self.folder.clone(),
+            control_socket: self.folder.join("control.sock"),
+            agents: [(agent(), of)].into(),
+        }
     }
 
     pub(crate) async fn start_with(&self, server: &str, admit: Arc<dyn Admit>) -> Dispatcher {
@@ -178,22 +219,7 @@ impl Control {
             };
             timeout(PATIENCE, is_free).await.unwrap();
         }
-        let of = AgentConfig {
-            agent_name: AGENT.to_owned(),
-            hold: Millis(1_500),
-        };
-        let config = Config {
-            listen: at.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
-            server: ServerUrl::parse(server).unwrap(),
-            key: ApiKey {
-                name: key::KEY.to_owned(),
-                secret: key::SECRET.to_owned(),
-            },
-            gateway: "dispatch-1".parse().unwrap(),
-            state_dir: self.folder.clone(),
-            control_socket: self.folder.join("control.sock"),
-            agents: [(agent(), of)].into(),
-        };
+        let config = self.config(server);
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().unwrap();
         let started = runtime.spawn(segue_dispatch::start(config, admit));
@@ -295,6 +321,14 @@ async fn serve(
                         }),
                         ToController::Ended { calls, .. } => {
                             told.send_modify(|told| told.ended.extend(calls));
+                        }
+                        ToController::Events { events, .. } => {
+                            told.send_modify(|told| told.events.extend(events));
+                        }
+                        ToController::Workers { request, workers } => {
+                            told.send_modify(|told| {
+                                told.workers.insert(request, workers);
+                            });
                         }
                         _ => {}
                     }

@@ -439,14 +439,15 @@ async fn what_jobs_ask_the_server_is_passed_on_without_the_path_of_their_worker(
         let request = format!(
             "POST /w/v1/twirp/livekit.RoomService/ListRooms HTTP/1.1\r\nHost: x\r\n\
              Authorization: Bearer {token}\r\nContent-Type: application/protobuf\r\n\
-             Content-Length: 5\r\n\r\nhello"
+             Content-Length: 5\r\n\r\n\n\x03abc"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
     };
-    let answer = ask(&crate::key::of_worker()).await;
+    let claims = serde_json::json!({ "iss": crate::key::KEY, "video": { "roomList": true } });
+    let answer = ask(&crate::key::sign(&claims)).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let find = |all: &[Record]| {
         all.iter().find_map(|record| match &record.event {
@@ -460,7 +461,7 @@ async fn what_jobs_ask_the_server_is_passed_on_without_the_path_of_their_worker(
         "{head}"
     );
     assert!(head.contains(&format!("Host: {}", upstream.addr)), "{head}");
-    assert_eq!(body, b"hello");
+    assert_eq!(body, b"\n\x03abc");
     let answer = ask("forged.token.here").await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
 }

@@ -28,6 +28,8 @@ fn root() -> PathBuf {
 pub(crate) enum Program {
     /// livekit-agents of Python: `examples/livekit-worker`.
     Python,
+    /// The same with the SDK: `examples/livekit-agent`, in rooms that are only played.
+    Sdk,
     /// The same under OpenRTC's pool.
     OpenRtc,
     /// `@livekit/agents` of Node.
@@ -49,6 +51,7 @@ impl Program {
         let tests = root().join("crates/dispatch/tests");
         match self {
             Self::Python => (python(), root().join("examples/livekit-worker/worker.py")),
+            Self::Sdk => (python(), root().join("examples/livekit-agent/agent.py")),
             Self::OpenRtc => (python(), tests.join("openrtc_worker.py")),
             Self::Node => {
                 let worker = root().join("target/node-livekit/worker.mjs");

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod alone;
+mod alone_here;
 mod behind;
 mod control;
 mod direct;
@@ -12,7 +13,11 @@ mod fleet;
 mod judge;
 mod key;
 mod membership;
+mod operators;
+mod redispatch;
+mod rogue;
 mod rules;
+mod sdk;
 mod sim;
 mod traffic;
 mod upstream;

@@ -1,23 +1,26 @@
 //! Workers that say by signature which release they are of.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use segue_core::names::{Environment, TokenId};
+use segue_core::plane::{DrainedBy, PlaneEvent, Told};
 use segue_core::time::Millis;
-use segue_dispatch::admit::Signed;
+use segue_dispatch::signed::Signed;
 use segue_gateway::clock;
 use segue_membership::claims::Seconds;
 use segue_membership::{
     Admitted, KeySet, Manifest, ReleaseState, SigningKey, WorkerClaims, sign_manifest, sign_worker,
 };
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::control::{AGENT, Control, release};
+use crate::control::{AGENT, Control, Dispatcher, release};
 use crate::dispatcher::{quick, ready};
-use crate::sim::{Sim, connect};
-use crate::upstream::{Outcome, Upstream, job};
-use crate::wire::FromWorker;
+use crate::sim::{Seen, Sim, connect};
+use crate::upstream::{Outcome, PATIENCE, Upstream, job};
+use crate::wire::{FromWorker, Register};
 
 /// Whoever signs, and the files.
 struct Signer {
@@ -48,25 +51,36 @@ impl Signer {
             ver: 0,
             prev: None,
         };
+        std::fs::write(signer.folder.join("keys.jsonl"), signer.set(1) + "\n").unwrap();
+        signer
+    }
+
+    /// A key set: the keys of now, all of them.
+    fn set(&self, number: u64) -> String {
         let of = |key: &SigningKey| vec![key.kid()];
         let set = KeySet {
             iss: "segue".to_owned(),
             env: environment(),
-            set: 1,
+            set: number,
             iat: seconds(0),
             exp: None,
-            keys: [&signer.root, &signer.manifest, &signer.worker]
+            keys: [&self.root, &self.manifest, &self.worker]
                 .map(SigningKey::public)
                 .into(),
-            root: of(&signer.root),
+            root: of(&self.root),
             threshold: 1,
-            manifest: of(&signer.manifest),
-            worker: of(&signer.worker),
+            manifest: of(&self.manifest),
+            worker: of(&self.worker),
             floor: None,
         };
-        let line = set.sign(&[&signer.root]);
-        std::fs::write(signer.folder.join("keys.jsonl"), line + "\n").unwrap();
-        signer
+        set.sign(&[&self.root])
+    }
+
+    /// The next key set comes behind the first.
+    fn rotate(&self) {
+        let path = self.folder.join("keys.jsonl");
+        let chain = std::fs::read_to_string(&path).unwrap() + &self.set(2) + "\n";
+        std::fs::write(path, chain).unwrap();
     }
 
     /// The next manifest, which admits these.
@@ -196,7 +210,7 @@ async fn who_falls_out_of_the_manifest_drains_and_keeps_its_jobs() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    let drained = tokio::time::timeout(crate::upstream::PATIENCE, until).await;
+    let drained = timeout(PATIENCE, until).await;
     assert!(drained.is_ok(), "it still takes jobs");
     control.live("v1", 1).await;
     assert!(matches!(
@@ -205,4 +219,146 @@ async fn who_falls_out_of_the_manifest_drains_and_keeps_its_jobs() {
     ));
     old.end(&first.id, crate::wire::JobStatus::Success);
     control.live("v1", 0).await;
+}
+
+/// What the audit log is told, as soon as it has this.
+async fn audited(control: &Control, what: &str, is: impl Fn(&Told) -> bool) -> PlaneEvent {
+    let found = |told: &crate::control::Told| told.events.iter().any(|event| is(&event.what));
+    let told = control.until(what, found).await;
+    let event = told.events.iter().find(|event| is(&event.what));
+    event.expect("it was seen").clone()
+}
+
+fn is_rejected(what: &Told, word: &str) -> bool {
+    matches!(what, Told::WorkerRejected { reason, .. } if reason == word)
+}
+
+async fn register(dispatcher: &Dispatcher, path: &str, of: Register) -> Option<u16> {
+    let mut socket = connect(&format!("{}{path}", dispatcher.url)).await.unwrap();
+    let frame = Message::binary(FromWorker::Register(of).frame());
+    match crate::dispatcher::exchange(&mut socket, frame).await {
+        Some(Ok(Message::Close(close))) => close.map(|close| close.code.into()),
+        other => panic!("expected a refusal: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_turned_away_is_in_the_audit_log() {
+    let (upstream, control, mut signer) = stage().await;
+    signer.admit(&["v1"]);
+    let dispatcher = control
+        .start_with(&upstream.url(), Arc::new(signer.open()))
+        .await;
+    let forged = Signer::token("v1", &SigningKey::from_seed([9; 32]));
+    let plain = dispatcher.plan("").register;
+    let path = format!("/w/{forged}");
+    assert_eq!(
+        register(&dispatcher, &path, plain.clone()).await,
+        Some(1008)
+    );
+    let event = audited(&control, "the forged token", |what| {
+        is_rejected(what, "unknown-key")
+    })
+    .await;
+    assert_eq!((event.agent.as_str(), event.times), (AGENT, 1));
+    let Told::WorkerRejected { from, .. } = event.what else {
+        panic!("{event:?}");
+    };
+    assert_eq!(from, Some(Ipv4Addr::LOCALHOST.into()));
+
+    // A token of one agent does not get the jobs of another one, nor those of every room.
+    let path = format!("/w/{}", Signer::token("v1", &signer.worker));
+    for (name, namespace) in [("other", None), ("", None), (AGENT, Some("elsewhere"))] {
+        let of = Register {
+            agent_name: name.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            ..plain.clone()
+        };
+        assert_eq!(register(&dispatcher, &path, of).await, Some(1008), "{name}");
+    }
+    let event = audited(&control, "the other agent's name", |what| {
+        is_rejected(what, "other-agent")
+    })
+    .await;
+    assert_eq!(event.agent.as_str(), AGENT);
+    // Of whom nobody knows whose it is, only the log speaks.
+    let of = Register {
+        agent_name: "nobody".to_owned(),
+        ..plain
+    };
+    assert_eq!(register(&dispatcher, "", of).await, Some(1008));
+    assert_eq!(upstream.records().all().len(), 0, "nobody was registered");
+}
+
+#[tokio::test]
+async fn a_manifest_that_came_before_its_key_set_is_taken_once_that_is_there() {
+    let (upstream, control, mut signer) = stage().await;
+    signer.admit(&["v2"]);
+    let dispatcher = control
+        .start_with(&upstream.url(), Arc::new(signer.open()))
+        .await;
+    // Another key signs from now on; its manifest is copied first.
+    let second = SigningKey::from_seed([4; 32]);
+    signer.manifest = second;
+    signer.admit(&["v1", "v2"]);
+    let event = audited(&control, "the manifest is refused", |what| {
+        matches!(what, Told::MembershipRefused { document, reason, .. }
+            if document == "manifest" && reason == "unknown-key")
+    })
+    .await;
+    assert_eq!(event.agent.as_str(), AGENT);
+    signer.rotate();
+    let path = format!("/w/{}", Signer::token("v1", &signer.worker));
+    let let_in = async {
+        let mut plan = dispatcher.plan("");
+        plan.url = format!("{}{path}", dispatcher.url);
+        loop {
+            let worker = Sim::start(&plan).await;
+            let first = |seen: &Seen| matches!(seen, Seen::Registered(_) | Seen::Closed(_));
+            if let Seen::Registered(_) = worker.until("it is let in or not", first).await {
+                return worker;
+            }
+        }
+    };
+    let _worker = timeout(PATIENCE, let_in).await.expect("it is let in");
+    ready(&upstream).await;
+}
+
+#[tokio::test]
+async fn who_is_admitted_again_takes_jobs_again() {
+    let (upstream, control, mut signer) = stage().await;
+    signer.admit(&["v1", "v2"]);
+    let dispatcher = control
+        .start_with(&upstream.url(), Arc::new(signer.open()))
+        .await;
+    let mut plan = dispatcher.plan("");
+    let token = Signer::token("v1", &signer.worker);
+    plan.url = format!("{}/w/{token}", dispatcher.url);
+    let worker = Sim::start(&plan).await;
+    ready(&upstream).await;
+    let drained_by = |by: Option<DrainedBy>| {
+        let dispatcher = &dispatcher;
+        async move {
+            let is = || {
+                let workers = dispatcher.running.as_ref().unwrap().workers();
+                workers.iter().all(|worker| worker.drain == by)
+            };
+            let until = async {
+                while !is() {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            };
+            let came = timeout(PATIENCE, until).await;
+            assert!(came.is_ok(), "it is not drained by {by:?}");
+        }
+    };
+    signer.admit(&["v2"]);
+    drained_by(Some(DrainedBy::Membership)).await;
+    // As after a rollback: nobody starts the worker anew.
+    signer.admit(&["v1"]);
+    drained_by(None).await;
+    crate::operators::available(&upstream).await;
+    let wanted = job(AGENT, "");
+    assert_eq!(upstream.launch(&wanted).await, Outcome::Assigned);
+    worker.assigned(&wanted.id).await;
 }

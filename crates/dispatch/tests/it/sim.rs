@@ -82,6 +82,8 @@ pub(crate) enum Seen {
     Offered(Vec<u8>),
     Assigned(Assignment),
     Terminated(String),
+    /// Its ping was answered, with this time of its own.
+    Pong(i64),
     /// Its connection ended; the code of the close frame, if there was one.
     Closed(Option<u16>),
 }
@@ -356,7 +358,7 @@ async fn read(
                 drop(state);
                 inner.saw(Seen::Assigned(assignment));
             }
-            FromServer::Pong(_) => {}
+            FromServer::Pong(pong) => inner.saw(Seen::Pong(pong.last_timestamp)),
             FromServer::Termination(termination) => {
                 inner.saw(Seen::Terminated(termination.job_id));
             }

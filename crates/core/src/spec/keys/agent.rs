@@ -2,6 +2,7 @@
 
 use super::super::bounds;
 use super::Fallback::{None, Required, Value};
+use super::livekit::AGENT_LIVEKIT;
 use super::top::{allow, secret_file, url};
 use super::{Key, Keys, Kind, Need, key};
 
@@ -527,27 +528,6 @@ pub(in super::super) static RESCUE: Keys = Keys {
          and `start` are the first two. More than 64 KiB are not kept, and such a call ends with \
          its worker.",
     )],
-};
-
-pub(in super::super) static AGENT_LIVEKIT: Keys = Keys {
-    header: "[agents.NAME.livekit]",
-    need: Need::Any,
-    rows: &[
-        key(
-            "name",
-            Kind::Text,
-            Value("\"\""),
-            "The name under which its workers register (`agent_name`); empty: they take a job of \
-             every room.",
-        ),
-        key(
-            "hold",
-            Kind::Duration(&bounds::HOLD),
-            Value("\"1.5s\""),
-            "How long a job is held when every worker is busy. The server gives it up after three \
-             seconds.",
-        ),
-    ],
 };
 
 /// The four ways to say which calls a rule is about.

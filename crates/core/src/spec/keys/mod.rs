@@ -3,6 +3,8 @@
 //! are made.
 
 mod agent;
+mod livekit;
+mod membership;
 mod top;
 
 use super::bounds::Bound;
@@ -10,10 +12,12 @@ use crate::split::Share;
 use crate::time::Millis;
 
 pub(super) use agent::{
-    AGENT, AGENT_LIVEKIT, APPROVAL, COMPONENT, HOOK_AFTER, HOOK_BEFORE, HOOKS, LIMITS, RESCUE,
-    RULE, RULE_CONDITIONS, SMOKE, STEP, STEP_CONDITIONS, STRAGGLERS, WEBHOOK,
+    AGENT, APPROVAL, COMPONENT, HOOK_AFTER, HOOK_BEFORE, HOOKS, LIMITS, RESCUE, RULE,
+    RULE_CONDITIONS, SMOKE, STEP, STEP_CONDITIONS, STRAGGLERS, WEBHOOK,
 };
-pub(super) use top::{API, API_TLS, FORMATS, GATEWAY, LIVEKIT, NOTIFY, TELEMETRY, TLS, TOP};
+pub(super) use livekit::{AGENT_LIVEKIT, LIVEKIT};
+pub(super) use membership::MEMBERSHIP;
+pub(super) use top::{API, API_TLS, FORMATS, GATEWAY, NOTIFY, TELEMETRY, TLS, TOP};
 
 /// The keys of one kind of table.
 #[derive(Debug)]
@@ -112,7 +116,7 @@ const fn key(name: &'static str, kind: Kind, default: Fallback, meaning: &'stati
 }
 
 /// All of them, in the order of the reference.
-pub(super) static ALL: [&Keys; 22] = [
+pub(super) static ALL: [&Keys; 23] = [
     &TOP,
     &GATEWAY,
     &TLS,
@@ -120,6 +124,7 @@ pub(super) static ALL: [&Keys; 22] = [
     &API_TLS,
     &TELEMETRY,
     &NOTIFY,
+    &MEMBERSHIP,
     &LIVEKIT,
     &AGENT,
     &COMPONENT,

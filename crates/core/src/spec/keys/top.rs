@@ -2,6 +2,8 @@
 
 use super::super::bounds;
 use super::Fallback::{None, Required, Value};
+use super::livekit::LIVEKIT;
+use super::membership::MEMBERSHIP;
 use super::{AGENT, Key, Keys, Kind, Need, key};
 
 pub(in super::super) static TOP: Keys = Keys {
@@ -33,6 +35,12 @@ pub(in super::super) static TOP: Keys = Keys {
             "[Who is told](#notify) of decisions.",
         ),
         key(
+            "membership",
+            Kind::Table(&MEMBERSHIP),
+            None("none: every worker of a release"),
+            "[Who may take calls](#membership), by signature.",
+        ),
+        key(
             "livekit",
             Kind::Table(&LIVEKIT),
             None("none: no jobs"),
@@ -43,63 +51,6 @@ pub(in super::super) static TOP: Keys = Keys {
             Kind::Named(&AGENT, bounds::AGENTS_MAX),
             Required,
             "[The agents](#agentsname), by name; at least one.",
-        ),
-    ],
-};
-
-pub(in super::super) static LIVEKIT: Keys = Keys {
-    header: "[livekit]",
-    need: Need::Any,
-    rows: &[
-        key(
-            "url",
-            Kind::Text,
-            Required,
-            "The server: `\"wss://HOST\"`, or `\"ws://HOST:PORT\"` without TLS.",
-        ),
-        key(
-            "api_key",
-            Kind::Text,
-            Required,
-            "The name of the server's API key. Workers use the same.",
-        ),
-        key(
-            "secret_file",
-            Kind::Text,
-            Required,
-            "File with the secret of the key.",
-        ),
-        key(
-            "listen",
-            Kind::Address,
-            Value("\"127.0.0.1:7080\""),
-            "Where workers connect to. Another port than the gateway's and the API's.",
-        ),
-        key(
-            "unsigned",
-            Kind::Flag,
-            Value("false"),
-            "Whether workers are believed which release they are of, by `LIVEKIT_AGENT_DEPLOYMENT` \
-             or `ws://HOST:PORT/w/LABEL`. For one machine, or a network where nobody else can \
-             connect. Else they show a token, and the next three keys are required.",
-        ),
-        key(
-            "environment",
-            Kind::Name,
-            None("none"),
-            "The environment for which key sets and manifests are signed.",
-        ),
-        key(
-            "keys",
-            Kind::Text,
-            None("none"),
-            "File of key sets, as `segue membership rotate` writes it. Read again when it changes.",
-        ),
-        key(
-            "manifest",
-            Kind::Text,
-            None("none"),
-            "File of the manifest, as `segue membership sign` writes it. Read again when it changes.",
         ),
     ],
 };

@@ -1,6 +1,7 @@
 //! What is refused of gates, hooks, stragglers, notifications and the API.
 
 use super::bad::{check, check_agent};
+use crate::spec::{LivekitAdmission, parse};
 
 #[test]
 fn webhooks() {
@@ -353,5 +354,31 @@ fn livekit() {
     check(
         &file(good, "livekit = { hold = \"2s\", nmae = \"x\" }\n"),
         &["7:20: `hold`", "7:26: unknown key \"nmae\" … name"],
+    );
+}
+
+#[test]
+fn membership() {
+    check(
+        "agents.a = {}\n[membership]\nworkers = \"asked\"\n",
+        &[
+            "2:1: missing `environment`",
+            "2:1: missing `keys`",
+            "2:1: missing `manifest`",
+            "3:11: `workers` … registered",
+        ],
+    );
+    // The dispatcher goes by the same files, unless it says otherwise.
+    let is = "[membership]\nenvironment = \"e\"\nkeys = \"k\"\nmanifest = \"m\"\n\
+        [livekit]\nurl = \"ws://h\"\napi_key = \"k\"\nsecret_file = \"f\"\nkeys = \"own\"\n\
+        [agents.a]\nlivekit = {}\n";
+    let spec = parse("segue.toml", is).unwrap();
+    assert_eq!(
+        spec.livekit.unwrap().admission,
+        LivekitAdmission::Signed {
+            environment: "e".parse().unwrap(),
+            keys: "own".to_owned(),
+            manifest: "m".to_owned(),
+        }
     );
 }

@@ -39,6 +39,13 @@ fn every_key_is_read() {
         Some("http://127.0.0.1:4318")
     );
     assert_eq!(spec.notify, full_notify());
+    let membership = MembershipSpec {
+        environment: "production".parse().unwrap(),
+        keys: "keys.jsonl".to_owned(),
+        manifest: "manifest.jws".to_owned(),
+        workers: WorkersNeed::Registered,
+    };
+    assert_eq!(spec.membership, Some(membership));
     assert_eq!(spec.livekit, Some(full_livekit()));
     assert_eq!(
         agent(&spec, "receptionist"),
@@ -75,10 +82,14 @@ fn every_key_is_read() {
 fn full_livekit() -> LivekitSpec {
     let agent = LivekitAgent {
         name: "desk".to_owned(),
+        namespace: "north".to_owned(),
         hold: Millis(250),
+        redispatch: true,
+        room_metadata: true,
     };
     LivekitSpec {
         url: "wss://x.livekit.cloud".to_owned(),
+        ca_file: Some("ca.pem".to_owned()),
         api_key: "APIkey".to_owned(),
         secret_file: "livekit.secret".to_owned(),
         listen: "0.0.0.0:7080".parse().unwrap(),

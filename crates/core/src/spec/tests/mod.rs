@@ -47,8 +47,15 @@ url = "http://[::1]:8088"
 format = "cdevents"
 events = "cut_over"
 
+[membership]
+environment = "production"
+keys = "keys.jsonl"
+manifest = "manifest.jws"
+workers = "registered"
+
 [livekit]
 url = "wss://x.livekit.cloud"
+ca_file = "ca.pem"
 api_key = "APIkey"
 secret_file = "livekit.secret"
 listen = "0.0.0.0:7080"
@@ -132,7 +139,10 @@ opening_messages = 3
 
 [agents.receptionist.livekit]
 name = "desk"
+namespace = "north"
 hold = "250ms"
+redispatch = true
+room_metadata = true
 
 [agents.receptionist.smoke]
 scenario = "hours"
@@ -213,6 +223,7 @@ fn an_agent_needs_only_its_name() {
         api: ApiSpec::default(),
         telemetry: TelemetrySpec::default(),
         notify: Vec::new(),
+        membership: None,
         livekit: None,
         agents: BTreeMap::from([(
             "a".parse().unwrap(),

@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod again;
 mod process;
+mod steps;
 mod world;
 
 use std::collections::BTreeMap;

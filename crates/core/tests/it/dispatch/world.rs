@@ -367,6 +367,13 @@ impl World {
             Action::Status { line, status } => {
                 self.lines.insert(line, Some(status));
             }
+            // Not configured here: `again.rs` is about them.
+            Action::Write(Entry::Vacant(_) | Entry::Occupied { .. })
+            | Action::LookAtRoom(_)
+            | Action::Redispatch(_)
+            | Action::Label { .. } => {
+                panic!("{action:?} was not asked for")
+            }
             Action::Migrate { .. } => {}
             Action::Ended(record) => {
                 if record.setup_ms.is_some() {

@@ -1,13 +1,16 @@
 //! Which requests are workers' connections, and what the others are told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::key;
 
-use super::record::{Event, Records};
+use super::Inner;
+use super::record::Event;
 
 /// No request of the tests has a longer head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -50,32 +53,41 @@ pub(super) fn refuse(head: &str) -> Option<u16> {
     if path != "/agent" || !upgrade {
         return Some(404);
     }
+    let may = claims(head).is_some_and(|claims| claims["video"]["agent"] == true);
+    (!may).then_some(401)
+}
+
+/// What its token says, if it is one of our key.
+fn claims(head: &str) -> Option<Value> {
     let bearer = header(head, "authorization").and_then(|value| value.strip_prefix("Bearer "));
     let in_query = target(head)
         .split(['?', '&'])
         .find_map(|part| part.strip_prefix("access_token="));
-    let claims = bearer.or(in_query).and_then(key::verify);
-    let may = claims.is_some_and(|claims| claims["video"]["agent"] == true);
-    (!may).then_some(401)
+    bearer.or(in_query).and_then(key::verify)
 }
 
 /// Answers a request that is no worker's connection.
-pub(super) async fn answer(mut stream: TcpStream, head: String, records: &Records) {
+pub(super) async fn answer(mut stream: TcpStream, head: String, inner: &Arc<Inner>) {
     let length = header(&head, "content-length").and_then(|length| length.parse().ok());
     let mut request = vec![0; head.len() + 4 + length.unwrap_or(0)];
     if stream.read_exact(&mut request).await.is_err() {
         return;
     }
     let body = request.split_off(head.len() + 4);
-    let status = match refuse(&head) {
-        _ if target(&head).starts_with("/twirp/") => 200,
-        Some(status) => status,
-        None => 500,
+    let method = target(&head).strip_prefix("/twirp/livekit.");
+    let (status, reply) = match (method, refuse(&head)) {
+        (Some(method), _) => match claims(&head) {
+            Some(claims) => inner.rooms.answer(inner, method, &claims, &body),
+            None => (401, Vec::new()),
+        },
+        (None, Some(status)) => (status, Vec::new()),
+        (None, None) => (500, Vec::new()),
     };
-    records.add(Event::Http { head, body, status });
-    let reply = format!(
-        "HTTP/1.1 {status} -\r\nContent-Type: application/protobuf\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    inner.records.add(Event::Http { head, body, status });
+    let head = format!(
+        "HTTP/1.1 {status} -\r\nContent-Type: application/protobuf\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        reply.len()
     );
-    let _ = stream.write_all(reply.as_bytes()).await;
+    let _ = stream.write_all(&[head.as_bytes(), &reply].concat()).await;
     let _ = stream.shutdown().await;
 }

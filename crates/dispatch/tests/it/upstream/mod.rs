@@ -17,11 +17,11 @@
 //! - that pings are never checked for an answer.
 //!
 //! Left out: several nodes, namespaces by default, compressed frames, publishers' and participants'
-//! jobs beyond their number in the key, the services under `/twirp`, of which only the requests are
-//! kept, and answered with nothing.
+//! jobs beyond their number in the key, and most services under `/twirp` (`rooms.rs` has the others).
 
 mod http;
 mod record;
+mod rooms;
 mod server;
 mod worker;
 
@@ -85,6 +85,7 @@ struct Inner {
     rules: Rules,
     began_ms: u64,
     records: Records,
+    rooms: rooms::Rooms,
     state: Mutex<State>,
 }
 
@@ -131,6 +132,7 @@ impl Upstream {
             rules,
             began_ms: now_ms(),
             records: Records::new(),
+            rooms: rooms::Rooms::default(),
             state: Mutex::new(State {
                 workers: Vec::new(),
                 jobs: HashMap::new(),
@@ -176,39 +178,7 @@ impl Upstream {
 
     /// Asks for a worker, as a server does when a room wants an agent.
     pub(crate) async fn launch(&self, job: &Job) -> Outcome {
-        let request = self.request(job);
-        let outcome = tokio::time::timeout(REQUEST_TIMEOUT, request)
-            .await
-            .unwrap_or(Outcome::Lost(Loss::TimedOut));
-        if let Outcome::Lost(why) = outcome {
-            let job = job.id.clone();
-            self.inner.records.add(Event::Lost { job, why });
-        }
-        outcome
-    }
-
-    async fn request(&self, job: &Job) -> Outcome {
-        let key = Key::of_job(job);
-        match self.inner.affinity(&key) {
-            None => return Outcome::Lost(Loss::NobodyRegistered),
-            Some(affinity) if affinity <= 0.0 => return Outcome::Lost(Loss::NoAffinity),
-            Some(_) => tokio::time::sleep(self.inner.rules.choosing).await,
-        }
-        let mut asked = Vec::new();
-        while let Some(worker) = self.inner.draw(&key, &asked) {
-            asked.push(worker.id.clone());
-            match worker.assign(&self.inner.records, job.clone()).await {
-                Assigned::Running => {
-                    let mut state = self.inner.state.lock().unwrap();
-                    state.jobs.insert(job.id.clone(), worker);
-                    return Outcome::Assigned;
-                }
-                Assigned::Terminated => return Outcome::Satisfied,
-                Assigned::Refused => {}
-                Assigned::Lost(why) => return Outcome::Lost(why),
-            }
-        }
-        Outcome::Lost(Loss::NobodyAvailable)
+        self.inner.launch(job).await
     }
 
     /// Ends a job from above. False: it is nobody's.
@@ -232,7 +202,7 @@ impl Upstream {
     pub(crate) async fn offer(&self, worker: &str, job: &Job) -> bool {
         let worker = self.inner.worker(worker);
         let assigned = worker.assign(&self.inner.records, job.clone()).await;
-        matches!(assigned, Assigned::Running)
+        matches!(assigned, Assigned::Running { .. })
     }
 
     /// Cuts a worker's connection, without a word.
@@ -267,6 +237,43 @@ impl Upstream {
 }
 
 impl Inner {
+    async fn launch(&self, job: &Job) -> Outcome {
+        let request = self.request(job);
+        let outcome = tokio::time::timeout(REQUEST_TIMEOUT, request)
+            .await
+            .unwrap_or(Outcome::Lost(Loss::TimedOut));
+        if let Outcome::Lost(why) = outcome {
+            let job = job.id.clone();
+            self.records.add(Event::Lost { job, why });
+        }
+        outcome
+    }
+
+    async fn request(&self, job: &Job) -> Outcome {
+        let key = Key::of_job(job);
+        match self.affinity(&key) {
+            None => return Outcome::Lost(Loss::NobodyRegistered),
+            Some(affinity) if affinity <= 0.0 => return Outcome::Lost(Loss::NoAffinity),
+            Some(_) => tokio::time::sleep(self.rules.choosing).await,
+        }
+        let mut asked = Vec::new();
+        while let Some(worker) = self.draw(&key, &asked) {
+            asked.push(worker.id.clone());
+            match worker.assign(&self.records, job.clone()).await {
+                Assigned::Running { identity } => {
+                    self.rooms.assigned(job, &identity);
+                    let mut state = self.state.lock().unwrap();
+                    state.jobs.insert(job.id.clone(), worker);
+                    return Outcome::Assigned;
+                }
+                Assigned::Terminated => return Outcome::Satisfied,
+                Assigned::Refused => {}
+                Assigned::Lost(why) => return Outcome::Lost(why),
+            }
+        }
+        Outcome::Lost(Loss::NobodyAvailable)
+    }
+
     fn worker(&self, id: &str) -> Arc<Worker> {
         let state = self.state.lock().unwrap();
         let found = state.workers.iter().find(|worker| worker.id == id);

@@ -55,7 +55,7 @@ async fn serve(stream: TcpStream, inner: Arc<Inner>) {
         return;
     };
     if http::refuse(&head).is_some() {
-        return http::answer(stream, head, &inner.records).await;
+        return http::answer(stream, head, &inner).await;
     }
     let mut config = WebSocketConfig::default();
     config.max_message_size = Some(MESSAGE_BYTES_MAX);
@@ -227,6 +227,7 @@ async fn read(
                 let known = worker.updated(&update.job_id, status);
                 if matches!(status, JobStatus::Success | JobStatus::Failed) && known {
                     inner.state.lock().unwrap().jobs.remove(&update.job_id);
+                    inner.rooms.ended(&update.job_id);
                 }
                 inner.records.add(Event::Updated {
                     job: update.job_id,

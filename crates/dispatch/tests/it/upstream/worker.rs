@@ -54,8 +54,8 @@ impl Key {
 
 /// How an offer ended.
 pub(super) enum Assigned {
-    /// The worker has the job.
-    Running,
+    /// The worker has the job, and this is who its agent will be.
+    Running { identity: String },
     /// It refused for all.
     Terminated,
     /// Another one may be asked.
@@ -154,10 +154,12 @@ impl Worker {
         records.add(Event::Assigned {
             job: id,
             worker,
-            identity: answer.identity,
+            identity: answer.identity.clone(),
             token,
         });
-        Assigned::Running
+        Assigned::Running {
+            identity: answer.identity,
+        }
     }
 
     /// Takes an answer. False: nobody waits for it any more.

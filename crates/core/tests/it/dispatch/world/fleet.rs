@@ -265,25 +265,31 @@ impl World {
             12 | 13 => self.admit_again(index),
             _ => {
                 let [v1, v2] = self.releases;
-                self.table.epoch = self.table.epoch.next();
-                self.table.split = match self.rng.below(4) {
+                let split = match self.rng.below(4) {
                     0 => Split::all(v1),
                     1 => Split::all(v2),
                     2 => Split::ramp(v2, Share(1_000), v1),
                     _ => Split::ramp(v1, Share(5_000), v2),
                 };
-                for (release, route) in &mut self.table.releases {
-                    let share = self.table.split.share(*release);
-                    route.takes_new_calls = share > Share::NONE;
-                    route.retiring = !route.takes_new_calls;
-                }
-                self.step(Event::Table(Box::new(self.table.clone())));
+                self.decide(split);
             }
         }
         if self.now < BUSY_MS {
             let wait = self.rng.heavy(1_500, 20_000);
             self.after(wait, Happens::Trouble);
         }
+    }
+
+    /// The next table.
+    pub(super) fn decide(&mut self, split: Split) {
+        self.table.epoch = self.table.epoch.next();
+        self.table.split = split;
+        for (release, route) in &mut self.table.releases {
+            let share = self.table.split.share(*release);
+            route.takes_new_calls = share > Share::NONE;
+            route.retiring = !route.takes_new_calls;
+        }
+        self.step(Event::Table(Box::new(self.table.clone())));
     }
 
     pub(super) fn kill(&mut self, index: usize) {

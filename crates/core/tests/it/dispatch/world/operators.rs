@@ -3,6 +3,7 @@
 use segue_core::dispatch::{Event, WorkerKey};
 use segue_core::names::{CallId, WorkerId};
 use segue_core::plane::{DrainedBy, Steer};
+use segue_core::split::Split;
 use segue_core::table::Epoch;
 
 use super::{Happens, World};
@@ -104,9 +105,7 @@ impl World {
             let its = |p: &super::Process| p.jobs.contains(job) && p.connection.is_none();
             self.durable[job].release == release && self.processes.iter().any(its)
         };
-        if self.table.releases[&release].retiring && calls.iter().any(is_away) {
-            self.count("ended while away");
-        }
+        let is_late = self.table.releases[&release].retiring && calls.iter().any(is_away);
         let event = Event::EndCalls {
             agent: self.agent.clone(),
             release,
@@ -114,6 +113,13 @@ impl World {
             calls,
         };
         self.step(event);
+        if is_late {
+            self.count("ended while away");
+            if self.rng.chance(500) {
+                // Before they are back it is rolled back to, so they are to live on.
+                self.decide(Split::all(release));
+            }
+        }
     }
 }
 
