@@ -222,13 +222,13 @@ mod tests {
         assert_eq!(write(&mut notices, &other, seconds(0)), (1, vec![]));
         // It goes on for an hour: two in a minute, with what is missing.
         let mut written = 0;
-        for second in 1..=3_600 {
+        for second in 1..=3_610 {
             notices.push(seconds(second), &desk, "gateway:gw", rejected(seconds(0)));
             written += write(&mut notices, &desk, seconds(second)).0;
         }
         assert_eq!(written, 120);
         // It is quiet: the rest is told once.
-        let later = seconds(3_600 + 30 * QUIET_ROOM);
+        let later = seconds(3_610 + 30 * QUIET_ROOM);
         let (written, missing) = write(&mut notices, &desk, later);
         assert!(written == 1 && missing.len() == 1, "{missing:?}");
         assert_eq!(write(&mut notices, &desk, later), (0, vec![]));

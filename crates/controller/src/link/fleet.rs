@@ -8,8 +8,25 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{ANSWER_WAIT, Link};
 
+/// Workers that each dispatcher is asked for: as many as one holds.
+const REACH: usize = 10_000;
+
 /// An answer that is waited for, and whose.
 type Awaited = (GatewayId, oneshot::Receiver<Vec<ConnectedWorker>>);
+
+/// States of a connected worker.
+pub(crate) const STATES: [&str; 5] = ["ready", "allocated", "busy", "silent", "draining"];
+
+/// The state of a connected worker, in one word.
+pub(crate) fn state_of(worker: &ConnectedWorker) -> &'static str {
+    match worker.drain {
+        Some(_) => "draining",
+        None if worker.slow => "silent",
+        None if !worker.available => "busy",
+        None if worker.jobs.is_empty() => "ready",
+        None => "allocated",
+    }
+}
 
 /// Who answered, and what they said.
 #[derive(Debug, Default)]
@@ -23,12 +40,12 @@ pub(crate) struct Fleet {
 }
 
 impl Link {
-    /// Asks everybody for the workers of an agent that are connected to them.
-    pub(crate) async fn list_workers(&self, agent: &AgentName, limit: usize) -> Fleet {
+    /// Asks everybody for the workers that are connected to them, of one agent or of all.
+    pub(crate) async fn list_workers(&self, agent: Option<&AgentName>) -> Fleet {
         self.gather(|request| ToGateway::ListWorkers {
             request,
-            agent: Some(agent.clone()),
-            limit,
+            agent: agent.cloned(),
+            limit: REACH,
         })
         .await
     }

@@ -28,7 +28,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-pub(crate) use self::fleet::Fleet;
+pub(crate) use self::fleet::{Fleet, STATES as CONNECTED_STATES, state_of};
 use self::outbox::Outbox;
 
 /// Connections at once; more are closed unanswered. A machine runs a handful of gateways.

@@ -21,6 +21,7 @@ use segue_core::time::Timestamp;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::fleet::{self, Listed, Notices};
 use super::page::{Histogram, Labels, Page, labels};
 use crate::api::wire::{AgentView, ReleaseView, StatusView};
 use crate::follow::Follower;
@@ -58,6 +59,7 @@ struct Counted {
     requests: BTreeMap<(String, String, u16), u64>,
     outcomes: BTreeMap<(AgentName, Label, String), u64>,
     records_missed: u64,
+    notices: Notices,
 }
 
 /// Counts what is decided.
@@ -86,6 +88,7 @@ pub(super) async fn follow(metrics: Arc<Metrics>, mut follower: Follower) {
                         histogram.or_default().observe(&ROLLBACK_BOUNDS, value);
                     }
                 }
+                Fact::Notice(notice) => counted.notices.count(entry.agent, &notice),
                 _ => {}
             }
         }
@@ -165,11 +168,13 @@ impl Metrics {
 
     /// The page, from what is known now. `calls` are live calls; those of releases that drain are
     /// looked at.
-    pub(crate) fn page(&self, status: &StatusView, calls: &[CallInfo]) -> String {
+    pub(crate) fn page(&self, status: &StatusView, calls: &[CallInfo], fleet: &[Listed]) -> String {
         let mut page = Page::default();
         let releases = running(status);
         calls_counted(&mut page, &releases);
         releases_are(&mut page, status, &releases, calls);
+        fleet::connected(&mut page, &releases, fleet);
+        self.lock().notices.show(&mut page);
         self.counted(&mut page, &releases);
         self.of_ours(&mut page, status);
         page.text()
@@ -456,7 +461,7 @@ fn version(agent: &AgentView, is: &ReleaseView) -> Labels {
     ])
 }
 
-fn track(agent: &AgentView, is: &ReleaseView) -> Labels {
+pub(super) fn track(agent: &AgentView, is: &ReleaseView) -> Labels {
     let track = match is.state.as_str() {
         "current" => "current",
         "ramping" => "canary",
@@ -546,7 +551,7 @@ mod tests {
     fn a_page_grows_with_releases_that_run_and_with_nothing_else() {
         let calls: Vec<CallInfo> = (40_000..50_000).map(live).collect();
         let metrics = Metrics::new(Tallies::default());
-        let lines = |status: &StatusView| metrics.page(status, &calls).lines().count();
+        let lines = |status: &StatusView| metrics.page(status, &calls, &[]).lines().count();
         let small = lines(&status(10, 3, 0, 1));
         assert_eq!(lines(&status(10, 3, 0, 500)), small, "workers are counted");
         assert_eq!(
@@ -557,7 +562,7 @@ mod tests {
         let (one, two) = (lines(&status(10, 4, 0, 1)), lines(&status(10, 5, 0, 1)));
         assert_eq!((one - small) % 10, 0, "the same for each agent");
         assert_eq!(two - one, one - small, "the same for each release");
-        let page = metrics.page(&status(1, 1, 0, 1), &calls);
+        let page = metrics.page(&status(1, 1, 0, 1), &calls, &[]);
         let oldest = "segue_drain_oldest_call_seconds{agent=\"agent-0\",version=\"v0\"} 60.0";
         assert!(page.lines().any(|line| line == oldest), "{page}");
         assert!(!page.contains("4711"), "callers choose no label: {page}");
@@ -585,7 +590,7 @@ mod tests {
                 rescued: None,
             });
         }
-        let page = metrics.page(&status(1, 2, 0, 1), &[]);
+        let page = metrics.page(&status(1, 2, 0, 1), &[], &[]);
         assert_eq!(page.matches("call_setup_seconds_count{").count(), 2);
         assert_eq!(metrics.lock().setup.len(), 2);
     }

@@ -1,6 +1,7 @@
 //! What can be seen from outside: numbers for Prometheus, and traces for `OpenTelemetry`.
 
 mod calls;
+mod fleet;
 pub(crate) mod metrics;
 mod otlp;
 mod page;

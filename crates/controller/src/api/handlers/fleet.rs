@@ -25,12 +25,10 @@ use crate::api::wire::{
 use crate::api::{Api, schema};
 use crate::clock;
 use crate::driver::Wanted;
-use crate::link::Fleet;
+use crate::link::{Fleet, state_of};
 
 /// Workers listed unless asked for more, and the most.
 const WORKERS: (usize, usize) = (100, 1_000);
-/// Workers that each dispatcher is asked for: as many as one holds.
-const REACH: usize = 10_000;
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -150,7 +148,7 @@ impl Api {
         agent: &AgentName,
     ) -> Result<(Vec<WorkerEntry>, Vec<GatewayId>), Reject> {
         let view = self.agent(agent.clone()).await?;
-        let fleet = self.link.list_workers(agent, REACH).await;
+        let fleet = self.link.list_workers(Some(agent)).await;
         let mut unknown = fleet.silent.clone();
         // One that counts and is not even connected.
         let known = self.status().await?.gateways.into_iter();
@@ -199,9 +197,8 @@ impl Api {
             reason: steer.reason().map(str::to_owned),
             at: clock::now(),
         });
-        steer
-            .ask(name, verb, Wanted::Event(Event::Notice(notice)), None)
-            .await?;
+        let wanted = Wanted::Event(Event::Notice(notice));
+        let _ = steer.ask(name, verb, wanted, None).await?;
         let fleet = self.link.steer_worker(&agent, &worker, what).await;
         if fleet.workers.is_empty() && !fleet.silent.is_empty() {
             let who = names(&fleet.silent);
@@ -280,12 +277,7 @@ fn state(drains: bool, calls: u32) -> &'static str {
 fn connected(view: &AgentView, gateway: GatewayId, worker: ConnectedWorker) -> WorkerEntry {
     let calls = u32::try_from(worker.jobs.len()).unwrap_or(u32::MAX);
     let label = view.releases.iter().find(|is| is.id == worker.release);
-    let state = match worker.drain {
-        Some(_) => "draining",
-        None if worker.slow => "silent",
-        None if !worker.available => "busy",
-        None => state(false, calls),
-    };
+    let state = state_of(&worker);
     WorkerEntry {
         worker: worker.worker,
         kind: WorkerKind::Livekit,

@@ -37,7 +37,8 @@ pub(crate) async fn metrics(
     } else {
         Vec::new()
     };
-    let page = api.metrics.page(&status, &calls);
+    let workers = api.link.list_workers(None).await.workers;
+    let page = api.metrics.page(&status, &calls, &workers);
     Ok(([(header::CONTENT_TYPE, TEXT)], page))
 }
 
