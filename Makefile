@@ -33,6 +33,7 @@ python: ## the Python of the examples and their tests, in target/venv* (PYTHON=p
 	@examples/python-env target/venv
 	@examples/python-env target/venv-livekit examples/livekit-worker/requirements.txt
 	@python/install target/venv
+	@python/install target/venv-livekit
 
 livekit: python ## LiveKit's workers of Node, too, and more jobs of all (needs node and npm)
 	mkdir -p target/node-livekit && cp crates/dispatch/tests/node/* target/node-livekit

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::traffic::lasting;
 use crate::fleet::{Fleet, Program, Real};
 use crate::judge::{Told, judge};
+use crate::traffic::lasting;
 use crate::upstream::{Event, Outcome, Record, Upstream, job};
 use crate::wire::{JobStatus, WorkerStatus};
 
