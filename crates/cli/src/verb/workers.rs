@@ -28,7 +28,10 @@ fn list(client: &Client, format: Format, args: &WorkersArgs) -> Result<(), Troub
     if let Some(release) = &args.release {
         let is_called = |entry: &WorkerEntry| {
             let id = entry.release_id;
-            entry.release.as_ref().is_some_and(|label| label == release)
+            entry
+                .release
+                .as_ref()
+                .is_some_and(|label| label.as_str() == release)
                 || id.is_some_and(|id| id.short() == *release || String::from(id) == *release)
         };
         view.workers.retain(is_called);

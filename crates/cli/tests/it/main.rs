@@ -18,6 +18,9 @@ mod judge;
 #[allow(dead_code, reason = "simulated workers need more of it")]
 #[path = "../../../dispatch/tests/it/key.rs"]
 mod key;
+#[allow(dead_code, reason = "the dispatcher's own tests need more of it")]
+#[path = "../../../dispatch/tests/it/sim.rs"]
+mod sim;
 #[path = "../../../dispatch/tests/it/traffic.rs"]
 mod traffic;
 #[allow(dead_code, reason = "the dispatcher's own tests need more of it")]
@@ -41,6 +44,7 @@ mod hooks;
 mod keeper;
 mod livekit;
 mod livekit_fleet;
+mod livekit_workers;
 mod look;
 mod membership;
 mod observe;

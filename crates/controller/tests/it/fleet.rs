@@ -104,6 +104,16 @@ async fn workers_are_listed_whoever_runs_them() {
         (&json!("reported"), &json!("draining"), &json!(3))
     );
 
+    let page = client.ask("GET", "/metrics", None).await.body;
+    let counted = |state: &str, count: u32| {
+        let labels = format!("agent=\"desk\",version=\"v1\",track=\"current\",state=\"{state}\"");
+        let line = format!("segue_connected_workers{{{labels}}} {count}.0");
+        assert!(page.lines().any(|is| is == line), "no {line} in\n{page}");
+    };
+    counted("allocated", 1);
+    counted("busy", 1);
+    counted("draining", 0);
+
     // Page by page they are the same.
     let (mut names, mut path) = (Vec::new(), format!("{WORKERS}?limit=1"));
     loop {
@@ -272,6 +282,12 @@ async fn what_a_dispatcher_tells_is_in_the_log_once_and_told_on() {
     for name in ["worker_rejected", "worker_draining", "membership_refused"] {
         assert_eq!(told(client, name).await.len(), 1, "{name}");
     }
+    eventually("it is counted", async || {
+        let line = "segue_worker_events_total{agent=\"desk\",event=\"worker_rejected\"} 4";
+        let page = client.ask("GET", "/metrics", None).await.body;
+        page.lines().any(|is| is == line).then_some(())
+    })
+    .await;
     let fact = &told(client, "worker_rejected").await[0]["fact"];
     assert_eq!(
         (
