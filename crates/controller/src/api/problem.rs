@@ -16,7 +16,8 @@ const PROBLEM_JSON: &str = "application/problem+json";
 /// A problem on its way out.
 #[derive(Debug)]
 pub(super) struct Reject {
-    problem: Problem,
+    /// Boxed: an answer that is well is not to carry the room for one that is not.
+    problem: Box<Problem>,
     /// Seconds after which it is worth asking again.
     retry_after_s: Option<u64>,
 }
@@ -29,14 +30,14 @@ impl Reject {
         hint: impl Into<String>,
     ) -> Self {
         Self {
-            problem: Problem {
+            problem: Box::new(Problem {
                 kind: kind.to_owned(),
                 title: title.into(),
                 status: status.as_u16(),
                 hint: Some(hint.into()),
                 reason: None,
                 nonce: None,
-            },
+            }),
             retry_after_s: None,
         }
     }

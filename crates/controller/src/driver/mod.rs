@@ -102,7 +102,7 @@ impl Holding {
 
 /// What wakes the driver.
 enum Woken {
-    Asked(Message),
+    Asked(Box<Message>),
     Heard(Heard),
     /// Nobody can ask any more.
     Alone,
@@ -229,7 +229,9 @@ impl Driver {
             let wait = self.until_next();
             let others = async {
                 tokio::select! {
-                    message = asks.others.recv() => message.map_or(Woken::Alone, Woken::Asked),
+                    message = asks.others.recv() => {
+                        message.map_or(Woken::Alone, |message| Woken::Asked(Box::new(message)))
+                    }
                     Some(first) = heard.recv() => Woken::Heard(first),
                     () = bell.notified() => Woken::Rung,
                     () = sleep(wait) => Woken::Rung,
@@ -238,11 +240,11 @@ impl Driver {
             let woken = tokio::select! {
                 biased;
                 _ = &mut stop => return,
-                Some(rollback) = asks.rollbacks.recv() => Woken::Asked(rollback),
+                Some(rollback) = asks.rollbacks.recv() => Woken::Asked(Box::new(rollback)),
                 woken = others => woken,
             };
             match woken {
-                Woken::Asked(message) => self.take(message).await,
+                Woken::Asked(message) => self.take(*message).await,
                 Woken::Heard(first) => {
                     self.hear(first);
                     for _ in 1..HEARD_BATCH_MAX {
