@@ -31,12 +31,15 @@ mod stragglers;
 mod telemetry;
 mod webhooks;
 
+mod membership;
+
 mod driver;
 
 pub mod api;
 
 mod run;
 
+pub use membership::{MembershipConfig, OpenError};
 pub use specs::Source;
 
 pub use run::{ControllerConfig, RunError, run};

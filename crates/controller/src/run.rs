@@ -22,6 +22,7 @@ use crate::driver::{self, Asks, Driver, HEARD_MAX, Parts};
 use crate::follow::Follower;
 use crate::hooks::Hooks;
 use crate::link::{self, Link};
+use crate::membership::{Membership, MembershipConfig, OpenError};
 use crate::outside::Outside;
 use crate::platform::Platform;
 use crate::platform::process::{ProcessPlatform, Tell};
@@ -56,6 +57,8 @@ pub struct ControllerConfig {
     pub notify: Vec<NotifySpec>,
     /// Where traces go.
     pub telemetry: TelemetrySpec,
+    /// Who may take calls, by signature; `None`: every worker of a release.
+    pub membership: Option<MembershipConfig>,
     /// The configuration file, to be read again on SIGHUP or when somebody asks; `None`: there is
     /// none.
     pub source: Option<Source>,
@@ -92,6 +95,9 @@ pub enum RunError {
     /// The operator frees or mends the file of tokens, or that of call state.
     #[error("the tokens or the state of calls could not be opened")]
     Store(#[source] StoreError),
+    /// The operator mends the files of `[membership]`.
+    #[error("who may take calls is not known")]
+    Membership(#[source] OpenError),
     /// The driver, the link or the API ended by itself: a bug.
     #[error("the {0} ended unexpectedly")]
     Ended(&'static str),
@@ -113,6 +119,7 @@ impl RunError {
             Self::Store(_) => {
                 "end the program that holds control.db or calls.db; either may be moved away, and with it its tokens or states"
             }
+            Self::Membership(_) => "check the files of [membership] with `segue membership verify`",
             Self::Ended(_) => "start it again, and report it with its log",
         }
     }
@@ -159,6 +166,9 @@ pub async fn run(
     let copies = Copies::new(&state);
     let platform = ProcessPlatform::new(state.clone(), copies.clone(), Arc::clone(&bell));
     let platform = Arc::new(platform);
+    let membership = Membership::open(config.membership, &config.config_dir, &state, bell.clone());
+    let membership = membership.map_err(RunError::Membership)?;
+    sweeping.spawn(membership.clone().watch());
     let link = Link::default();
     let outreach = outside.outreach(&state, &link, &bell, &call_key).await;
     let outreach = outreach.map_err(RunError::Store)?;
@@ -181,6 +191,7 @@ pub async fn run(
         copies: copies.clone(),
         hooks: Hooks::new(state.clone(), copies.clone(), Arc::clone(&bell)),
         outreach,
+        membership: membership.clone(),
         bell,
         announce,
     };
@@ -219,6 +230,7 @@ pub async fn run(
         access: Access::new(&config.api),
         identity,
         metrics,
+        membership,
     }));
     let (stop, stopped) = oneshot::channel();
     let mut driving = Box::pin(driver.run(to_driver, from_gateways, stopped));

@@ -22,6 +22,17 @@ pub fn random_hex(bytes: usize) -> io::Result<String> {
     Ok(hex(&random))
 }
 
+/// Random bytes, from the operating system.
+///
+/// # Errors
+///
+/// When `/dev/urandom` cannot be read.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut random = [0; N];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(random)
+}
+
 /// Reads the token at `path`, or makes one there that only its owner may read.
 ///
 /// A crash before the rename leaves no token and the next start makes one; a crash after it leaves

@@ -104,8 +104,11 @@ fn compare(old: &Spec, new: &Spec, agents: &BTreeMap<AgentName, AgentSpec>) -> R
     let tables = [
         ("[gateway]", old.gateway != new.gateway),
         ("[api]", old.api != new.api),
+        ("[membership]", old.membership != new.membership),
         ("[telemetry]", old.telemetry != new.telemetry),
         ("[[notify]]", old.notify != new.notify),
+        // Its contents are read by the dispatcher, if there is one.
+        ("[livekit]", old.livekit.is_some() != new.livekit.is_some()),
     ];
     Reloaded {
         changed: changed.map(|(name, _)| name.clone()).collect(),

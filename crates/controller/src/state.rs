@@ -133,6 +133,11 @@ impl StateDir {
         self.0.join("log/smoke.jsonl")
     }
 
+    /// What is known of who may take calls.
+    pub fn membership(&self) -> PathBuf {
+        self.0.join("membership")
+    }
+
     /// Copies of the files that releases are made of, by their digest.
     pub fn releases(&self) -> PathBuf {
         self.0.join("releases")

@@ -112,6 +112,8 @@ pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result
         file: std::path::absolute(&args.config)?,
         spec: spec.clone(),
     };
+    let elsewhere = spec.livekit.iter().flat_map(|is| is.agents.keys().cloned());
+    let elsewhere = elsewhere.collect();
     let api = ApiConfig {
         listen: spec.api.listen,
         tls: spec.api.tls.map(|tls| ApiTls {
@@ -129,6 +131,10 @@ pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result
         config_dir: folder,
         notify: spec.notify,
         telemetry: spec.telemetry,
+        membership: spec.membership.map(|spec| segue_controller::MembershipConfig {
+            spec,
+            elsewhere,
+        }),
         source: Some(source),
     };
     segue_controller::run(config, terminated()?).await?;

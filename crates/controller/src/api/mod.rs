@@ -34,6 +34,7 @@ use utoipa_axum::routes;
 use crate::copies::Copies;
 use crate::driver::Message;
 use crate::link::Link;
+use crate::membership::Membership;
 use crate::specs::{Reloader, Specs};
 use crate::store::{CallStates, ControlStore, Journal, Outcomes};
 use crate::telemetry::Metrics;
@@ -49,7 +50,7 @@ pub(crate) use workers::WorkerTokens;
 use self::bucket::Buckets;
 use self::guard::Names;
 use self::handlers::{
-    agents, audit, calls, compose, fleet, metrics, outcomes, permits, reload, states,
+    agents, audit, calls, compose, fleet, membership, metrics, outcomes, permits, reload, states,
     tokens as of_tokens, verbs, workers as of_workers,
 };
 
@@ -81,6 +82,7 @@ pub(crate) struct Api {
     /// What clients beyond loopback are shown.
     pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) membership: Membership,
 }
 
 /// Who is let in, how often, and how many listen.
@@ -119,6 +121,7 @@ fn endpoints() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(fleet::drain))
         .routes(routes!(fleet::undrain))
         .routes(routes!(fleet::kick))
+        .routes(routes!(membership::register))
         .routes(routes!(outcomes::read, outcomes::report))
         .routes(routes!(verbs::deploy))
         .routes(routes!(verbs::pause))

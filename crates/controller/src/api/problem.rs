@@ -48,6 +48,18 @@ impl Reject {
         self
     }
 
+    /// Why a membership was refused, in one word.
+    pub(super) fn because(mut self, reason: &str) -> Self {
+        self.problem.reason = Some(reason.to_owned());
+        self
+    }
+
+    /// What a worker is to sign.
+    pub(super) fn asking(mut self, nonce: String) -> Self {
+        self.problem.nonce = Some(nonce);
+        self
+    }
+
     /// Which problem it is.
     pub(super) fn kind(&self) -> &str {
         &self.problem.kind

@@ -165,6 +165,12 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         STEERED,
     ),
     on("PUT", WORKER, Needs::Report, &[404, 422, 503]),
+    on(
+        "POST",
+        "/v1/agents/{agent}/workers/{worker}/membership",
+        Needs::Report,
+        &[404, 422, 503],
+    ),
     on("GET", OUTCOME, Needs::Read, &[404, 503]),
     on("POST", OUTCOME, Needs::Report, &[404, 409, 422, 503]),
     on("GET", "/v1/tokens", Needs::Administer, &[]),

@@ -161,6 +161,9 @@ impl Driver {
                 why
             }
             .to_owned();
+            if !runs {
+                self.parts.membership.forget(name, worker);
+            }
             let worker = worker.clone();
             (!runs).then_some(Event::WorkerGone { worker, why })
         });
@@ -173,7 +176,7 @@ impl Driver {
             addr: status.addr,
             capacity: status.capacity,
             health_path: status.health_path.clone(),
-            barred: None,
+            barred: self.barred(agent, status),
         });
         gone.chain(ready).collect()
     }

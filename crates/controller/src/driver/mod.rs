@@ -16,6 +16,7 @@ mod dialling;
 mod goodbye;
 mod hooks;
 mod lag;
+mod members;
 mod notices;
 mod reach;
 mod trouble;
@@ -37,6 +38,7 @@ use crate::clock;
 use crate::copies::Copies;
 use crate::hooks::Hooks;
 use crate::link::{Heard, Link};
+use crate::membership::Membership;
 use crate::platform::Platform;
 use crate::smoke::Smoker;
 use crate::specs::Specs;
@@ -138,6 +140,7 @@ pub(crate) struct Parts {
     pub(crate) bell: Arc<Notify>,
     pub(crate) override_digest: String,
     pub(crate) outreach: Outreach,
+    pub(crate) membership: Membership,
     /// Where the number of the last entry is announced, once it is written.
     pub(crate) announce: watch::Sender<u64>,
 }
@@ -313,6 +316,7 @@ impl Driver {
     /// Everything that follows from what is known now, for every agent.
     async fn settle(&mut self) {
         let names: Vec<AgentName> = self.agents.keys().cloned().collect();
+        self.note_memberships(&names);
         if self.carried.elapsed() >= CARRY_AGAIN {
             self.carried = Instant::now();
             self.agents
@@ -395,6 +399,7 @@ impl Driver {
         events.extend(self.joins(agent));
         events.extend(self.goodbyes(holding));
         events.extend(self.worker_events(name, agent));
+        events.extend(self.standings(name, agent));
         let outcome = self.parts.smoker.outcome(name);
         events.extend(outcome.map(|outcome| Event::SmokeFinished {
             rollout: outcome.rollout,
@@ -526,6 +531,7 @@ mod tests {
             bell,
             override_digest: String::new(),
             outreach: outreach.unwrap(),
+            membership: Membership::default(),
             announce: watch::channel(0).0,
         };
         let driver = Driver::load(parts).await.unwrap();

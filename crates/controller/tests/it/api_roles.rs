@@ -126,6 +126,11 @@ const MATRIX: &[(&str, &str, [bool; 5])] = &[
         "/v1/agents/{agent}/workers/{worker}",
         [false, false, false, true, true],
     ),
+    (
+        "POST",
+        "/v1/agents/{agent}/workers/{worker}/membership",
+        [false, false, false, true, true],
+    ),
     ("GET", WORKER, [true, true, true, true, false]),
     ("POST", DRAIN, [false, true, false, true, false]),
     ("POST", UNDRAIN, [false, true, false, true, false]),

@@ -90,6 +90,7 @@ impl Directory {
             gateway_tls: None,
             notify: Vec::new(),
             telemetry: TelemetrySpec::default(),
+            membership: None,
             source: None,
         }
     }

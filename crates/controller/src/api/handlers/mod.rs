@@ -5,6 +5,7 @@ pub(super) mod audit;
 pub(super) mod calls;
 pub(super) mod compose;
 pub(super) mod fleet;
+pub(super) mod membership;
 pub(super) mod metrics;
 pub(super) mod outcomes;
 pub(super) mod permits;

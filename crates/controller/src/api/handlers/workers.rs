@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use segue_core::names::{Label, WorkerId};
 
+use super::membership::view_of;
 use super::{Answer, agent_name, parse};
 use crate::api::heartbeats::{Beat, EVERY_S};
 use crate::api::problem::Reject;
@@ -54,13 +55,14 @@ pub(crate) async fn beat(
     }
     let view = api.agent(agent.clone()).await?;
     let release = release_of(&view, &worker, body.release.as_ref());
+    let membership = api.membership.registered(&agent, &worker, clock::now());
     let answer = HeartbeatView {
         release: release.map(|is| is.label.clone()),
         state: release.map(|is| is.state.clone()),
         retiring: release.is_some_and(is_leaving),
         rolled_back: release.is_some_and(|is| was_left(&view, is)),
         every: EVERY_S,
-        membership: None,
+        membership: membership.map(view_of),
     };
     let beat = Beat {
         release: body.release,

@@ -124,7 +124,6 @@ pub(super) static ALL: [&Keys; 23] = [
     &API_TLS,
     &TELEMETRY,
     &NOTIFY,
-    &MEMBERSHIP,
     &LIVEKIT,
     &AGENT,
     &COMPONENT,
@@ -140,6 +139,8 @@ pub(super) static ALL: [&Keys; 23] = [
     &RESCUE,
     &AGENT_LIVEKIT,
     &RULE,
+    // Last: a stray `workers` is rather meant for an agent.
+    &MEMBERSHIP,
 ];
 
 /// Longest typing slip that is still taken for another key.

@@ -1,0 +1,373 @@
+//! Which workers may take calls, by signature: the gate, the files that it is told by, and who has
+//! registered.
+//!
+//! What it says of a worker is a level. The driver compares it with what was decided, so that what
+//! changed is written down before the table says it. With the controller away gateways go on by the
+//! table that they have.
+
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{fs, io};
+
+use segue_core::names::{AgentName, Label, ReleaseId, WorkerId};
+use segue_core::release::Release;
+use segue_core::rollout::{Badge, Notice};
+use segue_core::spec::{MembershipSpec, WorkersNeed};
+use segue_core::time::Timestamp;
+use segue_membership::file::FileStore;
+use segue_membership::{Gate, KeyId, Member, Reject, Settings, Standing, Why};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::clock;
+use crate::secret::random;
+use crate::state::StateDir;
+
+use self::told::Told;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Workers that are registered at once: ten times what a large agent runs.
+const REGISTERED_MAX: usize = 10_000;
+
+/// Why a worker is barred that has shown nothing.
+const UNREGISTERED: &str = "unregistered";
+
+/// Why a worker is refused that shows what is another's.
+const CONTRADICTION: &str = "contradiction";
+
+/// What a controller is told of it.
+#[derive(Debug, Clone)]
+pub struct MembershipConfig {
+    /// What the configuration says.
+    pub spec: MembershipSpec,
+    /// Agents whose workers show their tokens elsewhere.
+    pub elsewhere: BTreeSet<AgentName>,
+}
+
+/// Why the controller does not start: it would let anybody take calls, or nobody.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its files.
+    #[error("{}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is in them.
+    #[error("the key sets are refused")]
+    Refused(#[source] Reject),
+}
+
+/// Why a registration is refused.
+#[derive(Debug)]
+pub(crate) enum NotRegistered {
+    /// There is no `[membership]`.
+    NotAsked,
+    /// A proof is asked for, which answers this.
+    Prove(String),
+    /// It is not believed, or not this worker's.
+    Refused {
+        reason: &'static str,
+        message: String,
+    },
+    /// Too many are registered.
+    Full,
+    /// No random numbers.
+    Chance(io::Error),
+}
+
+/// The membership of a controller; by default nobody needs any.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Membership(Option<Arc<Shared>>);
+
+struct Shared {
+    config: MembershipConfig,
+    keys: PathBuf,
+    manifest: PathBuf,
+    gate: Mutex<Gate>,
+    registered: Mutex<BTreeMap<(AgentName, WorkerId), Member>>,
+    /// What was read last of each file and how it went.
+    read: Mutex<[Read; 2]>,
+    told: Mutex<Told>,
+    bell: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Membership").field(&self.config).finish()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Read {
+    /// The text that is in force.
+    taken: String,
+    /// Why another one is not, as it was told.
+    refused: Option<String>,
+}
+
+impl Membership {
+    /// Opens the gate. It rings whenever something may have changed.
+    pub(crate) fn open(
+        config: Option<MembershipConfig>,
+        folder: &Path,
+        state: &StateDir,
+        bell: Arc<Notify>,
+    ) -> Result<Self, OpenError> {
+        let Some(config) = config else {
+            return Ok(Self(None));
+        };
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Io { path, source }
+        };
+        let kept = state.membership();
+        fs::create_dir_all(&kept).map_err(failed(&kept))?;
+        let kept = kept.join("gate.json");
+        let keys = folder.join(&config.spec.keys);
+        let manifest = folder.join(&config.spec.manifest);
+        // Later starts go on with what was kept, whatever has become of the file.
+        let chain = match fs::read_to_string(&keys) {
+            Err(error) if !kept.exists() => return Err(failed(&keys)(error)),
+            read => read.unwrap_or_default(),
+        };
+        let secret = random().map_err(failed(Path::new("/dev/urandom")))?;
+        let settings = Settings::new(config.spec.environment.clone(), secret);
+        let store = Box::new(FileStore::new(kept));
+        let gate = Gate::open(settings, &chain, store, clock::now());
+        let gate = gate.map_err(OpenError::Refused)?;
+        let opened = Self(Some(Arc::new(Shared {
+            config,
+            keys,
+            manifest,
+            gate: Mutex::new(gate),
+            registered: Mutex::default(),
+            read: Mutex::default(),
+            told: Mutex::default(),
+            bell,
+        })));
+        opened.look(clock::now());
+        Ok(opened)
+    }
+
+    /// Looks at the files now and then, for as long as it is polled.
+    pub(crate) async fn watch(self) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let again = self.clone();
+            let looked = tokio::task::spawn_blocking(move || again.look(clock::now()));
+            if let Err(error) = looked.await {
+                tracing::error!(%error, "the manifest could not be looked at");
+            }
+        }
+    }
+
+    /// Takes what is new in the files. What is refused is told once, and offered again: its key may
+    /// come later, a clock may be set, a disk may have room again.
+    fn look(&self, now: Timestamp) {
+        let Some(shared) = &self.0 else {
+            return;
+        };
+        let mut read = lock(&shared.read);
+        let [keys, manifest] = &mut *read;
+        let mut changed = shared.offer(keys, "keys", &shared.keys, now);
+        changed |= shared.offer(manifest, "manifest", &shared.manifest, now);
+        if let Err(error) = lock(&shared.gate).save(now) {
+            tracing::error!(%error, "who has registered is not written down");
+        }
+        if changed {
+            shared.bell.notify_one();
+        }
+    }
+
+    /// How a worker stands: by what it showed, and why it may take no new call, if it may not.
+    pub(crate) fn standing(
+        &self,
+        agent: &AgentName,
+        worker: &WorkerId,
+        (release, badge): (&Release, Option<&Badge>),
+        now: Timestamp,
+    ) -> (Option<Badge>, Option<String>) {
+        let Some(shared) = &self.0 else {
+            return (None, None);
+        };
+        let is = (agent, &release.label, release.id);
+        let gate = lock(&shared.gate);
+        let barred = |standing| barred(standing).map(str::to_owned);
+        if !shared.registers(agent) {
+            return (None, barred(gate.release(is, now)));
+        }
+        let registered = lock(&shared.registered);
+        if let Some(member) = registered.get(&(agent.clone(), worker.clone())) {
+            if (&member.version, member.digest) != (&release.label, release.id) {
+                return (None, Some(CONTRADICTION.to_owned()));
+            }
+            let badge = Badge {
+                token: member.token.clone(),
+                signer: member.signer.to_string(),
+                sub: member.worker.clone(),
+            };
+            return (Some(badge), barred(gate.standing(member, now)));
+        }
+        match badge {
+            Some(badge) => {
+                let signer = KeyId::from(badge.signer.as_str());
+                let by = (&badge.token, &signer, badge.sub.as_ref());
+                (None, barred(gate.stands(is, by, now)))
+            }
+            None => (None, Some(UNREGISTERED.to_owned())),
+        }
+    }
+
+    /// Registers a worker, and answers how it stands. `release` is what it runs, if Segue started it.
+    pub(crate) fn register(
+        &self,
+        (agent, worker): (&AgentName, &WorkerId),
+        release: Option<(&Label, ReleaseId)>,
+        (token, proof): (&str, Option<&str>),
+        now: Timestamp,
+    ) -> Result<Standing, NotRegistered> {
+        let shared = self.0.as_ref().ok_or(NotRegistered::NotAsked)?;
+        let mut gate = lock(&shared.gate);
+        let member = match proof {
+            Some(proof) => gate.admit_proven(token, proof, now),
+            None => gate.admit(token, now),
+        };
+        let member = match member {
+            Ok(_) if proof.is_none() && shared.registers(agent) => Err(Reject::Unbound),
+            Err(Reject::ProofMissing) => {
+                let chance = random().map_err(NotRegistered::Chance)?;
+                return Err(NotRegistered::Prove(gate.ask(chance, now)));
+            }
+            member => member,
+        };
+        let refused = |reason, message: String| {
+            lock(&shared.told).rejected(agent, worker, (reason, &message), now);
+            shared.bell.notify_one();
+            NotRegistered::Refused { reason, message }
+        };
+        let member = member.map_err(|reject| refused(reject.word(), reject.to_string()))?;
+        let is_other = |label: &Label, id| (&member.version, member.digest) != (label, id);
+        let whose = if member.agent != *agent {
+            Some(format!("the token is of agent {}", member.agent))
+        } else if member.worker.as_ref().is_some_and(|is| is != worker) {
+            Some("the token names another worker".to_owned())
+        } else if release.is_some_and(|(label, id)| is_other(label, id)) {
+            Some(format!("the token is of release {}", member.version))
+        } else {
+            None
+        };
+        if let Some(message) = whose {
+            return Err(refused(CONTRADICTION, message));
+        }
+        let standing = gate.standing(&member, now);
+        let mut registered = lock(&shared.registered);
+        let of = (agent.clone(), worker.clone());
+        if registered.len() >= REGISTERED_MAX && !registered.contains_key(&of) {
+            return Err(NotRegistered::Full);
+        }
+        registered.insert(of, member);
+        shared.bell.notify_one();
+        Ok(standing)
+    }
+
+    /// How a worker stands that has registered with this controller.
+    pub(crate) fn registered(
+        &self,
+        agent: &AgentName,
+        worker: &WorkerId,
+        now: Timestamp,
+    ) -> Option<Standing> {
+        let shared = self.0.as_ref()?;
+        let gate = lock(&shared.gate);
+        let registered = lock(&shared.registered);
+        let member = registered.get(&(agent.clone(), worker.clone()))?;
+        Some(gate.standing(member, now))
+    }
+
+    /// A worker's process is gone; the next one shows its own token.
+    pub(crate) fn forget(&self, agent: &AgentName, worker: &WorkerId) {
+        if let Some(shared) = &self.0 {
+            lock(&shared.registered).remove(&(agent.clone(), worker.clone()));
+        }
+    }
+
+    /// What belongs into the log; without an agent, into that of each.
+    pub(crate) fn notices(&self) -> Vec<(Option<AgentName>, Notice)> {
+        let take = |shared: &Arc<Shared>| lock(&shared.told).take();
+        self.0.as_ref().map(take).unwrap_or_default()
+    }
+}
+
+impl Shared {
+    /// Whether workers of an agent must show a token here.
+    fn registers(&self, agent: &AgentName) -> bool {
+        self.config.spec.workers == WorkersNeed::Registered
+            && !self.config.elsewhere.contains(agent)
+    }
+
+    /// Whether something changed.
+    fn offer(&self, read: &mut Read, document: &'static str, file: &Path, now: Timestamp) -> bool {
+        let Ok(text) = fs::read_to_string(file) else {
+            return false;
+        };
+        if text == read.taken {
+            return false;
+        }
+        let mut gate = lock(&self.gate);
+        let offered = match document {
+            "keys" => gate.offer_keys(&text, now),
+            _ => gate.offer_manifest(&text, now).map(|taken| taken.ver),
+        };
+        drop(gate);
+        let file = file.display();
+        match offered {
+            Ok(number) => {
+                tracing::info!(%file, number, "membership is as this says now");
+                *read = Read {
+                    taken: text,
+                    refused: None,
+                };
+                true
+            }
+            Err(error) => {
+                // Times in it would make it another one each second.
+                let told = format!("{} {text}", error.word());
+                if read.refused.as_ref() == Some(&told) {
+                    return false;
+                }
+                tracing::error!(%file, %error, "membership stays as it was");
+                lock(&self.told).refused(document, (error.word(), &error.to_string()), now);
+                read.refused = Some(told);
+                true
+            }
+        }
+    }
+}
+
+/// Why a worker may take no new call, if it may not.
+///
+/// Which of the admitted releases gets them is the controller's to say, and changes with a rollback
+/// faster than a manifest: one that says `draining` of a release bars nobody here.
+pub(crate) fn barred(standing: Standing) -> Option<&'static str> {
+    match standing {
+        Standing::Serving(_) | Standing::Draining(Why::Told) => None,
+        Standing::Draining(why) => Some(why.word()),
+    }
+}
+
+/// Each is whole whenever it is let go.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
