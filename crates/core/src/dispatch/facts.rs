@@ -103,5 +103,5 @@ pub struct JobRecord {
     pub drains: Drains,
     /// What is needed to dispatch it again, where that is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub again: Option<Again>,
+    pub again: Option<Box<Again>>,
 }

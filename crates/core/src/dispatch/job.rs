@@ -32,7 +32,7 @@ pub(super) struct Job {
     /// Who says that its worker takes no more jobs, beyond this connection.
     pub(super) drains: Drains,
     /// What is needed to dispatch it again, once it has begun.
-    pub(super) again: Option<Again>,
+    pub(super) again: Option<Box<Again>>,
     /// The server has ended it; then it is over, whatever its worker says.
     pub(super) over_by: Option<Timestamp>,
     pub(super) stage: Stage,
@@ -194,7 +194,7 @@ impl Job {
     }
 
     /// What is needed to dispatch it again, with who its agent will be. Only while it is promised.
-    pub(super) fn again(&self) -> Option<Again> {
+    pub(super) fn again(&self) -> Option<Box<Again>> {
         let offer = self.offer()?;
         let (Step::Promised { identity, .. } | Step::Replacing { identity, .. }) = &offer.step
         else {
@@ -202,7 +202,7 @@ impl Job {
         };
         let identity = identity.clone();
         let again = offer.ask.again.as_deref()?.clone();
-        Some(Again { identity, ..again })
+        Some(Box::new(Again { identity, ..again }))
     }
 
     pub(super) fn offer(&self) -> Option<&Offer> {

@@ -277,7 +277,7 @@ impl Dispatcher {
             agent: job.agent.clone(),
             room: job.room.clone(),
             release: of.release,
-            again: again.clone(),
+            again: Again::clone(again),
             since: self.now,
             stage,
         };
@@ -347,7 +347,7 @@ impl Dispatcher {
         if now >= vacancy.since + LOOKED_FOR {
             match vacancy.stage {
                 VacancyStage::Sent { .. } => {
-                    self.give_up(id, "the server never said that it has it")
+                    self.give_up(id, "the server never said that it has it");
                 }
                 _ => self.forget_room(id),
             }
@@ -372,7 +372,6 @@ impl Dispatcher {
         }
         let stage = watch.vacancy.stage;
         match seen {
-            RoomSeen::Unknown => {}
             RoomSeen::Closed => {
                 return match stage {
                     VacancyStage::Sent { .. } => self.give_up(id, "the room is closed"),
@@ -387,7 +386,7 @@ impl Dispatcher {
             }
             RoomSeen::Open { agent: true, .. } => watch.absent = 0,
             // Whoever was there may come back, as one whose connection broke does.
-            RoomSeen::Open { callers: false, .. } => {}
+            RoomSeen::Unknown | RoomSeen::Open { callers: false, .. } => {}
             RoomSeen::Open { .. } => {
                 watch.absent += 1;
                 let is_certain = stage != VacancyStage::Doubtful || watch.absent >= ABSENT_LOOKS;

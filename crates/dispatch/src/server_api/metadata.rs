@@ -1,7 +1,5 @@
 //! A room's metadata with the release in it.
 
-use std::collections::BTreeMap;
-
 use segue_core::names::Label;
 use serde::de::IgnoredAny;
 
@@ -15,7 +13,7 @@ pub(super) fn with_release(metadata: &str, label: &Label) -> Option<String> {
     if metadata.trim().is_empty() {
         return Some(format!("{{{ours}}}"));
     }
-    let _: BTreeMap<String, IgnoredAny> = serde_json::from_str(metadata).ok()?;
+    let _: IgnoredAny = serde_json::from_str(metadata).ok()?;
     let inner = metadata.trim().strip_prefix('{')?.strip_suffix('}')?;
     let others = members(inner).into_iter();
     let others = others.filter(|member| key(member).is_some_and(|key| key != KEY));

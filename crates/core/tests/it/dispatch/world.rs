@@ -299,6 +299,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "an arm for each action")]
     fn act(&mut self, action: Action) {
         match action {
             Action::Write(Entry::Begun(record)) => {
