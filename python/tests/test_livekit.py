@@ -64,6 +64,9 @@ class Server:
         await asyncio.wait_for(self.jobs_are_over.wait(), timeout)
         self.said.append("no jobs")
 
+    async def aclose(self):
+        pass
+
     async def run(self):
         """As the command line does, with both of its handlers."""
         exits = asyncio.get_running_loop().create_future()

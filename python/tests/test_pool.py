@@ -300,9 +300,10 @@ def test_ctrl_c_ends_a_wait_of_the_main_thread():
     program = """
 from segue import AgentPool
 
-print("waits", flush=True)
+pool = AgentPool()
 try:
-    AgentPool().wait_drained()
+    print("waits", flush=True)
+    pool.wait_drained()
 except KeyboardInterrupt:
     print("ends")
 """
