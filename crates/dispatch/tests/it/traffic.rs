@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::judge::{Told, Verdict, judge};
 use crate::upstream::{Event, Outcome, PATIENCE, Record, Upstream, job, now_ms};
-use crate::wire::WorkerStatus;
+use crate::wire::{JobStatus, WorkerStatus};
 
 /// From one call to the next: each takes a process, of which two cores do not start many.
 const BETWEEN_CALLS: Duration = Duration::from_millis(400);
@@ -161,6 +161,15 @@ impl Traffic {
             self.calls.iter().all(is)
         };
         until(&self.log, "all calls have ended", ended).await;
+    }
+
+    /// Whether a worker has said that a call's job failed.
+    pub(crate) fn is_failed(&self, call: &str) -> bool {
+        let says = |record: &Record| {
+            matches!(&record.event, Event::Updated { job, status: JobStatus::Failed, .. }
+                if job == call)
+        };
+        self.upstream.records().all().iter().any(says)
     }
 
     /// How long nobody took calls, each time that the server lost its last connection.
