@@ -99,12 +99,14 @@ impl World {
 
     /// A policy ends jobs; some of their workers are away just now.
     pub(super) fn end_some(&mut self) {
-        let calls: Vec<CallId> = self.durable.keys().take(2).cloned().collect();
         let release = self.releases[self.rng.index(2)];
         let is_away = |job: &CallId| {
             let its = |p: &super::Process| p.jobs.contains(job) && p.connection.is_none();
             self.durable[job].release == release && self.processes.iter().any(its)
         };
+        let mut calls: Vec<CallId> = self.durable.keys().cloned().collect();
+        calls.sort_by_key(|job| !is_away(job));
+        calls.truncate(2);
         let is_late = self.table.releases[&release].retiring && calls.iter().any(is_away);
         let event = Event::EndCalls {
             agent: self.agent.clone(),
