@@ -163,13 +163,20 @@ impl Traffic {
         until(&self.log, "all calls have ended", ended).await;
     }
 
-    /// Whether a worker has said that a call's job failed.
-    pub(crate) fn is_failed(&self, call: &str) -> bool {
+    /// Calls that no killed worker had: their ends are told. A killed one's may have ended well, and
+    /// nobody said so.
+    pub(crate) fn survivors(&self) -> usize {
+        self.calls.len() - self.told.killed.len()
+    }
+
+    /// Whether a call may be told to be dropped: its worker was killed, or said that its job failed,
+    /// as LiveKit does when the job's process fails after the call is over.
+    pub(crate) fn is_lost(&self, call: &str) -> bool {
         let says = |record: &Record| {
             matches!(&record.event, Event::Updated { job, status: JobStatus::Failed, .. }
                 if job == call)
         };
-        self.upstream.records().all().iter().any(says)
+        self.told.killed.contains(call) || self.upstream.records().all().iter().any(says)
     }
 
     /// How long nobody took calls, each time that the server lost its last connection.
