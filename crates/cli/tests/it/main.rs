@@ -46,6 +46,7 @@ mod livekit;
 mod livekit_fleet;
 mod livekit_workers;
 mod look;
+mod members;
 mod membership;
 mod observe;
 mod operate;
