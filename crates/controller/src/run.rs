@@ -151,12 +151,7 @@ pub async fn run(
     let journal = open_journal(&state).await?;
     let (keys, (states, outcomes), tokens) = open_small(&state, (api, workers.clone())).await?;
 
-    let mut sweeping = JoinSet::new();
-    sweeping.spawn(store::sweep(
-        Arc::clone(&keys),
-        Arc::clone(&states),
-        Arc::clone(&outcomes),
-    ));
+    let mut sweeping = sweep(&keys, &states, &outcomes);
 
     let (notify, telemetry) = (config.notify, config.telemetry);
     let outside = Outside::open(&state, &config.config_dir, notify, telemetry).await;
@@ -246,6 +241,21 @@ pub async fn run(
     finish(driving, serving).await;
     tracing::info!("the controller ends; gateways and workers go on");
     Ok(())
+}
+
+/// Old things are removed, as long as this is kept.
+fn sweep(
+    keys: &Arc<dyn ControlStore>,
+    states: &Arc<CallStates>,
+    outcomes: &Arc<Outcomes>,
+) -> JoinSet<()> {
+    let mut sweeping = JoinSet::new();
+    sweeping.spawn(store::sweep(
+        Arc::clone(keys),
+        Arc::clone(states),
+        Arc::clone(outcomes),
+    ));
+    sweeping
 }
 
 /// The state directory, if the configuration is one to start with.
