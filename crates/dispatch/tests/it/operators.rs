@@ -138,7 +138,11 @@ async fn who_is_kicked_comes_back_with_its_jobs_and_drains() {
     let closed = |seen: &Seen| matches!(seen, Seen::Closed(Some(1_001)));
     worker.until("its connection is closed", closed).await;
     control.live("v1", 1).await;
-    assert_eq!(worker.jobs(), [first.clone()], "nothing ends its job");
+    assert_eq!(
+        worker.jobs(),
+        std::slice::from_ref(&first),
+        "nothing ends its job"
+    );
 
     let worker = worker.reconnect(&plan).await;
     let drains = |workers: &[ConnectedWorker]| {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use segue_core::dispatch::WorkerKey;
 use segue_core::names::CallId;
+use segue_core::plane::DrainedBy;
 
 use crate::sim::rng::Rng;
 
@@ -35,10 +36,9 @@ pub(super) struct Process {
     /// Ends that could not be said.
     pub(super) unsaid: Vec<CallId>,
     pub(super) draining: bool,
-    /// Its membership lets it take no jobs.
-    pub(super) barred: bool,
-    /// An operator has drained it, and whoever knows it again by its jobs must know that.
-    pub(super) ordered: bool,
+    /// Who else says that it takes no jobs: its membership, and an operator, which whoever knows it
+    /// again by its jobs must know.
+    pub(super) against: BTreeSet<DrainedBy>,
     pub(super) alive: bool,
 }
 
@@ -61,8 +61,11 @@ impl Process {
             jobs: BTreeSet::new(),
             unsaid: Vec::new(),
             draining: false,
-            barred: rng.chance(50),
-            ordered: false,
+            against: rng
+                .chance(50)
+                .then_some(DrainedBy::Membership)
+                .into_iter()
+                .collect(),
             alive: true,
         }
     }
@@ -72,6 +75,20 @@ impl Process {
             Manner::Named => format!("own-{index}"),
             _ => format!("agent-{job}"),
         }
+    }
+
+    pub(super) fn is_barred(&self) -> bool {
+        self.against.contains(&DrainedBy::Membership)
+    }
+
+    pub(super) fn is_ordered(&self) -> bool {
+        self.against.contains(&DrainedBy::Operator)
+    }
+
+    /// An operator's word, or none.
+    pub(super) fn order(&mut self, drains: bool) {
+        self.against.remove(&DrainedBy::Operator);
+        self.against.extend(drains.then_some(DrainedBy::Operator));
     }
 
     /// The version of its library.

@@ -159,9 +159,10 @@ impl World {
         let process = &mut self.processes[index];
         process.connection = Some(key);
         let release = self.releases[process.release];
-        let (latency, jobs, barred) = (process.latency, process.jobs.clone(), process.barred);
+        let (latency, jobs, barred) = (process.latency, process.jobs.clone(), process.is_barred());
         // Nobody knows again who names no jobs.
-        process.ordered &= !jobs.is_empty() && process.manner != Manner::Mute;
+        let is_known = !jobs.is_empty() && process.manner != Manner::Mute;
+        process.order(process.is_ordered() && is_known);
         let unsaid = std::mem::take(&mut process.unsaid);
         let view = View {
             process: index,

@@ -37,10 +37,10 @@ impl World {
         let process = &mut self.processes[view.process];
         if what == Steer::Undrain {
             view.drains.remove(&DrainedBy::Operator);
-            process.ordered = false;
+            process.order(false);
         } else {
             view.drains.insert(DrainedBy::Operator);
-            process.ordered = process.manner != Manner::Mute;
+            process.order(process.manner != Manner::Mute);
         }
     }
 
@@ -75,9 +75,9 @@ impl World {
         }
         let again = view.drains.contains(&DrainedBy::Operator);
         let process = &mut self.processes[view.process];
-        let is_forgotten = process.ordered && is_known && !again;
+        let is_forgotten = process.is_ordered() && is_known && !again;
         assert!(!is_forgotten, "{worker:?}: an operator drained it");
-        process.ordered = again;
+        process.order(again);
         if again {
             self.count("drained again");
         }
@@ -86,8 +86,12 @@ impl World {
     /// A manifest leaves a worker out, or admits it again.
     pub(super) fn admit_again(&mut self, index: usize) {
         let process = &mut self.processes[index];
-        process.barred = !process.barred;
-        let (barred, by) = (process.barred, DrainedBy::Membership);
+        let (barred, by) = (!process.is_barred(), DrainedBy::Membership);
+        if barred {
+            process.against.insert(by);
+        } else {
+            process.against.remove(&by);
+        }
         if let Some(worker) = process.connection {
             self.step(if barred {
                 Event::Drain { worker, by }
