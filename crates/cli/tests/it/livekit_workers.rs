@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
@@ -47,14 +47,12 @@ async fn door(site: &Site) -> String {
     format!("ws://{}", addr().unwrap().trim())
 }
 
-/// What `segue membership` prints.
-fn membership(site: &Site, args: &[&str]) -> String {
-    let folder = site.dir.join("membership");
-    fs::create_dir_all(&folder).unwrap();
+/// What `segue membership` prints, in a folder of the site.
+fn membership(site: &Site, folder: &str, args: &[&str]) -> String {
     let output = site
         .command(&["membership"])
         .args(args)
-        .current_dir(folder)
+        .current_dir(site.dir.join(folder))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -62,12 +60,11 @@ fn membership(site: &Site, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_forged_token_is_in_the_audit_log() {
-    let upstream = Upstream::open().await;
-    let mut site = site(&upstream, MEMBERSHIP).await;
-    for key in ["root.pem", "m.pem", "w.pem", "forger.pem"] {
-        membership(&site, &["keygen", key]);
+/// Keys and a manifest of somebody who signs for this environment, and a worker's token of them.
+fn token_of(site: &Site, folder: &str) -> String {
+    fs::create_dir_all(site.dir.join(folder)).unwrap();
+    for key in ["root.pem", "m.pem", "w.pem"] {
+        membership(site, folder, &["keygen", key]);
     }
     let keys = [
         ["--env", "production"],
@@ -76,33 +73,47 @@ async fn a_forged_token_is_in_the_audit_log() {
         ["--worker", "w.jwk"],
         ["--sign", "root.pem"],
     ];
-    membership(&site, &[&["rotate"][..], keys.as_flattened()].concat());
+    let rotate = [&["rotate"][..], keys.as_flattened()].concat();
+    membership(site, folder, &rotate);
     let admit = format!("{AGENT}:v1:{}:active:10000", "ab".repeat(32));
-    membership(&site, &["sign", "--key", "m.pem", "--admit", &admit]);
+    let sign = ["sign", "--key", "m.pem", "--admit", &admit];
+    membership(site, folder, &sign);
+    let of = ["--release", "v1", "--manifest", "manifest.jws"];
+    let token = [&["token", "--key", "w.pem", "--agent", AGENT][..], &of].concat();
+    membership(site, folder, &token).trim().to_owned()
+}
+
+/// A log that is followed, as a pipeline would; ended with the test, however that ends.
+struct Tail(Child);
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_token_is_in_the_audit_log() {
+    let upstream = Upstream::open().await;
+    let mut site = site(&upstream, MEMBERSHIP).await;
+    token_of(&site, "membership");
+    // Somebody else's keys, and everything else as it should be.
+    let forged = token_of(&site, "forger");
     site.serve().await;
     site.deploy("v1");
     let url = door(&site).await;
 
-    // A log that is followed, as a pipeline would.
     let mut tail = site
         .command(&["audit", "tail", "--event", "worker.rejected", "-o", "json"])
         .stdout(Stdio::piped())
         .spawn()
+        .map(Tail)
         .unwrap();
-    let said = BufReader::new(tail.stdout.take().unwrap());
+    let said = BufReader::new(tail.0.stdout.take().unwrap());
     let lines = std::thread::spawn(move || said.lines().map_while(Result::ok).next());
 
-    let of = [
-        "--agent",
-        AGENT,
-        "--release",
-        "v1",
-        "--manifest",
-        "manifest.jws",
-    ];
-    let forged = [&["token", "--key", "forger.pem"][..], &of].concat();
-    let forged = membership(&site, &forged);
-    let path = format!("{url}/w/{}", forged.trim());
+    let path = format!("{url}/w/{forged}");
     let mut socket = connect(&path).await.unwrap();
     let register = Plan::new(&path, AGENT).register;
     let frame = FromWorker::Register(register).frame();
@@ -126,14 +137,9 @@ async fn a_forged_token_is_in_the_audit_log() {
     assert_eq!(entry["actor"], "gateway:dispatch-1", "{event}");
     assert_eq!(entry["fact"]["from"], "127.0.0.1");
     let text = event.to_string();
-    assert!(
-        !text.contains(forged.trim()),
-        "a token is nothing to write down"
-    );
+    assert!(!text.contains(&forged), "a token is nothing to write down");
     let followed = lines.join().unwrap().expect("the tail has a line");
     assert_eq!(&serde_json::from_str::<Value>(&followed).unwrap(), event);
-    tail.kill().unwrap();
-    tail.wait().unwrap();
     site.ok(&["audit", "verify"]);
 }
 
