@@ -58,12 +58,13 @@ pub enum DrainedBy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Steer {
-    /// It takes no more jobs, and finishes those that it has.
+    /// It takes no more jobs, and finishes those that it has. By them it is known when it comes back;
+    /// one that has none is another worker for everybody with its next connection, and takes jobs.
     Drain,
     /// The operator's word is taken back; the worker's own and its membership's are not.
     Undrain,
     /// It drains, and its connection is closed. Its jobs go on: it claims them when it comes back,
-    /// and drains then, too.
+    /// and drains then, too. One without jobs is not known again, and takes jobs.
     Kick,
 }
 

@@ -45,6 +45,19 @@ fn listeners(spec: &Spec, found: &mut Findings) {
             "write tls = { cert = …, key = … } below [gateway], or put a TLS proxy in front",
         );
     }
+    if let Some(livekit) = &spec.livekit
+        && livekit.believes_strangers()
+    {
+        found.warn(
+            format!(
+                "LiveKit workers come in on {} and are believed without a token: whoever reaches it \
+                 is given calls",
+                livekit.listen
+            ),
+            "write environment, keys and manifest below [livekit] instead of unsigned, or listen on \
+             loopback",
+        );
+    }
 }
 
 /// What a new release must pass.
@@ -197,5 +210,20 @@ mod tests {
         let hasty = "\n[[agents.desk.steps]]\nshare = \"10%\"\nmin_duration = \"1s\"\n";
         check(hasty, "no step asks for calls");
         check("\n[gateway]\nlisten = \"0.0.0.0:80\"\n", "without TLS");
+        let livekit = |more: &str| {
+            format!(
+                "{GOOD}[agents.desk.livekit]\nname = \"desk\"\n[livekit]\nurl = \"wss://a\"\n\
+                 api_key = \"k\"\nsecret_file = \"s\"\n{more}"
+            )
+        };
+        let open = "listen = \"0.0.0.0:7080\"\n";
+        let signed = "environment = \"test\"\nkeys = \"k\"\nmanifest = \"m\"\n";
+        check(
+            &livekit(&format!("unsigned = true\n{open}")),
+            "without a token",
+        );
+        for good in ["unsigned = true\n".to_owned(), format!("{signed}{open}")] {
+            assert_eq!(smells(&livekit(&good)), Vec::<String>::new());
+        }
     }
 }

@@ -26,6 +26,12 @@ pub(crate) async fn run(home: &Home, args: &DispatchArgs) -> anyhow::Result<Exit
         return Err(Trouble::new(Exit::Usage, message, hint).into());
     };
     home.create()?;
+    if spec.believes_strangers() {
+        tracing::warn!(
+            listen = %spec.listen,
+            "workers are believed without a token: whoever reaches this address is given calls"
+        );
+    }
     let folder = folder(file)?;
     let admit = admit(home, &folder, &spec)?;
     let agent = |(name, of): (&AgentName, &LivekitAgent)| {

@@ -177,12 +177,14 @@ fn sentence(verb: &str, view: &SteeredView) -> String {
     let entry = &view.worker;
     let (worker, calls) = (&entry.worker, entry.calls);
     let jobs = match calls {
-        0 => "it has none".to_owned(),
+        0 => "it has none, so it is another worker with its next connection, and takes jobs"
+            .to_owned(),
         1 => "the one that it has goes on".to_owned(),
         _ => format!("the {calls} that it has go on"),
     };
     let by = entry.connection.as_ref();
     match (verb, by.and_then(|is| is.drained_by.as_deref())) {
+        ("kick", _) if calls == 0 => format!("{worker} is disconnected; {jobs}"),
         ("kick", _) => format!("{worker} is disconnected and gets no more jobs; {jobs}"),
         (_, None) => format!("{worker} is given jobs"),
         ("undrain", Some(by)) => {
@@ -269,6 +271,18 @@ mod tests {
         for nothing in ["AX", ""] {
             assert!(id(nothing).unwrap_err().message.contains("no worker"));
         }
+    }
+
+    #[test]
+    fn an_idle_worker_is_not_promised_to_stay_away() {
+        let said = |verb, calls| {
+            let mut worker = workers(&["AW_1"]).remove(0);
+            worker.calls = calls;
+            sentence(verb, &SteeredView { worker })
+        };
+        assert!(said("kick", 0).contains("takes jobs"));
+        assert!(!said("kick", 0).contains("no more jobs"));
+        assert!(said("kick", 2).contains("no more jobs; the 2 that it has go on"));
     }
 
     #[test]

@@ -37,6 +37,13 @@ pub struct LivekitSpec {
     pub agents: BTreeMap<AgentName, LivekitAgent>,
 }
 
+impl LivekitSpec {
+    /// Whether somebody from elsewhere can register as a worker without a token, and is given calls.
+    pub fn believes_strangers(&self) -> bool {
+        self.admission == LivekitAdmission::Unsigned && !self.listen.ip().is_loopback()
+    }
+}
+
 /// How workers say which release they are of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LivekitAdmission {
