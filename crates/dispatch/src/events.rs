@@ -93,7 +93,10 @@ impl Events {
 impl Waiting {
     fn push(&mut self, event: PlaneEvent) {
         if self.ready.len() >= EVENTS_MAX {
-            self.ready.pop_front();
+            // Ten thousand workers drain with one manifest: they must not push out why.
+            let drains = |event: &PlaneEvent| matches!(event.what, Told::WorkerDraining { .. });
+            let least = self.ready.iter().position(drains).unwrap_or(0);
+            self.ready.remove(least);
             self.left_out += 1;
         }
         self.ready.push_back(event);
@@ -232,6 +235,25 @@ mod tests {
         let (told, left_out) = events.take(seconds(0), false);
         assert_eq!((told.len(), left_out), (EVENTS_MAX, 4));
         assert_eq!(told.last().unwrap().at, seconds(5_000));
+    }
+
+    #[test]
+    fn a_flood_of_drains_pushes_out_nothing_else() {
+        let events = Events::default();
+        events.tell(seconds(0), &agent(), rejected("signature"));
+        for second in 1..=EVENTS_MAX as u64 + 9 {
+            let drains = Told::WorkerDraining {
+                worker: "AW_1".parse().unwrap(),
+                release: segue_core::names::ReleaseId::of(b"v1"),
+                jobs: 0,
+                by: segue_core::plane::DrainedBy::Membership,
+            };
+            events.tell(seconds(second), &agent(), drains);
+        }
+        let (told, left_out) = events.take(seconds(1), false);
+        assert_eq!((told.len(), left_out), (EVENTS_MAX, 10));
+        assert!(matches!(told[0].what, Told::WorkerRejected { .. }));
+        assert_eq!(told[1].at, seconds(11), "the oldest of them go first");
     }
 
     #[test]

@@ -150,15 +150,20 @@ impl Hub {
         }
     }
 
-    /// A worker is in. Its first frame is queued before anything else can be.
+    /// A worker is in. Its first frame is queued before anything else can be. `None`: there is no room
+    /// for one that registers so, see [`segue_core::dispatch::LINES_MAX`]; asked here, so that no two
+    /// take the same room.
     pub(crate) fn enter(
         self: &Arc<Self>,
         hello: segue_core::dispatch::Hello,
         pass: Pass,
         first: impl FnOnce(Vec<u8>) -> ServerMessage,
-    ) -> mpsc::Receiver<Vec<u8>> {
+    ) -> Option<mpsc::Receiver<Vec<u8>>> {
         let (queue, frames) = mpsc::channel(WORKER_FRAMES_MAX);
         let mut state = self.lock();
+        if !state.dispatcher.has_room_for(&hello.line) {
+            return None;
+        }
         let first = first(state.server_info.clone()).encode();
         // There is room in an empty queue.
         let _ = queue.try_send(first);
@@ -169,7 +174,12 @@ impl Hub {
         };
         state.workers.insert(hello.worker, handle);
         self.step_in(&mut state, Event::Registered(Box::new(hello)));
-        frames
+        Some(frames)
+    }
+
+    /// Whether an operator ended its connection.
+    pub(crate) fn is_kicked(&self, worker: WorkerKey) -> bool {
+        self.lock().dispatcher.is_kicked(worker)
     }
 
     pub(crate) fn leave(self: &Arc<Self>, worker: WorkerKey, code: Option<u16>) {
@@ -188,11 +198,6 @@ impl Hub {
         let table = state.dispatcher.table(agent).ok_or(NoRelease::NoTable)?;
         let found = table.find_release(label.as_str());
         found.ok_or(NoRelease::NotInTable)
-    }
-
-    /// Whether a worker may register so; see [`segue_core::dispatch::LINES_MAX`].
-    pub(crate) fn has_room_for(&self, line: &LineId) -> bool {
-        self.lock().dispatcher.has_room_for(line)
     }
 
     pub(crate) fn set_server_info(&self, info: Vec<u8>) {

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use segue_core::dispatch::{Entry, JobRecord, Vacancy};
 use segue_core::names::CallId;
 
-/// Beyond this many bytes behind its beginning the file is made anew: some 20,000 jobs.
-const GROWTH_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// A file that has grown by this many bytes, and to twice its length, is made anew: some 20,000 jobs.
+/// Twice, so that what must be written again stays in proportion to what was written.
+const GROWTH_BYTES_MIN: u64 = 8 * 1024 * 1024;
 
-/// Longest file that is read: far beyond what [`GROWTH_BYTES_MAX`] allows.
-const FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Longest file that is read: twice as many jobs as there may be, with metadata as long as it may be.
+const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
 /// A file that could not be made anew is tried again after this: a disk stays full for a while, and
 /// every try goes through all jobs.
@@ -28,6 +29,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct JobFile {
     path: PathBuf,
     file: File,
+    /// Its length when it was made anew, in bytes.
+    anew: u64,
+    /// What came behind that.
     grown: u64,
     state: State,
     /// Not to be made anew before.
@@ -63,18 +67,19 @@ impl JobFile {
     /// Opens it and reads what ran. A last line that was cut off is what a kill leaves.
     pub(crate) fn open(path: &Path) -> io::Result<(Self, Kept)> {
         let kept = read(path)?;
-        let (file, state) = match anew(path, kept.entries()) {
-            Ok(file) => (file, State::Whole),
+        let ((file, anew), state) = match anew(path, kept.entries()) {
+            Ok(made) => (made, State::Whole),
             // A full disk is no reason to leave jobs alone: what is there is still true.
             Err(error) => {
                 tracing::error!(%error, "the file of jobs cannot be made anew");
                 let file = OpenOptions::new().append(true).open(path);
-                (file.map_err(|_| error)?, State::Torn)
+                ((file.map_err(|_| error)?, 0), State::Torn)
             }
         };
         let file = Self {
             path: path.to_owned(),
             file,
+            anew,
             grown: 0,
             state,
             rests_until: None,
@@ -102,18 +107,19 @@ impl JobFile {
 
     /// Whether it should be made anew.
     pub(crate) fn is_due(&self) -> bool {
-        let wanted = self.state == State::Torn || self.grown > GROWTH_BYTES_MAX;
+        let grown = self.grown > self.anew.max(GROWTH_BYTES_MIN);
+        let wanted = self.state == State::Torn || grown;
         wanted && self.rests_until.is_none_or(|until| Instant::now() >= until)
     }
 
     /// Makes it anew with what runs.
     pub(crate) fn compact(&mut self, entries: impl Iterator<Item = Entry>) {
         match anew(&self.path, entries) {
-            Ok(file) => {
+            Ok((file, length)) => {
                 if self.state == State::Torn {
                     tracing::info!("the file of jobs is whole again");
                 }
-                self.file = file;
+                (self.file, self.anew) = (file, length);
                 self.state = State::Whole;
                 self.grown = 0;
                 self.rests_until = None;
@@ -141,7 +147,8 @@ pub(crate) fn path_below(state_dir: &Path) -> PathBuf {
     state_dir.join("dispatch").join("jobs.journal")
 }
 
-fn anew(path: &Path, entries: impl Iterator<Item = Entry>) -> io::Result<File> {
+/// The file, and its length.
+fn anew(path: &Path, entries: impl Iterator<Item = Entry>) -> io::Result<(File, u64)> {
     let draft = path.with_extension("draft");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
@@ -153,13 +160,23 @@ fn anew(path: &Path, entries: impl Iterator<Item = Entry>) -> io::Result<File> {
     }
     file.write_all(&bytes)?;
     std::fs::rename(&draft, path)?;
-    Ok(file)
+    Ok((file, bytes.len() as u64))
 }
 
 fn read(path: &Path) -> io::Result<Kept> {
     let mut bytes = Vec::new();
     match File::open(path) {
-        Ok(file) => file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
+        Ok(file) => {
+            let length = file.metadata()?.len();
+            if length > FILE_BYTES_MAX {
+                // Without them there is still a dispatcher, and workers claim what they have.
+                tracing::error!(
+                    length,
+                    "the file of jobs is too long; its last jobs are not known"
+                );
+            }
+            file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
@@ -191,7 +208,10 @@ fn read(path: &Path) -> io::Result<Kept> {
             Ok(Entry::Ended { job }) => {
                 jobs.remove(&job);
             }
-            Ok(Entry::Vacant(room)) => {
+            Ok(Entry::Vacant(mut room)) => {
+                if let Some(job) = jobs.get(&room.job) {
+                    room.remember(job);
+                }
                 // Its end was to be the next line.
                 if room.has_successor() {
                     jobs.remove(&room.job);

@@ -37,6 +37,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(35);
 /// A worker that does not read a frame for so long is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a worker that an operator disconnects may take to say the rest: it is on its way.
+const HEARD_OUT: Duration = Duration::from_secs(1);
+
 /// Longest reason of a close frame, in bytes.
 const REASON_BYTES_MAX: usize = 120;
 
@@ -87,6 +90,15 @@ impl End {
         }
     }
 
+    fn frame(&self) -> CloseFrame {
+        let mut reason = self.to_string();
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        CloseFrame {
+            code: self.code(),
+            reason: reason.into(),
+        }
+    }
+
     /// One word for the audit log, if it belongs there: what else breaks is no worker's fault, or
     /// nobody says whose.
     fn word(&self) -> Option<&'static str> {
@@ -114,6 +126,10 @@ pub(crate) async fn serve(hub: &Arc<Hub>, mut socket: Socket, membership: Option
     let end = match entered {
         Ok((worker, frames)) => {
             let end = talk(hub, &mut socket, worker, frames).await;
+            if matches!(end, End::LetGo) && hub.is_kicked(worker) {
+                // In time or not, it goes.
+                let _ = timeout(HEARD_OUT, hear_out(hub, &mut socket, worker)).await;
+            }
             let code = match end {
                 End::Closed(code) => code,
                 _ => None,
@@ -127,14 +143,8 @@ pub(crate) async fn serve(hub: &Arc<Hub>, mut socket: Socket, membership: Option
             end
         }
     };
-    let mut reason = end.to_string();
-    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-    let frame = CloseFrame {
-        code: end.code(),
-        reason: reason.into(),
-    };
     // It may be gone; then nobody needs to hear it.
-    let _ = timeout(WRITE_TIMEOUT, socket.close(Some(frame))).await;
+    let _ = timeout(WRITE_TIMEOUT, socket.close(Some(end.frame()))).await;
 }
 
 /// Nothing but the log has one of whom nobody knows to which agent it belongs.
@@ -253,24 +263,17 @@ fn enter(
         namespace: register.namespace.unwrap_or_default(),
         permissions,
     };
-    if !hub.has_room_for(&line) {
-        return Err(Refused::Lines(agent).into());
-    }
     let library = brief(&register.version).to_owned();
     let worker = hub.key();
     let random = uuid::Uuid::now_v7().simple().to_string();
     let id: WorkerId = format!("AW_{random}").parse().expect("letters and digits");
-    tracing::info!(
-        connection = worker.0, worker = %id, %agent, %label, %release,
-        library, "a worker is in"
-    );
     let hello = Hello {
         worker,
         id: id.clone(),
         release,
         line,
         draining,
-        library,
+        library: library.clone(),
         from,
     };
     let frames = hub.enter(hello, pass, |server_info| {
@@ -281,6 +284,11 @@ fn enter(
         };
         response.into()
     });
+    let frames = frames.ok_or_else(|| Refused::Lines(agent.clone()))?;
+    tracing::info!(
+        connection = worker.0, worker = %id, %agent, %label, %release,
+        library, "a worker is in"
+    );
     Ok((worker, frames))
 }
 
@@ -333,6 +341,21 @@ async fn talk(
             Ok(Ok(())) => {}
             Ok(Err(_)) => return End::Failed,
             Err(_) => return End::Stalled,
+        }
+    }
+}
+
+/// Closes a connection and reads what the worker had said before it heard of that: that a job is over
+/// it says only once.
+async fn hear_out(hub: &Arc<Hub>, socket: &mut Socket, worker: WorkerKey) {
+    if socket.close(Some(End::LetGo.frame())).await.is_err() {
+        return;
+    }
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Binary(frame) = message
+            && receive(hub, worker, &frame).is_err()
+        {
+            return;
         }
     }
 }

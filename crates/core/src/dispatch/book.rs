@@ -45,6 +45,15 @@ impl Book {
         }
     }
 
+    /// Another table. What is known of releases that are not in it is not needed any more.
+    pub(super) fn install(&mut self, table: RoutingTable) {
+        self.table = table;
+        self.withdrawn = false;
+        let releases = &self.table.releases;
+        self.speaking
+            .retain(|(release, _)| releases.contains_key(release));
+    }
+
     pub(super) fn pin(&self, ask: &Ask) -> Option<(Pin, bool)> {
         let room = self.rooms.get(&ask.room)?;
         Some((room.pin.clone(), room.jobs > 0))

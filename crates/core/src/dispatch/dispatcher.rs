@@ -56,6 +56,9 @@ pub struct Dispatcher {
     pub(super) now: Timestamp,
     pub(super) books: BTreeMap<AgentName, Book>,
     pub(super) workers: BTreeMap<WorkerKey, Worker>,
+    /// Workers whose connections an operator ended, until they are closed: what one had said before
+    /// it heard of that still counts.
+    pub(super) kicked: BTreeMap<WorkerKey, Worker>,
     pub(super) crews: BTreeMap<(LineKey, ReleaseId), BTreeSet<WorkerKey>>,
     pub(super) lines: BTreeMap<LineKey, Line>,
     lines_made: u64,
@@ -111,7 +114,10 @@ impl Dispatcher {
                     self.out.push(Action::ToServer { line, body });
                 }
             }
-            Event::Closed { worker, code } => self.closed(worker, code),
+            Event::Closed { worker, code } => {
+                self.kicked.remove(&worker);
+                self.closed(worker, code);
+            }
             Event::Drain { worker, by } => self.drain(worker, by),
             Event::Undrain { worker, by } => self.undrain(worker, by),
             Event::Steer {
@@ -312,10 +318,7 @@ impl Dispatcher {
                 book.withdrawn = false;
                 return;
             }
-            Some(book) => {
-                book.table = table;
-                book.withdrawn = false;
-            }
+            Some(book) => book.install(table),
             None => {
                 self.books.insert(agent.clone(), Book::new(table));
                 self.count_restored(&agent);

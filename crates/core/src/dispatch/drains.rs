@@ -128,6 +128,11 @@ impl Dispatcher {
         }
     }
 
+    /// Whether an operator ended its connection, and it is not closed yet.
+    pub fn is_kicked(&self, key: WorkerKey) -> bool {
+        self.kicked.contains_key(&key)
+    }
+
     /// An operator's word. One who is not connected cannot be meant.
     pub(super) fn steer(&mut self, agent: &AgentName, id: &WorkerId, what: Steer) {
         let is_meant = |(_, worker): &(&WorkerKey, &super::worker::Worker)| {
@@ -142,6 +147,8 @@ impl Dispatcher {
             Steer::Kick => {
                 self.drain(key, DrainedBy::Operator);
                 self.out.push(Action::Kick { worker: key });
+                let leaves = self.workers.get(&key).map(|worker| (key, worker.clone()));
+                self.kicked.extend(leaves);
                 // At once: what it had promised must go to somebody else.
                 self.closed(key, None);
             }

@@ -105,7 +105,8 @@ pub const LOAD_TOLD_MAX: u32 = 690;
 /// What a job is taken to add to a worker's load until that worker says it, in thousandths.
 pub const JOB_LOAD: u32 = 50;
 
-/// Jobs at once: some 40 MB.
+/// Jobs at once: some 40 MB, and up to 8 KiB more each where jobs are dispatched again and carry
+/// that much metadata.
 pub const JOBS_MAX: usize = 50_000;
 
 /// Longest version of a library that is kept, in bytes: real ones have ten.

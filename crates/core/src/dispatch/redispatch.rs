@@ -4,24 +4,25 @@
 //! nothing. Here it is done for agents that ask for it. A job whose worker's connection broke makes its
 //! room *doubtful*: the server is asked who is there, every few seconds, for as long as the worker may
 //! come back. Only when the agent itself is gone from the room, twice in a row, and a caller is not, is
-//! the job over and another one asked for. One whose worker says that its process died needs no
-//! second look.
+//! another one asked for. One whose worker says that its process died needs no second look.
 //!
-//! Never two agents in a room: what is about to be done is written down first; whether it was done the
-//! server is asked and not guessed; and a worker that comes back to a job that was dispatched again is told
-//! to end it.
-
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
+//! To have asked is not to have got: the server forgets a job that nobody takes. So the job is over
+//! only once another one has *begun* in its room, and a worker that comes back before keeps it: nobody
+//! else is let in for it then. One that comes back later is told to end it. What is about to be
+//! done is written down first; whether it was done the server is asked and not guessed. Two agents are
+//! in a room at most from the beginning of the second until the first one's worker is back: one that was
+//! cut off from us and from the server, and whose agent rejoins, nobody can tell before.
 
 use super::CLAIM_WITHIN;
 use super::dispatcher::{Alarm, Dispatcher};
 use super::event::{Action, Entry, Note};
 use super::facts::WorkerKey;
-use super::job::{Gone, Stage};
+use super::job::{Gone, Job, Stage, Step};
+use super::vacancy::{
+    ABSENT_LOOKS, Again, Dispatched, RoomAsk, RoomSeen, Vacancy, VacancyStage,
+};
 use crate::link::CallOutcome;
-use crate::names::{AgentName, CallId, ReleaseId};
+use crate::names::CallId;
 use crate::time::{Millis, Timestamp};
 
 /// From a broken connection to the first look into its room: a worker that lives is back by then.
@@ -34,15 +35,16 @@ pub const LOOK_EVERY: Millis = Millis::from_secs(3);
 /// How long a room is looked at: as long as its worker may come back.
 pub const LOOKED_FOR: Millis = CLAIM_WITHIN;
 
-/// Looks in a row that must find the agent gone: between two of them it may be on its way back.
-const ABSENT_LOOKS: u8 = 2;
+/// How long a dispatch that the server has may be without a job that begins. The server gives up
+/// after three seconds; who has promised it may take longer.
+pub const TAKEN_WITHIN: Millis = Millis::from_secs(10);
 
-/// How often the same dispatch is tried, each time only if the server does not know of the last.
-const SENDS_MAX: u8 = 3;
+/// How often a room is dispatched again for one job, each time only if nothing came of the last.
+pub const SENDS_MAX: u8 = 3;
 
-/// Dispatches of one room within [`REMEMBERED_FOR`]: an agent that dies of what is said in it would
-/// die for ever.
-pub const REDISPATCHES_MAX: u32 = 3;
+/// Agents that one room gets anew within [`REMEMBERED_FOR`]: an agent that dies of what is said in it
+/// would die for ever.
+pub const REDISPATCHES_MAX: usize = 3;
 
 /// How long a room is remembered that was answered again. Workers try to come back for 130 seconds.
 pub const REMEMBERED_FOR: Millis = Millis::from_secs(600);
@@ -50,402 +52,348 @@ pub const REMEMBERED_FOR: Millis = Millis::from_secs(600);
 /// Rooms that are watched or remembered: each is a kilobyte or, with long metadata, some more.
 pub const ROOMS_MAX: usize = 10_000;
 
-/// What is needed to dispatch a job again. Only jobs of rooms have it, and only where it is configured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Again {
-    /// The room itself: another one may have its name later.
-    pub sid: String,
-    /// The dispatch that it came by.
-    pub dispatch: String,
-    /// Its metadata.
-    pub metadata: String,
-    /// Who its agent is in the room; empty until a worker has said it.
-    #[serde(default)]
-    pub identity: String,
-}
-
-/// A room whose agent may be gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vacancy {
-    /// The job that it had.
-    pub job: CallId,
-    /// Whose.
-    pub agent: AgentName,
-    /// Its room.
-    pub room: String,
-    /// The job's release.
-    pub release: ReleaseId,
-    /// What is needed to dispatch it again.
-    pub again: Again,
-    /// Since when.
-    pub since: Timestamp,
-    /// How far it is.
-    pub stage: VacancyStage,
-}
-
-/// How far a room is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum VacancyStage {
-    /// Its worker's connection broke. It may come back.
-    Doubtful,
-    /// Its worker says that the job's process died.
-    Dead,
-    /// Another dispatch was sent; the server has not said yet that it has it.
-    Sent {
-        /// How often.
-        times: u8,
-    },
-    /// It is answered, or given up. A worker that comes back is told to end its job.
-    Over,
-}
-
-/// What is to be looked for in a room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RoomAsk {
-    /// The job that it had.
-    pub job: CallId,
-    /// Whose.
-    pub agent: AgentName,
-    /// Its room.
-    pub room: String,
-    /// What is known of it.
-    pub again: Again,
-}
-
-/// What the server says of a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RoomSeen {
-    /// Nothing: it could not be asked.
-    Unknown,
-    /// It is closed, or is another one by now, or whoever dispatched the agent has taken that back.
-    Closed,
-    /// Another agent of the same name is there, or was dispatched since.
-    Answered,
-    /// It is open.
-    Open {
-        /// Whether its agent is there.
-        agent: bool,
-        /// Whether anybody is there to talk to.
-        callers: bool,
-    },
-}
-
-/// What the server says to a dispatch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dispatched {
-    /// It is made.
-    Made,
-    /// It is refused, and would be again.
-    Refused,
-    /// Nothing, or that something failed: it may be made, or not.
-    Unknown,
-}
-
-/// A vacancy and what need not outlive the process.
-#[derive(Debug, Clone)]
-struct Watch {
-    vacancy: Vacancy,
-    /// Looks in a row that found the agent gone and somebody else there.
-    absent: u8,
-    /// When the next look is due; `None`: the server is being asked.
-    next: Option<Timestamp>,
-}
-
-/// See the module.
-#[derive(Debug, Default)]
-pub(super) struct Vacancies {
-    of: BTreeMap<CallId, Watch>,
-    /// How often a room was answered again, as far as that is remembered.
-    answered: BTreeMap<String, u32>,
-}
-
-impl Vacancies {
-    fn insert(&mut self, vacancy: Vacancy, next: Timestamp) {
-        if vacancy.stage.is_sent() {
-            *self.answered.entry(vacancy.again.sid.clone()).or_default() += 1;
-        }
-        let watch = Watch {
-            vacancy,
-            absent: 0,
-            next: Some(next),
-        };
-        self.of.insert(watch.vacancy.job.clone(), watch);
-    }
-
-    fn remove(&mut self, id: &CallId) -> Option<Vacancy> {
-        let vacancy = self.of.remove(id)?.vacancy;
-        if vacancy.stage.is_sent()
-            && let Some(times) = self.answered.get_mut(&vacancy.again.sid)
-        {
-            *times -= 1;
-            if *times == 0 {
-                self.answered.remove(&vacancy.again.sid);
-            }
-        }
-        Some(vacancy)
-    }
-
-    /// A vacancy is further. What is to be written down.
-    fn advance(&mut self, id: &CallId, stage: VacancyStage) -> Option<Entry> {
-        let watch = self.of.get_mut(id)?;
-        if stage.is_sent() && !watch.vacancy.stage.is_sent() {
-            let sid = watch.vacancy.again.sid.clone();
-            *self.answered.entry(sid).or_default() += 1;
-        }
-        watch.vacancy.stage = stage;
-        if stage == VacancyStage::Over {
-            // It is not needed any more, and may be long.
-            watch.vacancy.again.metadata.clear();
-        }
-        Some(Entry::Vacant(Box::new(watch.vacancy.clone())))
-    }
-}
-
-impl Vacancy {
-    /// Whether its job is over, and another one is there or may be.
-    pub fn has_successor(&self) -> bool {
-        self.stage.is_sent()
-    }
-}
-
-impl VacancyStage {
-    /// Whether a job that is claimed now has, or may have, a successor.
-    fn is_sent(self) -> bool {
-        matches!(self, Self::Sent { .. } | Self::Over)
-    }
-}
-
 impl Dispatcher {
     /// With the rooms that the process before this one watched or remembered.
     #[must_use]
     pub fn with_vacancies(mut self, vacancies: Vec<Vacancy>) -> Self {
         for vacancy in vacancies {
+            let (id, stage) = (vacancy.job.clone(), vacancy.stage);
+            let is_answered = stage == VacancyStage::Answered;
+            // Whoever configures it no more, or not by this name, wants no agent of it.
+            if !is_answered && !self.settings(&vacancy.agent).redispatch {
+                self.out.push(Action::Write(Entry::Occupied { job: id }));
+                continue;
+            }
             let at = self.now + LOOK_FIRST;
-            self.wake(at, Alarm::Room(vacancy.job.clone()));
-            self.vacancies.insert(vacancy, at);
+            self.wake(at, Alarm::Room(id.clone()));
+            self.vacancies.insert(vacancy, at, self.now);
+            if let Some(job) = self.jobs.get_mut(&id).filter(|_| stage.is_sent()) {
+                job.is_left = true;
+                if let Stage::Away { until, gone } = &mut job.stage {
+                    *gone = Gone::Broken;
+                    if is_answered {
+                        // Its end was to be the next line.
+                        *until = at;
+                        self.wake(at, Alarm::Job(id));
+                    }
+                }
+            }
+        }
+        // What began in such a room, and was the last that the process before this one did.
+        let begun: Vec<CallId> = self.jobs.keys().cloned().collect();
+        for id in begun {
+            self.succeeds(&id);
         }
         self
     }
 
     /// What must be written down anew when the file is: the jobs that run, and such rooms.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
-        let rooms = self
-            .vacancies
-            .of
-            .values()
-            .map(|watch| watch.vacancy.clone());
         let jobs = self.records().map(Entry::Begun);
-        jobs.chain(rooms.map(|room| Entry::Vacant(Box::new(room))))
+        let rooms = self.vacancies.all().cloned().map(Box::new);
+        jobs.chain(rooms.map(Entry::Vacant))
     }
 
     /// A job's worker is lost, or says that its process died (`dead`).
     pub(super) fn vacate(&mut self, id: &CallId, dead: bool) {
-        let Some(job) = self.jobs.get(id) else {
-            return;
-        };
-        let (Some(again), Some(of)) = (&job.again, job.decided) else {
-            return;
-        };
         // Who says nothing of its jobs does not claim them either: nobody would know whether one lives.
-        let is_lost = dead
-            || matches!(
-                job.stage,
-                Stage::Away {
-                    gone: Gone::Broken,
-                    ..
-                }
-            );
-        if !is_lost || !job.spoken || job.ends || self.is_stopping {
+        let Some(job) = self.jobs.get(id).filter(|job| job.spoken && !job.ends) else {
             return;
-        }
-        if self.vacancies.of.len() >= ROOMS_MAX {
-            let job = id.clone();
-            self.note(Note::RoomLeft {
-                job,
-                why: "too many rooms are watched",
-            });
-            return;
-        }
-        let stage = if dead {
-            VacancyStage::Dead
+        };
+        let (stage, first) = if dead {
+            (VacancyStage::Dead, Millis(0))
         } else {
-            VacancyStage::Doubtful
+            (VacancyStage::Doubtful, LOOK_FIRST)
         };
-        let vacancy = Vacancy {
-            job: id.clone(),
-            agent: job.agent.clone(),
-            room: job.room.clone(),
-            release: of.release,
-            again: Again::clone(again),
-            since: self.now,
-            stage,
+        let is_known = self.vacancies.stage(id);
+        if is_known.is_some_and(VacancyStage::is_sent) {
+            return;
+        }
+        let Some(vacancy) = vacancy(job, stage, self.now) else {
+            return;
         };
-        let at = self.now + if dead { Millis(0) } else { LOOK_FIRST };
+        let is_ended = job.is_ended;
+        if is_known.is_none() && self.vacancies.len() >= ROOMS_MAX {
+            self.leave_room(id, "too many rooms are watched");
+            return;
+        }
+        let at = self.now + first;
         let entry = Entry::Vacant(Box::new(vacancy.clone()));
         self.out.push(Action::Write(entry));
         self.vacancies.remove(id);
-        self.vacancies.insert(vacancy, at);
+        self.vacancies.insert(vacancy, at, self.now);
         self.wake(at, Alarm::Room(id.clone()));
+        if is_ended {
+            self.count_as_look(id);
+        }
     }
 
     /// A job goes on, or is over by itself: nobody else is to take it.
     pub(super) fn occupy(&mut self, id: &CallId) {
-        let stage = self.vacancies.of.get(id).map(|watch| watch.vacancy.stage);
-        if stage == Some(VacancyStage::Doubtful) {
+        if self.vacancies.stage(id) == Some(VacancyStage::Doubtful) {
             self.forget_room(id);
+        }
+    }
+
+    /// The server's word that an agent has left counts as one look.
+    fn count_as_look(&mut self, id: &CallId) {
+        if let Some(watch) = self.vacancies.watch(id) {
+            watch.absent = watch.absent.max(ABSENT_LOOKS - 1);
         }
     }
 
     /// The server has ended a job whose worker is away. If that is because the agent has left the room,
     /// its caller is looked after. Says whether somebody looks.
     pub(super) fn look_again(&mut self, id: &CallId) -> bool {
-        let Some(watch) = self.vacancies.of.get_mut(id) else {
-            return false;
-        };
-        if watch.vacancy.stage != VacancyStage::Doubtful {
+        if self.vacancies.stage(id) != Some(VacancyStage::Doubtful) {
             return false;
         }
-        // The server's word counts as one look.
-        watch.absent = watch.absent.max(ABSENT_LOOKS - 1);
-        if let Some(next) = &mut watch.next {
-            *next = self.now;
+        self.count_as_look(id);
+        let now = self.now;
+        if let Some(next) = self.vacancies.watch(id).and_then(|w| w.next.as_mut()) {
+            *next = now;
         }
-        self.wake(self.now, Alarm::Room(id.clone()));
+        self.wake(now, Alarm::Room(id.clone()));
         true
     }
 
-    /// A worker claims a job that somebody else has by now: it is to end it. Says whether it is one.
+    /// A worker claims a job. If another one has begun in its room it is to end it. Says whether that
+    /// is so.
     pub(super) fn end_replaced(&mut self, worker: WorkerKey, id: &CallId) -> bool {
-        let watch = self.vacancies.of.get(id);
-        let has_successor = watch.is_some_and(|watch| watch.vacancy.stage.is_sent());
-        if has_successor {
-            let job = id.clone();
-            self.out.push(Action::Terminate { worker, job });
+        if self.vacancies.stage(id) != Some(VacancyStage::Answered) {
+            return false;
         }
-        has_successor
+        if self.jobs.contains_key(id) {
+            self.finish(id, CallOutcome::Dropped, "worker: died", true);
+        }
+        let job = id.clone();
+        self.out.push(Action::Terminate { worker, job });
+        true
+    }
+
+    /// Its worker is back before anybody else has begun: it keeps the room.
+    pub(super) fn retake(&mut self, id: &CallId) {
+        if self.vacancies.is_sent(id) {
+            self.keep_room(id);
+        }
+        self.forget_room(id);
+        let Some(job) = self.jobs.get_mut(id) else {
+            return;
+        };
+        if std::mem::take(&mut job.is_left)
+            && let (Some(of), Some(worker)) = (job.decided, &job.worker)
+            && let Some(book) = self.books.get_mut(&job.agent)
+        {
+            book.enter(&job.room, of.release, worker);
+        }
+    }
+
+    /// The agent of a room is there again: what was dispatched meanwhile nobody takes.
+    fn keep_room(&mut self, id: &CallId) {
+        let Some(vacancy) = self.vacancies.get(id) else {
+            return;
+        };
+        let (sid, agent) = (vacancy.again.sid.clone(), vacancy.agent.clone());
+        self.vacancies.keep(&sid, id, self.now);
+        for other in self.vacancies.others(&sid, id) {
+            let is_open = |job: &&Job| {
+                let step = job.offer().map(|offer| &offer.step);
+                job.agent == agent && matches!(step, Some(Step::Held | Step::Asking { .. }))
+            };
+            if self.jobs.get(&other).filter(is_open).is_some() {
+                self.refuse(&other, "the agent that it replaces is back");
+            }
+        }
+    }
+
+    /// Whether a job is for a room whose own agent is back.
+    pub(super) fn is_kept(&self, again: Option<&Again>, job: &CallId) -> bool {
+        let keeper = again.and_then(|again| self.vacancies.keeper(&again.sid, self.now));
+        keeper.is_some_and(|keeper| keeper != job && self.jobs.contains_key(keeper))
+    }
+
+    /// A job has begun. If it is the successor of another one, that is over.
+    pub(super) fn succeeds(&mut self, id: &CallId) {
+        let Some(job) = self.jobs.get(id).filter(|job| !job.is_left) else {
+            return;
+        };
+        let Some(again) = &job.again else {
+            return;
+        };
+        let waits = |of: &&Vacancy| {
+            let is_waiting = of.stage.is_sent() && of.stage != VacancyStage::Answered;
+            is_waiting && of.agent == job.agent && of.job != *id
+        };
+        let watched = self.vacancies.of_room(&again.sid).filter(waits);
+        let mut before: Vec<CallId> = watched.map(|of| of.job.clone()).collect();
+        // Also one that was given up: the server took its time.
+        before.extend(self.vacancies.others(&again.sid, id));
+        before.retain(|id| match self.jobs.get(id) {
+            Some(other) => other.is_left && other.agent == job.agent,
+            None => true,
+        });
+        before.dedup();
+        for id in before {
+            self.is_answered(&id);
+        }
     }
 
     /// An alarm of a room.
     pub(super) fn look_at_room(&mut self, id: &CallId) {
-        let Some(watch) = self.vacancies.of.get_mut(id) else {
+        let now = self.now;
+        let Some(watch) = self.vacancies.watch(id) else {
             return;
         };
-        let (vacancy, now) = (&watch.vacancy, self.now);
-        if vacancy.stage == VacancyStage::Over {
-            let until = vacancy.since + REMEMBERED_FOR;
-            if now >= until {
-                self.forget_room(id);
-            } else {
-                self.wake(until, Alarm::Room(id.clone()));
-            }
+        let vacancy = &watch.vacancy;
+        let until = match vacancy.stage {
+            VacancyStage::Answered => vacancy.since + REMEMBERED_FOR,
+            VacancyStage::Sent { .. } | VacancyStage::Made { .. } => watch.sent + LOOKED_FOR,
+            VacancyStage::Doubtful | VacancyStage::Dead => vacancy.since + LOOKED_FOR,
+        };
+        if now >= until {
+            return match vacancy.stage {
+                VacancyStage::Sent { .. } => self.give_up(id, "the server never said that it has it"),
+                VacancyStage::Made { .. } => self.give_up(id, "nobody takes it"),
+                _ => self.forget_room(id),
+            };
+        }
+        if vacancy.stage == VacancyStage::Answered {
+            self.wake(until, Alarm::Room(id.clone()));
             return;
         }
         if watch.next.is_none_or(|next| next > now) {
             return;
         }
-        if now >= vacancy.since + LOOKED_FOR {
-            match vacancy.stage {
-                VacancyStage::Sent { .. } => {
-                    self.give_up(id, "the server never said that it has it");
-                }
-                _ => self.forget_room(id),
-            }
-            return;
-        }
         watch.next = None;
-        let ask = RoomAsk {
-            job: id.clone(),
-            agent: vacancy.agent.clone(),
-            room: vacancy.room.clone(),
-            again: vacancy.again.clone(),
-        };
+        let ask = ask(vacancy);
         self.out.push(Action::LookAtRoom(Box::new(ask)));
     }
 
     pub(super) fn room_seen(&mut self, id: &CallId, seen: RoomSeen) {
-        let Some(watch) = self.vacancies.of.get_mut(id) else {
+        let has_job = self.jobs.contains_key(id);
+        let Some(watch) = self.vacancies.watch(id).filter(|watch| watch.next.is_none()) else {
             return;
         };
-        if watch.next.is_some() {
-            return;
-        }
         let stage = watch.vacancy.stage;
         match seen {
-            RoomSeen::Closed => {
-                return match stage {
-                    VacancyStage::Sent { .. } => self.give_up(id, "the room is closed"),
-                    _ => self.forget_room(id),
-                };
+            RoomSeen::Closed => return self.forget_room(id),
+            RoomSeen::Answered if stage.is_sent() => return self.is_answered(id),
+            RoomSeen::Asked { .. } | RoomSeen::Answered if !stage.is_sent() => {
+                return self.forget_room(id);
             }
-            RoomSeen::Answered => {
-                return match stage {
-                    VacancyStage::Sent { .. } => self.is_redispatched(id),
-                    _ => self.forget_room(id),
-                };
-            }
-            RoomSeen::Open { agent: true, .. } => watch.absent = 0,
-            // Whoever was there may come back, as one whose connection broke does.
-            RoomSeen::Unknown | RoomSeen::Open { callers: false, .. } => {}
-            RoomSeen::Open { .. } => {
-                watch.absent += 1;
-                let is_certain = stage != VacancyStage::Doubtful || watch.absent >= ABSENT_LOOKS;
-                if is_certain && !self.is_stopping {
-                    return self.redispatch(id, stage);
+            RoomSeen::Open { agent: true, .. } => {
+                watch.absent = 0;
+                if stage.is_sent() && has_job {
+                    self.keep_room(id);
                 }
+            }
+            RoomSeen::Open { callers: true, .. } | RoomSeen::Asked { callers: true } => {
+                watch.absent = watch.absent.saturating_add(1);
+            }
+            // Whoever was there may come back, as one whose connection broke does.
+            _ => {}
+        }
+        if let (RoomSeen::Asked { .. }, VacancyStage::Sent { times }) = (seen, stage) {
+            self.is_made(id, times);
+        }
+        let callers_alone = matches!(
+            seen,
+            RoomSeen::Asked { callers: true }
+                | RoomSeen::Open {
+                    agent: false,
+                    callers: true
+                }
+        );
+        if callers_alone && self.is_due(id) {
+            if !self.is_stopping {
+                return self.redispatch(id);
+            }
+            // The next dispatcher may.
+            if let Some(watch) = self.vacancies.watch(id)
+                && !std::mem::replace(&mut watch.is_left, true)
+            {
+                self.leave_room(id, "the dispatcher is stopping");
             }
         }
         self.look_later(id);
     }
 
+    /// Whether a room whose caller is alone is to be dispatched, or once more.
+    fn is_due(&self, id: &CallId) -> bool {
+        let Some(watch) = self.vacancies.watched(id) else {
+            return false;
+        };
+        let is_gone = watch.absent >= ABSENT_LOOKS;
+        match watch.vacancy.stage {
+            VacancyStage::Dead => true,
+            // Not known of: it was never made.
+            VacancyStage::Doubtful | VacancyStage::Sent { .. } => is_gone,
+            VacancyStage::Made { .. } => {
+                let is_over = self.now >= watch.sent + TAKEN_WITHIN;
+                let others = self.vacancies.others(&watch.vacancy.again.sid, id);
+                let mut others = others.iter().filter_map(|id| self.jobs.get(id));
+                is_gone && is_over && !others.any(|job| job.offer().is_some())
+            }
+            VacancyStage::Answered => false,
+        }
+    }
+
     fn look_later(&mut self, id: &CallId) {
         let at = self.now + LOOK_EVERY;
-        if let Some(watch) = self.vacancies.of.get_mut(id) {
+        if let Some(watch) = self.vacancies.watch(id) {
             watch.next = Some(at);
             self.wake(at, Alarm::Room(id.clone()));
         }
     }
 
     /// Written first, then done.
-    fn redispatch(&mut self, id: &CallId, stage: VacancyStage) {
-        let Some(vacancy) = self.vacancies.of.get(id).map(|watch| watch.vacancy.clone()) else {
+    fn redispatch(&mut self, id: &CallId) {
+        let Some(vacancy) = self.vacancies.get(id).cloned() else {
             return;
         };
-        let times = match stage {
-            VacancyStage::Sent { times } => times,
-            _ => 0,
-        };
-        let before = self.vacancies.answered.get(&vacancy.again.sid);
-        if times == 0 && before.is_some_and(|before| *before >= REDISPATCHES_MAX) {
-            let job = id.clone();
-            self.note(Note::RoomLeft {
-                job,
-                why: "its agents die again and again",
-            });
-            self.forget_room(id);
+        let (times, sid) = (vacancy.stage.times(), &vacancy.again.sid);
+        let before = self.vacancies.of_room(sid).filter(|of| of.stage.is_sent());
+        if times == 0 && before.count() >= REDISPATCHES_MAX {
+            self.give_up(id, "its agents die again and again");
             return;
         }
         if times >= SENDS_MAX {
-            self.give_up(id, "the server did not take it");
+            let why = match vacancy.stage {
+                VacancyStage::Made { .. } => "nobody takes it",
+                _ => "the server did not take it",
+            };
+            self.give_up(id, why);
             return;
         }
         let sent = VacancyStage::Sent { times: times + 1 };
         let entry = self.vacancies.advance(id, sent);
         self.out.extend(entry.map(Action::Write));
-        if self.jobs.contains_key(id) {
-            self.finish(id, CallOutcome::Dropped, "worker: died", true);
+        self.vacancies.keep_no_more(sid);
+        let now = self.now;
+        if let Some(watch) = self.vacancies.watch(id) {
+            watch.sent = now;
         }
-        self.unpin(&vacancy);
-        self.out.push(Action::Redispatch(Box::new(RoomAsk {
-            job: vacancy.job,
-            agent: vacancy.agent,
-            room: vacancy.room,
-            again: vacancy.again,
-        })));
+        self.leave_job(&vacancy);
+        self.out
+            .push(Action::Redispatch(Box::new(ask(&vacancy))));
     }
 
-    /// The room keeps its release only if that takes jobs: its next one is a new one.
-    fn unpin(&mut self, vacancy: &Vacancy) {
+    /// The job's place is offered to another one. Its worker may still come back to it. The room keeps
+    /// its release only if that takes jobs: its next one is a new one.
+    fn leave_job(&mut self, vacancy: &Vacancy) {
+        let book = self.books.get_mut(&vacancy.agent);
+        if let Some(job) = self.jobs.get_mut(&vacancy.job)
+            && !std::mem::replace(&mut job.is_left, true)
+            && let Stage::Away { until, gone } = &mut job.stage
+        {
+            *gone = Gone::Broken;
+            *until = (*until).max(vacancy.since + CLAIM_WITHIN);
+            let until = *until;
+            if let Some(book) = book {
+                book.leave(&vacancy.room, true, self.now);
+            }
+            self.wake(until, Alarm::Job(vacancy.job.clone()));
+        }
         if let Some(book) = self.books.get_mut(&vacancy.agent) {
             let route = book.table.releases.get(&vacancy.release);
             if !route.is_some_and(|route| route.takes_new_calls) {
@@ -455,46 +403,57 @@ impl Dispatcher {
     }
 
     pub(super) fn dispatched(&mut self, id: &CallId, answer: Dispatched) {
-        let stage = self.vacancies.of.get(id).map(|watch| watch.vacancy.stage);
-        if !matches!(stage, Some(VacancyStage::Sent { .. })) {
+        let Some(VacancyStage::Sent { times }) = self.vacancies.stage(id) else {
             return;
-        }
+        };
         match answer {
-            Dispatched::Made => self.is_redispatched(id),
-            Dispatched::Refused => self.give_up(id, "the server refuses it"),
+            Dispatched::Made => self.is_made(id, times),
+            Dispatched::Refused => return self.give_up(id, "the server refuses it"),
             // It is asked what it has.
-            Dispatched::Unknown => self.look_later(id),
+            Dispatched::Unknown => {}
         }
+        self.look_later(id);
     }
 
-    fn is_redispatched(&mut self, id: &CallId) {
-        if let Some(watch) = self.vacancies.of.get(id) {
+    fn is_made(&mut self, id: &CallId, times: u8) {
+        let entry = self.vacancies.advance(id, VacancyStage::Made { times });
+        self.out.extend(entry.map(Action::Write));
+    }
+
+    /// Another job has begun in its room. It is remembered.
+    fn is_answered(&mut self, id: &CallId) {
+        if self.vacancies.get(id).is_none()
+            && let Some(job) = self.jobs.get(id)
+            && let Some(vacancy) = vacancy(job, VacancyStage::Answered, self.now)
+        {
+            self.vacancies.insert(vacancy, self.now, self.now);
+        }
+        let entry = self.vacancies.advance(id, VacancyStage::Answered);
+        self.out.extend(entry.map(Action::Write));
+        if self.jobs.contains_key(id) {
+            self.finish(id, CallOutcome::Dropped, "worker: died", true);
+        }
+        if let Some(vacancy) = self.vacancies.get(id) {
             let note = Note::JobRedispatched {
                 job: id.clone(),
-                agent: watch.vacancy.agent.clone(),
-                release: watch.vacancy.release,
+                agent: vacancy.agent.clone(),
+                release: vacancy.release,
             };
+            let until = vacancy.since + REMEMBERED_FOR;
+            self.wake(until, Alarm::Room(id.clone()));
             self.note(note);
         }
-        self.is_over(id);
     }
 
+    /// Nothing more is done for it. Its worker may come back all the same.
     fn give_up(&mut self, id: &CallId, why: &'static str) {
+        self.leave_room(id, why);
+        self.forget_room(id);
+    }
+
+    fn leave_room(&mut self, id: &CallId, why: &'static str) {
         let job = id.clone();
         self.note(Note::RoomLeft { job, why });
-        self.is_over(id);
-    }
-
-    /// Nothing more is done for it; it is remembered.
-    fn is_over(&mut self, id: &CallId) {
-        let entry = self.vacancies.advance(id, VacancyStage::Over);
-        self.out.extend(entry.map(Action::Write));
-        if let Some(watch) = self.vacancies.of.get(id) {
-            self.wake(
-                watch.vacancy.since + REMEMBERED_FOR,
-                Alarm::Room(id.clone()),
-            );
-        }
     }
 
     fn forget_room(&mut self, id: &CallId) {
@@ -503,4 +462,27 @@ impl Dispatcher {
             self.out.push(Action::Write(Entry::Occupied { job }));
         }
     }
+}
+
+fn ask(vacancy: &Vacancy) -> RoomAsk {
+    RoomAsk {
+        job: vacancy.job.clone(),
+        agent: vacancy.agent.clone(),
+        room: vacancy.room.clone(),
+        again: vacancy.again.clone(),
+    }
+}
+
+/// Only of a job that can be dispatched again.
+fn vacancy(job: &Job, stage: VacancyStage, since: Timestamp) -> Option<Vacancy> {
+    let again = Again::clone(job.again.as_ref()?);
+    Some(Vacancy {
+        job: job.id.clone(),
+        agent: job.agent.clone(),
+        room: job.room.clone(),
+        release: job.decided?.release,
+        again,
+        since,
+        stage,
+    })
 }

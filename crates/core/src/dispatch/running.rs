@@ -24,7 +24,8 @@ impl Dispatcher {
         ended_well: Option<bool>,
         body: Body,
     ) {
-        let Some((job, worker)) = self.jobs.get(id).zip(self.workers.get(&key)) else {
+        let worker = self.workers.get(&key).or_else(|| self.kicked.get(&key));
+        let Some((job, worker)) = self.jobs.get(id).zip(worker) else {
             return;
         };
         let is_its = match &job.stage {
@@ -36,7 +37,15 @@ impl Dispatcher {
             return;
         }
         let line = job.line.filter(|line| self.lines.contains_key(line));
-        self.heard_of(key, id);
+        match ended_well {
+            None => self.heard_of(key, id),
+            // A last word says nothing of what its like say before.
+            Some(_) => {
+                if let Some(job) = self.jobs.get_mut(id) {
+                    self.out.extend(job.speaks());
+                }
+            }
+        }
         let ends = self.jobs.get(id).is_some_and(|job| job.ends);
         if let Some(line) = line {
             self.out.push(Action::ToServer { line, body });
