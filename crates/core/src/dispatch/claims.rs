@@ -17,6 +17,9 @@ impl Dispatcher {
     pub(super) fn claimed(&mut self, key: WorkerKey, ids: Vec<CallId>) {
         let mut before = BTreeSet::new();
         for id in ids.into_iter().take(CLAIMS_MAX) {
+            if self.end_replaced(key, &id) {
+                continue;
+            }
             let Some(worker) = self.workers.get(&key) else {
                 return;
             };
@@ -25,9 +28,7 @@ impl Dispatcher {
                 worker: worker.id.clone(),
             };
             let Some(job) = self.jobs.get(&id) else {
-                if !self.end_replaced(key, &id) {
-                    self.adopt(key, id);
-                }
+                self.adopt(key, id);
                 continue;
             };
             if !is_of(job, worker) {
@@ -78,7 +79,7 @@ impl Dispatcher {
         let by = self.now + TAIL;
         let mut over = Vec::new();
         let its = before.iter().filter_map(|worker| self.away.get(worker));
-        for id in its.flatten() {
+        for id in its.flatten().filter(|id| !self.vacancies.is_sent(id)) {
             if let Some(job) = self.jobs.get_mut(id)
                 && let Stage::Away { until, gone } = &mut job.stage
             {
@@ -87,12 +88,14 @@ impl Dispatcher {
             }
         }
         for (until, id) in over {
+            // In order, as far as its worker knows: it may have left the call to somebody else.
+            self.occupy(&id);
             self.wake(until, Alarm::Job(id));
         }
     }
 
     fn hand(&mut self, key: WorkerKey, id: &CallId) {
-        self.occupy(id);
+        self.retake(id);
         // Before it is one of the worker's: of these all say the same.
         self.drain_as(key, id);
         let Some((job, worker)) = self.jobs.get_mut(id).zip(self.workers.get_mut(&key)) else {
@@ -162,6 +165,7 @@ impl Dispatcher {
             // It claims its jobs, so it says how they are, too.
             spoken: true,
             drains: worker.drains.lasting(),
+            is_left: false,
             again: None,
             over_by: None,
             stage: Stage::Running(key),
@@ -176,10 +180,11 @@ impl Dispatcher {
             worker: worker.id.clone(),
         };
         let record = job.record();
-        self.jobs.insert(id, job);
+        self.jobs.insert(id.clone(), job);
         self.out
             .extend(record.map(|r| Action::Write(Entry::Begun(r))));
         self.note(note);
+        self.retake(&id);
     }
 }
 

@@ -7,7 +7,7 @@ use super::event::{Action, Event, Note};
 use super::facts::{JobRecord, LineKey, WorkerKey};
 use super::job::{Job, Stage};
 use super::line::{Line, Summary};
-use super::redispatch::Vacancies;
+use super::vacancy::Vacancies;
 use super::worker::{Hello, Worker};
 use super::{HOLD, LINE_IDLE, STATUS_EVERY, STATUS_SETTLES, UNHEARD_MAX};
 use crate::link::CallInfo;
@@ -89,6 +89,9 @@ impl Dispatcher {
                 dispatcher.wake(until, Alarm::Job(job.id.clone()));
             }
             dispatcher.note_away(&job);
+            if let Some(sid) = job.sid() {
+                dispatcher.vacancies.note_job(sid, &job.id);
+            }
             dispatcher.jobs.insert(job.id.clone(), job);
         }
         dispatcher
@@ -346,7 +349,9 @@ impl Dispatcher {
         for job in self.jobs.values().filter(|job| job.agent == *agent) {
             if let (Some(decided), Some(worker)) = (job.decided, &job.worker) {
                 book.counts(decided.release).live += 1;
-                book.enter(&job.room, decided.release, worker);
+                if !job.is_left {
+                    book.enter(&job.room, decided.release, worker);
+                }
             }
         }
     }

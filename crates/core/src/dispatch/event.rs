@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::drains::Drains;
 use super::facts::{Ask, Body, JobRecord, LineId, LineKey, WorkerKey};
 use super::line::LineStatus;
-use super::redispatch::{Dispatched, RoomAsk, RoomSeen, Vacancy};
+use super::vacancy::{Dispatched, RoomAsk, RoomSeen, Vacancy};
 use super::worker::Hello;
 use crate::link::CallRecord;
 use crate::names::{AgentName, CallId, Label, ReleaseId, WorkerId};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::drains::Drains;
-use super::redispatch::Again;
+use super::vacancy::Again;
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::route::Reason;
 use crate::spec::Source;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::drains::Drains;
 use super::event::{Action, Entry};
 use super::facts::{Ask, Body, JobRecord, LineKey, WorkerKey};
-use super::redispatch::Again;
+use super::vacancy::Again;
 use super::{CLAIM_WITHIN, MUTE_WITHIN};
 use crate::names::{AgentName, CallId, ReleaseId, WorkerId};
 use crate::route::Reason;
@@ -31,6 +31,8 @@ pub(super) struct Job {
     pub(super) spoken: bool,
     /// Who says that its worker takes no more jobs, beyond this connection.
     pub(super) drains: Drains,
+    /// Its place in the room was offered to another one, and it holds the room no more.
+    pub(super) is_left: bool,
     /// What is needed to dispatch it again, once it has begun.
     pub(super) again: Option<Box<Again>>,
     /// The server has ended it; then it is over, whatever its worker says.
@@ -125,6 +127,7 @@ impl Job {
             ends: false,
             spoken: false,
             drains: Drains::default(),
+            is_left: false,
             again: None,
             over_by: None,
             stage: Stage::Offering(Box::new(Offer {
@@ -157,6 +160,7 @@ impl Job {
             ends: false,
             spoken: record.spoken,
             drains: record.drains,
+            is_left: false,
             again: record.again,
             over_by: None,
             stage: Stage::Away {
@@ -203,6 +207,13 @@ impl Job {
         let identity = identity.clone();
         let again = offer.ask.again.as_deref()?.clone();
         Some(Box::new(Again { identity, ..again }))
+    }
+
+    /// The room itself, where it is known.
+    pub(super) fn sid(&self) -> Option<&str> {
+        let offered = || self.offer()?.ask.again.as_ref();
+        let again = self.again.as_ref().or_else(offered)?;
+        Some(&again.sid)
     }
 
     pub(super) fn offer(&self) -> Option<&Offer> {

@@ -34,6 +34,7 @@ mod drains;
 mod offers;
 mod redispatch;
 mod running;
+mod vacancy;
 
 pub use self::dispatcher::{Dispatcher, Settings};
 pub use self::drains::Drains;
@@ -41,9 +42,10 @@ pub use self::event::{Action, Answer, Entry, Event, Note, WorkerStatus};
 pub use self::facts::{Ask, Body, JobRecord, LineId, LineKey, WorkerKey};
 pub use self::line::{LINES_MAX, LineStatus};
 pub use self::redispatch::{
-    Again, Dispatched, LOOK_EVERY, LOOK_FIRST, LOOKED_FOR, REDISPATCHES_MAX, REMEMBERED_FOR, ROOMS_MAX,
-    RoomAsk, RoomSeen, Vacancy, VacancyStage,
+    LOOK_EVERY, LOOK_FIRST, LOOKED_FOR, REDISPATCHES_MAX, REMEMBERED_FOR, ROOMS_MAX, SENDS_MAX,
+    TAKEN_WITHIN,
 };
+pub use self::vacancy::{Again, Dispatched, RoomAsk, RoomSeen, Vacancy, VacancyStage};
 pub use self::worker::Hello;
 
 use crate::time::Millis;

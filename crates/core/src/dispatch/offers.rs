@@ -19,16 +19,26 @@ impl Dispatcher {
             line: key,
             job: ask.job,
         };
-        let Some(line) = self.lines.get_mut(&key) else {
+        let Some(agent) = self.lines.get(&key).map(|line| &line.id.agent) else {
             self.out.push(refuse(ask));
             return;
         };
-        // One that runs already would have two workers.
-        if self.jobs.contains_key(&ask.job) || self.jobs.len() >= JOBS_MAX {
+        let redispatch = self.settings(agent).redispatch;
+        // One that runs already would have two workers, and a room whose agent is back two agents.
+        if self.is_kept(ask.again.as_deref(), &ask.job)
+            || self.jobs.contains_key(&ask.job)
+            || self.jobs.len() >= JOBS_MAX
+        {
             self.out.push(refuse(ask));
             return;
         }
         let id = ask.job.clone();
+        if let Some(again) = ask.again.as_ref().filter(|_| redispatch) {
+            self.vacancies.note_job(&again.sid, &id);
+        }
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
         line.jobs += 1;
         line.held.insert((self.now, id.clone()));
         let job = Job::offering(ask, line.id.agent.clone(), key, self.now);
@@ -360,6 +370,13 @@ impl Dispatcher {
 
     /// The job is written down, and then given.
     fn begin(&mut self, id: &CallId, key: WorkerKey, body: Body) {
+        let offer = self.jobs.get(id).and_then(Job::offer);
+        if self.is_kept(offer.and_then(|offer| offer.ask.again.as_deref()), id) {
+            // Its worker waits for it in vain, and then no more.
+            let cause = "server: assigned too late";
+            self.finish(id, CallOutcome::Failed, cause, false);
+            return;
+        }
         self.let_go(id);
         let now = self.now;
         let agent = self.jobs.get(id).map(|job| job.agent.clone());
@@ -396,6 +413,7 @@ impl Dispatcher {
             .extend(record.map(|r| Action::Write(Entry::Begun(r))));
         self.out.push(Action::ToWorker { worker: key, body });
         self.out.extend(label);
+        self.succeeds(id);
     }
 
     /// An alarm of an offer. Says whether it was one.
@@ -479,7 +497,7 @@ impl Dispatcher {
     }
 
     /// The server hears that nobody takes it.
-    fn refuse(&mut self, id: &CallId, why: &'static str) {
+    pub(super) fn refuse(&mut self, id: &CallId, why: &'static str) {
         let Some(job) = self.jobs.get(id) else {
             return;
         };

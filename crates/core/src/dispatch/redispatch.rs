@@ -18,9 +18,7 @@ use super::dispatcher::{Alarm, Dispatcher};
 use super::event::{Action, Entry, Note};
 use super::facts::WorkerKey;
 use super::job::{Gone, Job, Stage, Step};
-use super::vacancy::{
-    ABSENT_LOOKS, Again, Dispatched, RoomAsk, RoomSeen, Vacancy, VacancyStage,
-};
+use super::vacancy::{ABSENT_LOOKS, Again, Dispatched, RoomAsk, RoomSeen, Vacancy, VacancyStage};
 use crate::link::CallOutcome;
 use crate::names::CallId;
 use crate::time::{Millis, Timestamp};
@@ -112,7 +110,7 @@ impl Dispatcher {
         let Some(vacancy) = vacancy(job, stage, self.now) else {
             return;
         };
-        let is_ended = job.is_ended;
+        let is_ended = job.over_by.is_some();
         if is_known.is_none() && self.vacancies.len() >= ROOMS_MAX {
             self.leave_room(id, "too many rooms are watched");
             return;
@@ -228,10 +226,12 @@ impl Dispatcher {
         let mut before: Vec<CallId> = watched.map(|of| of.job.clone()).collect();
         // Also one that was given up: the server took its time.
         before.extend(self.vacancies.others(&again.sid, id));
-        before.retain(|id| match self.jobs.get(id) {
-            Some(other) => other.is_left && other.agent == job.agent,
-            None => true,
+        before.retain(|id| {
+            let other = self.jobs.get(id);
+            let waits = other.is_none_or(|other| other.is_left && other.agent == job.agent);
+            waits && self.vacancies.stage(id) != Some(VacancyStage::Answered)
         });
+        before.sort();
         before.dedup();
         for id in before {
             self.is_answered(&id);
@@ -252,7 +252,9 @@ impl Dispatcher {
         };
         if now >= until {
             return match vacancy.stage {
-                VacancyStage::Sent { .. } => self.give_up(id, "the server never said that it has it"),
+                VacancyStage::Sent { .. } => {
+                    self.give_up(id, "the server never said that it has it")
+                }
                 VacancyStage::Made { .. } => self.give_up(id, "nobody takes it"),
                 _ => self.forget_room(id),
             };
@@ -271,7 +273,11 @@ impl Dispatcher {
 
     pub(super) fn room_seen(&mut self, id: &CallId, seen: RoomSeen) {
         let has_job = self.jobs.contains_key(id);
-        let Some(watch) = self.vacancies.watch(id).filter(|watch| watch.next.is_none()) else {
+        let Some(watch) = self
+            .vacancies
+            .watch(id)
+            .filter(|watch| watch.next.is_none())
+        else {
             return;
         };
         let stage = watch.vacancy.stage;
@@ -352,8 +358,9 @@ impl Dispatcher {
             return;
         };
         let (times, sid) = (vacancy.stage.times(), &vacancy.again.sid);
-        let before = self.vacancies.of_room(sid).filter(|of| of.stage.is_sent());
-        if times == 0 && before.count() >= REDISPATCHES_MAX {
+        let before = self.vacancies.of_room(sid);
+        let before = before.filter(|of| of.stage.is_sent()).count();
+        if times == 0 && before >= REDISPATCHES_MAX {
             self.give_up(id, "its agents die again and again");
             return;
         }
@@ -374,8 +381,7 @@ impl Dispatcher {
             watch.sent = now;
         }
         self.leave_job(&vacancy);
-        self.out
-            .push(Action::Redispatch(Box::new(ask(&vacancy))));
+        self.out.push(Action::Redispatch(Box::new(ask(&vacancy))));
     }
 
     /// The job's place is offered to another one. Its worker may still come back to it. The room keeps

@@ -55,7 +55,10 @@ impl Dispatcher {
             _ if ends => self.finish(id, CallOutcome::Policy, "policy: ended", false),
             Some(true) => self.finish(id, CallOutcome::Completed, "worker: success", false),
             Some(false) => {
-                self.vacate(id, true);
+                // What the server has ended was over already, however its process went then.
+                if self.jobs.get(id).is_some_and(|job| job.over_by.is_none()) {
+                    self.vacate(id, true);
+                }
                 self.finish(id, CallOutcome::Dropped, "worker: failed", true);
             }
         }
@@ -77,6 +80,10 @@ impl Dispatcher {
     /// that a job is over.
     pub(super) fn terminated(&mut self, id: &CallId, body: Body) {
         let by = self.now + TAIL;
+        if self.vacancies.is_sent(id) {
+            // That its agent is gone is why.
+            return;
+        }
         let is_watched = self.look_again(id);
         let Some(job) = self.jobs.get_mut(id) else {
             return;
@@ -178,7 +185,11 @@ impl Dispatcher {
                     worker: worker.id.clone(),
                 });
             }
-            self.vacate(id, false);
+            // Also one that the server has ended: it does so when a machine is gone without a word,
+            // which we may notice later than it.
+            if !in_order {
+                self.vacate(id, false);
+            }
         }
         self.replace_at(key, &worker);
     }
@@ -258,6 +269,9 @@ impl Dispatcher {
         let Some(mut job) = self.jobs.remove(id) else {
             return;
         };
+        if let Some(sid) = job.sid() {
+            self.vacancies.forget_job(sid, id);
+        }
         match &job.stage {
             Stage::Running(worker) => {
                 if let Some(worker) = self.workers.get_mut(worker) {
@@ -281,7 +295,7 @@ impl Dispatcher {
         };
         if let Some(book) = self.books.get_mut(&job.agent) {
             book.counts(of.release).live -= 1;
-            if job.begun.is_some() {
+            if job.begun.is_some() && !job.is_left {
                 book.leave(&job.room, keeps, self.now);
             }
             if !of.is_override {

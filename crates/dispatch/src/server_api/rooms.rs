@@ -34,6 +34,10 @@ async fn look_for(config: &Config, ask: &RoomAsk) -> Result<RoomSeen, ApiError> 
     if find(config, &ask.room).await?.sid != ask.again.sid {
         return Ok(RoomSeen::Closed);
     }
+    // Whoever configures the agent no more wants none.
+    let Some(name) = agent_name(config, ask) else {
+        return Ok(RoomSeen::Closed);
+    };
     let may = admin(&ask.room);
     let whose = ListParticipantsRequest {
         room: ask.room.clone(),
@@ -51,7 +55,6 @@ async fn look_for(config: &Config, ask: &RoomAsk) -> Result<RoomSeen, ApiError> 
         let agent = true;
         return Ok(RoomSeen::Open { agent, callers });
     }
-    let name = agent_name(config, ask);
     let is_ours = |one: &ParticipantInfo| {
         one.kind == ParticipantKind::Agent
             && one.attributes.get(AGENT_NAME).is_some_and(|of| of == name)
@@ -81,7 +84,7 @@ async fn look_for(config: &Config, ask: &RoomAsk) -> Result<RoomSeen, ApiError> 
     };
     let is_newer = |(of, at): &(AgentDispatch, i64)| of.agent_name == name && at > since;
     if dispatches.iter().any(is_newer) {
-        return Ok(RoomSeen::Answered);
+        return Ok(RoomSeen::Asked { callers });
     }
     let agent = false;
     Ok(RoomSeen::Open { agent, callers })
@@ -89,8 +92,12 @@ async fn look_for(config: &Config, ask: &RoomAsk) -> Result<RoomSeen, ApiError> 
 
 /// Asks for another agent.
 pub(super) async fn dispatch(config: &Config, ask: &RoomAsk) -> Dispatched {
+    // An empty name would be every worker that takes jobs of all rooms.
+    let Some(name) = agent_name(config, ask) else {
+        return Dispatched::Refused;
+    };
     let wanted = CreateAgentDispatchRequest {
-        agent_name: agent_name(config, ask).to_owned(),
+        agent_name: name.to_owned(),
         room: ask.room.clone(),
         metadata: ask.again.metadata.clone(),
         ..Default::default()
@@ -151,9 +158,9 @@ fn admin(room: &str) -> serde_json::Value {
     json!({ "roomAdmin": true, "room": room })
 }
 
-fn agent_name<'a>(config: &'a Config, ask: &RoomAsk) -> &'a str {
-    let of = config.agents.get(&ask.agent);
-    of.map_or("", |of| &of.agent_name)
+fn agent_name<'a>(config: &'a Config, ask: &RoomAsk) -> Option<&'a str> {
+    let of = config.agents.get(&ask.agent)?;
+    Some(&of.agent_name)
 }
 
 fn all<M: Message>(list: &[Vec<u8>]) -> Result<Vec<M>, Malformed> {
