@@ -28,11 +28,13 @@ use crate::proto::{
 /// From the connection to the registration, as the server has it.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a worker is pinged, as the server does it.
-const PING_EVERY: Duration = Duration::from_secs(10);
+/// How often a worker is pinged.
+const PING_EVERY: Duration = Duration::from_secs(5);
 
-/// A worker that says nothing for so long, not even to pings, is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(35);
+/// A worker that says nothing for so long, not even to pings, is gone: workers write every 2.5 s. One
+/// that was only slow comes back. The server gives up the agents of a machine that is lost after some
+/// 15 s, and their jobs are taken for ended 25 s behind that.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// A worker that does not read a frame for so long is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
