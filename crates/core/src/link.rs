@@ -30,6 +30,15 @@ pub enum ToGateway {
     Hello {
         /// See [`LINK_VERSION`].
         version: u32,
+        /// Whether it says [`ToGateway::Read`], to a gateway that understands it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        acknowledges: bool,
+    },
+    /// It has read so many [`ToController::Ended`] and [`ToController::Events`] on this link. What
+    /// was only written to the socket is lost with a controller that dies.
+    Read {
+        /// How many.
+        batches: u64,
     },
     /// The table of one agent. Idempotent; a table whose epoch is not larger than the installed
     /// one is ignored, and the presence that answers it shows the installed one.
@@ -97,6 +106,9 @@ pub enum ToController {
         gateway: GatewayId,
         /// Its process.
         pid: u32,
+        /// Whether it understands [`ToGateway::Read`].
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        acknowledges: bool,
     },
     /// A report: at once when an epoch is installed, else every
     /// [`PRESENCE_EVERY`](crate::presence::PRESENCE_EVERY).
@@ -109,7 +121,7 @@ pub enum ToController {
         calls: Vec<CallInfo>,
     },
     /// Calls that ended or were refused since the last such message, in no order; a record that
-    /// finds the queue full is left out and counted.
+    /// finds the queue full is left out and counted. Told again if it may not have been read.
     Ended {
         /// What became of each.
         calls: Vec<CallRecord>,
@@ -124,7 +136,7 @@ pub enum ToController {
         /// By id.
         workers: Vec<ConnectedWorker>,
     },
-    /// What belongs into the audit log. Told again if it may not have arrived.
+    /// What belongs into the audit log. Told again if it may not have been read.
     Events {
         /// Oldest first.
         events: Vec<PlaneEvent>,

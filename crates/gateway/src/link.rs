@@ -3,6 +3,11 @@
 //! Nothing here is on the way of a call. With the controller away, the last good tables go on.
 //! Gateways and dispatchers have it in common; what they are asked and told is [`Linked`].
 
+mod unread;
+
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +26,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use self::unread::Unread;
 use crate::stop::stopped;
 use crate::tables::TableFile;
 
@@ -147,37 +153,58 @@ impl Link {
             version: LINK_VERSION,
             gateway: self.linked.gateway(),
             pid: std::process::id(),
+            acknowledges: true,
         };
         send(&mut writer, &hello).await?;
-        match timeout(WRITE_TIMEOUT, lines.next()).await {
+        let acknowledges = match timeout(WRITE_TIMEOUT, lines.next()).await {
             Ok(line) => match line?.map(|line| serde_json::from_slice(&line)) {
                 Some(Ok(ToGateway::Hello {
                     version: LINK_VERSION,
-                })) => {}
-                Some(Ok(ToGateway::Hello { version })) => return Err(LinkError::Version(version)),
+                    acknowledges,
+                })) => acknowledges,
+                Some(Ok(ToGateway::Hello { version, .. })) => {
+                    return Err(LinkError::Version(version));
+                }
                 _ => return Err(LinkError::NoGreeting),
             },
             Err(_) => return Err(LinkError::NoGreeting),
-        }
+        };
         tracing::info!("linked to the controller");
+        let mut unread = Unread::new(acknowledges);
+        let ended = self.talk(&mut unread, (lines, writer), stop).await;
+        unread.put_back(&*self.linked);
+        ended
+    }
+
+    async fn talk(
+        &self,
+        unread: &mut Unread,
+        (mut lines, mut writer): (Lines, OwnedWriteHalf),
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), LinkError> {
         let mut tick = interval(Duration::from_millis(PRESENCE_EVERY.0));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stopped(stop) => {
                     self.send_report(&mut writer).await?;
-                    self.send_ended(&mut writer).await?;
-                    self.send_events(&mut writer, true).await?;
+                    self.send_ended(unread, &mut writer).await?;
+                    self.send_events(unread, &mut writer, true).await?;
                     return self.send_goodbye(&mut writer).await;
                 }
                 _ = tick.tick() => {
                     self.send_report(&mut writer).await?;
-                    self.send_ended(&mut writer).await?;
-                    self.send_events(&mut writer, false).await?;
+                    if !unread.has_calls() {
+                        self.send_ended(unread, &mut writer).await?;
+                    }
+                    if !unread.has_events() {
+                        self.send_events(unread, &mut writer, false).await?;
+                    }
                 }
                 line = lines.next() => match line? {
                     None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                     Some(line) => match serde_json::from_slice(&line) {
+                        Ok(ToGateway::Read { batches }) => unread.is_read(batches),
                         Ok(message) => self.on_message(message, &mut writer).await?,
                         Err(error) => tracing::warn!(%error, "a message is not understood"),
                     },
@@ -192,7 +219,7 @@ impl Link {
         writer: &mut OwnedWriteHalf,
     ) -> Result<(), LinkError> {
         match message {
-            ToGateway::Hello { .. } => Ok(()),
+            ToGateway::Hello { .. } | ToGateway::Read { .. } => Ok(()),
             ToGateway::Table(table) => {
                 let installed = self.install(table).await;
                 self.send_report(writer).await?;
@@ -266,31 +293,35 @@ impl Link {
         send(writer, &ToController::Presence(self.linked.report())).await
     }
 
-    /// Tells what became of the calls that ended since. What may not have arrived is kept for the
-    /// next link.
-    async fn send_ended(&self, writer: &mut OwnedWriteHalf) -> Result<(), LinkError> {
+    /// Tells what became of the calls that ended since.
+    async fn send_ended(
+        &self,
+        unread: &mut Unread,
+        writer: &mut OwnedWriteHalf,
+    ) -> Result<(), LinkError> {
         let (calls, left_out) = self.linked.take_ended();
         if calls.is_empty() {
             return Ok(());
         }
         let message = ToController::Ended { calls, left_out };
         let sent = send(writer, &message).await;
-        if let (Err(_), ToController::Ended { calls, .. }) = (&sent, message) {
-            self.linked.put_back_ended(calls);
-        }
+        unread.sent(message, sent.is_ok());
         sent
     }
 
-    async fn send_events(&self, writer: &mut OwnedWriteHalf, all: bool) -> Result<(), LinkError> {
+    async fn send_events(
+        &self,
+        unread: &mut Unread,
+        writer: &mut OwnedWriteHalf,
+        all: bool,
+    ) -> Result<(), LinkError> {
         let (events, left_out) = self.linked.take_events(all);
         if events.is_empty() {
             return Ok(());
         }
         let message = ToController::Events { events, left_out };
         let sent = send(writer, &message).await;
-        if let (Err(_), ToController::Events { events, .. }) = (&sent, message) {
-            self.linked.put_back_events(events);
-        }
+        unread.sent(message, sent.is_ok());
         sent
     }
 

@@ -22,6 +22,8 @@ struct Waiting {
     agents: Option<Vec<AgentName>>,
     tables: BTreeMap<AgentName, Arc<RoutingTable>>,
     asks: VecDeque<ToGateway>,
+    /// Batches that were read, if that was not said yet.
+    read: Option<u64>,
 }
 
 impl Outbox {
@@ -34,6 +36,7 @@ impl Outbox {
             agents: Some(agents),
             tables,
             asks: VecDeque::new(),
+            read: None,
         };
         let filled = Notify::new();
         filled.notify_one();
@@ -46,6 +49,11 @@ impl Outbox {
     fn change(&self, change: impl FnOnce(&mut Waiting)) {
         change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         self.filled.notify_one();
+    }
+
+    /// So many batches were read by now.
+    pub(super) fn set_read(&self, batches: u64) {
+        self.change(|waiting| waiting.read = Some(batches));
     }
 
     pub(super) fn set_agents(&self, names: Vec<AgentName>) {
@@ -89,6 +97,8 @@ impl Outbox {
                     .map(|names| ToGateway::Agents { names });
                 let tables = std::mem::take(&mut waiting.tables);
                 let asks = std::mem::take(&mut waiting.asks);
+                let read = waiting.read.take();
+                let read = read.map(|batches| ToGateway::Read { batches });
                 let table = |table: Arc<RoutingTable>| {
                     ToGateway::Table(Box::new(Arc::unwrap_or_clone(table)))
                 };
@@ -97,6 +107,7 @@ impl Outbox {
                     .into_iter()
                     .chain(tables)
                     .chain(asks)
+                    .chain(read)
                     .collect::<Vec<_>>()
             };
             if !messages.is_empty() {

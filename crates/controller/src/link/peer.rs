@@ -24,8 +24,8 @@ const WRITE_MAX: Duration = Duration::from_secs(10);
 pub(super) async fn serve(link: &Link, stream: UnixStream, heard: &mpsc::Sender<Heard>) {
     let (reader, writer) = stream.into_split();
     let (mut reader, mut writer) = (BufReader::new(reader), writer);
-    let gateway = match timeout(HELLO_MAX, greet(&mut reader, &mut writer)).await {
-        Ok(Ok(gateway)) => gateway,
+    let (gateway, acknowledges) = match timeout(HELLO_MAX, greet(&mut reader, &mut writer)).await {
+        Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => return tracing::warn!(%error, "a gateway was turned away"),
         Err(_) => return tracing::warn!("a gateway was turned away: it did not greet"),
     };
@@ -35,8 +35,9 @@ pub(super) async fn serve(link: &Link, stream: UnixStream, heard: &mpsc::Sender<
         return;
     }
     let (number, outbox) = link.join(gateway.clone());
+    let hears = acknowledges.then_some(&*outbox);
     let ended = tokio::select! {
-        ended = listen(link, number, &gateway, &mut reader, heard) => ended,
+        ended = listen(link, (number, hears), &gateway, &mut reader, heard) => ended,
         ended = tell(&outbox, &mut writer) => ended,
     };
     link.leave(number);
@@ -46,16 +47,23 @@ pub(super) async fn serve(link: &Link, stream: UnixStream, heard: &mpsc::Sender<
     }
 }
 
+/// Who it is, and whether it wants to know what was read.
 async fn greet(
     reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
-) -> io::Result<GatewayId> {
-    let version = LINK_VERSION;
-    lines::write(writer, &ToGateway::Hello { version }).await?;
+) -> io::Result<(GatewayId, bool)> {
+    let hello = ToGateway::Hello {
+        version: LINK_VERSION,
+        acknowledges: true,
+    };
+    lines::write(writer, &hello).await?;
     match lines::read(reader).await? {
         Some(ToController::Hello {
-            version, gateway, ..
-        }) if version == LINK_VERSION => Ok(gateway),
+            version,
+            gateway,
+            acknowledges,
+            ..
+        }) if version == LINK_VERSION => Ok((gateway, acknowledges)),
         Some(ToController::Hello {
             version, gateway, ..
         }) => Err(bad(format!(
@@ -65,14 +73,20 @@ async fn greet(
     }
 }
 
+/// Reads until the gateway has gone. What it keeps until it was read is acknowledged by `hears`.
 async fn listen(
     link: &Link,
-    number: u64,
+    (number, hears): (u64, Option<&Outbox>),
     gateway: &GatewayId,
     reader: &mut BufReader<OwnedReadHalf>,
     heard: &mpsc::Sender<Heard>,
 ) -> io::Result<()> {
+    let mut batches = 0;
     while let Some(message) = lines::read(reader).await? {
+        let is_kept = matches!(
+            message,
+            ToController::Ended { .. } | ToController::Events { .. }
+        );
         match message {
             ToController::Presence(presence) if presence.gateway == *gateway => {
                 let at = clock::now();
@@ -106,6 +120,12 @@ async fn listen(
                 return Err(bad(format!("it reports as {}", presence.gateway)));
             }
             ToController::Hello { .. } => return Err(bad("it greets twice".to_owned())),
+        }
+        if is_kept {
+            batches += 1;
+            if let Some(outbox) = hears {
+                outbox.set_read(batches);
+            }
         }
     }
     Ok(())

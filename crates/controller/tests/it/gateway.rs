@@ -116,6 +116,7 @@ async fn live(state: &StateDir, name: &GatewayId, mind: &Mutex<Mind>) -> std::io
         version: LINK_VERSION,
         gateway: name.clone(),
         pid: std::process::id(),
+        acknowledges: true,
     };
     say(&mut writer, &hello).await?;
     let mut lines = BufReader::new(reader).lines();

@@ -143,6 +143,7 @@ async fn serve(
     let (reader, mut writer) = stream.into_split();
     let hello = ToGateway::Hello {
         version: LINK_VERSION,
+        acknowledges: false,
     };
     let tables = first.into_iter().map(|t| ToGateway::Table(Box::new(t)));
     for message in std::iter::once(hello).chain(tables) {
