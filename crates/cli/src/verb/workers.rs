@@ -200,10 +200,7 @@ fn sentence(verb: &str, view: &SteeredView) -> String {
 fn find(client: &Client, args: &WorkerArgs) -> Result<(String, WorkerEntry), Trouble> {
     let agent = client.one_agent(args.agent.as_deref())?.name.to_string();
     let view = client.workers(&agent)?;
-    let found = choose(&view.workers, &args.worker).map_err(|error| {
-        warn(&view);
-        error
-    })?;
+    let found = choose(&view.workers, &args.worker).inspect_err(|_| warn(&view))?;
     Ok((agent, found.clone()))
 }
 
