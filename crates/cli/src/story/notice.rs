@@ -15,16 +15,15 @@ pub(super) fn of(notice: &Notice, label: impl Fn(&ReleaseId) -> String) -> Strin
             times,
             ..
         } => {
-            let mut who = match worker {
+            let who = match worker {
                 Some(worker) => format!("worker {worker}"),
                 None => "a worker".to_owned(),
             };
-            if let Some(label) = label {
-                who.push_str(&format!(" that says it is of {label}"));
-            }
-            if let Some(from) = from {
-                who.push_str(&format!(", from {from},"));
-            }
+            let says = label.as_ref();
+            let says = says.map(|label| format!(" that says it is of {label}"));
+            let from = from.map(|from| format!(", from {from},"));
+            let who = [Some(who), says, from].into_iter().flatten();
+            let who: String = who.collect();
             format!("{who} was not let in{}: {message}", often(*times))
         }
         Notice::WorkerDraining {

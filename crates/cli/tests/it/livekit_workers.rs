@@ -19,7 +19,7 @@ const MEMBERSHIP: &str = "environment = \"production\"\nkeys = \"membership/keys
                           manifest = \"membership/manifest.jws\"";
 
 /// A site whose dispatcher is registered with that server.
-async fn site(upstream: &Upstream, admission: &str) -> Site {
+fn site(upstream: &Upstream, admission: &str) -> Site {
     let livekit = format!(
         r#"
 [agents.{AGENT}.livekit]
@@ -96,7 +96,7 @@ impl Drop for Tail {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_token_is_in_the_audit_log() {
     let upstream = Upstream::open().await;
-    let mut site = site(&upstream, MEMBERSHIP).await;
+    let mut site = site(&upstream, MEMBERSHIP);
     token_of(&site, "membership");
     // Somebody else's keys, and everything else as it should be.
     let forged = token_of(&site, "forger");
@@ -146,7 +146,7 @@ async fn a_forged_token_is_in_the_audit_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_listed_drained_and_kicked() {
     let upstream = Upstream::open().await;
-    let mut site = site(&upstream, "unsigned = true").await;
+    let mut site = site(&upstream, "unsigned = true");
     site.serve().await;
     site.deploy("v1");
     let path = format!("{}/w/v1", door(&site).await);

@@ -257,7 +257,7 @@ mod tests {
             },
         };
         let mut told = Told::default();
-        for at in 0..KNOWN_MAX as u64 + 1 {
+        for at in 0..=KNOWN_MAX as u64 {
             assert!(told.is_new(&event(at)) && !told.is_new(&event(at)));
         }
         assert_eq!(told.known.len(), KNOWN_MAX);

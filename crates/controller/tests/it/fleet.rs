@@ -212,6 +212,7 @@ fn event(at: u64, what: Told) -> PlaneEvent {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one story of each kind of event")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dispatcher_tells_is_in_the_log_once_and_told_on() {
     let directory = Directory::new();
