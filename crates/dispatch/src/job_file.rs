@@ -4,14 +4,14 @@
 //! is never synced: that would be waited for by every job, and a machine that fails takes its workers'
 //! sockets along, so that those that are elsewhere come back and claim what they have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use segue_core::dispatch::{Entry, JobRecord, Vacancy};
+use segue_core::dispatch::{Entry, JobRecord, Vacancy, VacancyStage};
 use segue_core::names::CallId;
 
 /// A file that has grown by this many bytes, and to twice its length, is made anew: some 20,000 jobs.
@@ -94,6 +94,9 @@ impl JobFile {
             State::Whole => Vec::new(),
             State::Torn => vec![b'\n'],
         };
+        // A room is watched from when its worker is lost: its job's line is there.
+        let brief = brief(entry, |_| true);
+        let entry = brief.as_ref().unwrap_or(entry);
         serde_json::to_writer(&mut line, entry).expect("an entry is plain data");
         line.push(b'\n');
         self.grown += line.len() as u64;
@@ -154,13 +157,45 @@ fn anew(path: &Path, entries: impl Iterator<Item = Entry>) -> io::Result<(File, 
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&draft)?;
     let mut bytes = Vec::new();
+    let mut jobs = BTreeSet::new();
     for entry in entries {
-        serde_json::to_writer(&mut bytes, &entry)?;
+        let brief = brief(&entry, |job| jobs.contains(job));
+        serde_json::to_writer(&mut bytes, brief.as_ref().unwrap_or(&entry))?;
         bytes.push(b'\n');
+        if let Entry::Begun(record) = entry {
+            jobs.insert(record.job);
+        }
     }
     file.write_all(&bytes)?;
     std::fs::rename(&draft, path)?;
     Ok((file, bytes.len() as u64))
+}
+
+/// A room without its metadata, which may be long, if its job's line has it.
+fn brief(entry: &Entry, has_line: impl Fn(&CallId) -> bool) -> Option<Entry> {
+    match entry {
+        Entry::Vacant(room) if is_watched(room) && has_line(&room.job) => {
+            let mut room = room.clone();
+            room.again.metadata.clear();
+            Some(Entry::Vacant(room))
+        }
+        _ => None,
+    }
+}
+
+/// Takes from a job's line what [`brief`] left out of its room's.
+fn remember(room: &mut Vacancy, job: &JobRecord) {
+    if let Some(again) = &job.again
+        && is_watched(room)
+        && room.again.metadata.is_empty()
+    {
+        room.again.metadata.clone_from(&again.metadata);
+    }
+}
+
+/// Nothing was sent for it yet.
+fn is_watched(room: &Vacancy) -> bool {
+    matches!(room.stage, VacancyStage::Doubtful | VacancyStage::Dead)
 }
 
 fn read(path: &Path) -> io::Result<Kept> {
@@ -210,11 +245,7 @@ fn read(path: &Path) -> io::Result<Kept> {
             }
             Ok(Entry::Vacant(mut room)) => {
                 if let Some(job) = jobs.get(&room.job) {
-                    room.remember(job);
-                }
-                // Its end was to be the next line.
-                if room.has_successor() {
-                    jobs.remove(&room.job);
+                    remember(&mut room, job);
                 }
                 kept.rooms.insert(room.job.clone(), *room);
             }
@@ -288,6 +319,96 @@ mod tests {
         assert_eq!(jobs_in(&path), [moved]);
         std::fs::remove_dir_all(&folder).unwrap();
     }
+
+    fn watched(job: &str, stage: VacancyStage) -> Vacancy {
+        Vacancy {
+            job: job.parse().unwrap(),
+            agent: "desk".parse().unwrap(),
+            room: "room".to_owned(),
+            release: ReleaseId::of(b"v1"),
+            again: again(),
+            since: Timestamp(3),
+            stage,
+        }
+    }
+
+    fn again() -> segue_core::dispatch::Again {
+        segue_core::dispatch::Again {
+            sid: "RM_1".to_owned(),
+            dispatch: "AD_1".to_owned(),
+            metadata: "a word that is long".repeat(100),
+            identity: "agent".to_owned(),
+        }
+    }
+
+    #[test]
+    fn metadata_is_written_once_and_found_again() {
+        let folder = std::env::temp_dir().join(format!("segue-job-meta-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("jobs.journal");
+        let with = |job: &str| JobRecord {
+            again: Some(Box::new(again())),
+            ..record(job)
+        };
+        // One room's job is there, the other's is over.
+        let rooms = [("a", VacancyStage::Doubtful), ("b", VacancyStage::Dead)];
+        let rooms = rooms.map(|(job, stage)| watched(job, stage));
+        let vacant = || {
+            rooms
+                .iter()
+                .cloned()
+                .map(|room| Entry::Vacant(Box::new(room)))
+        };
+        let (mut file, _) = JobFile::open(&path).unwrap();
+        for job in ["a", "b"] {
+            file.write(&Entry::Begun(with(job)));
+        }
+        for room in vacant() {
+            file.write(&room);
+        }
+        file.write(&Entry::Ended {
+            job: "b".parse().unwrap(),
+        });
+        drop(file);
+        let copies = |path: &Path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            text.matches(&again().metadata).count()
+        };
+        assert_eq!(copies(&path), 2, "with the jobs alone");
+        let found = read(&path).unwrap();
+        let wanted: Vec<&Vacancy> = rooms.iter().collect();
+        assert_eq!(found.rooms.values().collect::<Vec<_>>(), wanted);
+        // Made anew, the job that is over has no line.
+        let (_, found) = JobFile::open(&path).unwrap();
+        assert_eq!(copies(&path), 2);
+        assert_eq!(found, read(&path).unwrap());
+        assert_eq!(found.rooms.values().collect::<Vec<_>>(), wanted);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_long_file_is_made_anew_once_it_has_doubled() {
+        let folder = std::env::temp_dir().join(format!("segue-job-long-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("jobs.journal");
+        let (mut file, _) = JobFile::open(&path).unwrap();
+        file.grown = GROWTH_BYTES_MIN + 1;
+        assert!(file.is_due());
+        let long = JobRecord {
+            room: "r".repeat(usize::try_from(GROWTH_BYTES_MIN).unwrap() * 2),
+            ..record("a")
+        };
+        file.compact([Entry::Begun(long)].into_iter());
+        file.grown = GROWTH_BYTES_MIN + 1;
+        assert!(
+            !file.is_due(),
+            "what is written anew is longer than what came"
+        );
+        file.grown = GROWTH_BYTES_MIN * 3;
+        assert!(file.is_due());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
     /// A file of jobs whose folder cannot take another file: a folder has the draft's name.
     fn stuck(name: &str) -> (PathBuf, JobFile) {
         let folder = std::env::temp_dir().join(format!("segue-{name}-{}", std::process::id()));

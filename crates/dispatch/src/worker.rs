@@ -40,7 +40,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a worker that an operator disconnects may take to say the rest: it is on its way.
-const HEARD_OUT: Duration = Duration::from_secs(1);
+const HEARD_OUT: Duration = Duration::from_secs(5);
 
 /// Longest reason of a close frame, in bytes.
 const REASON_BYTES_MAX: usize = 120;

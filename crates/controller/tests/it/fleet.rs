@@ -274,6 +274,10 @@ async fn what_a_dispatcher_tells_is_in_the_log_once_and_told_on() {
         })
         .await;
     }
+    eventually("it is told that both were read", async || {
+        (gateway.mind.lock().unwrap().read >= 2).then_some(())
+    })
+    .await;
     let last = eventually("the last event", async || {
         told(client, "job_redispatched").await.pop()
     })

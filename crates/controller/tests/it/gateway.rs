@@ -50,6 +50,8 @@ pub(crate) struct Mind {
     pub(crate) mute: bool,
     /// How often it was asked for its calls.
     pub(crate) asked: usize,
+    /// How much of what it said was read, as the controller says.
+    pub(crate) read: u64,
     /// It reports once more, says goodbye, and stays away.
     pub(crate) parting: bool,
     installed: BTreeMap<AgentName, Epoch>,
@@ -192,6 +194,10 @@ fn hear(mind: &Mutex<Mind>, message: ToGateway) -> Option<ToController> {
                 mind.calls.retain(|call| !calls.contains(&call.call));
             }
             mind.ended.extend(calls.into_iter().map(|call| (call, now)));
+            None
+        }
+        ToGateway::Read { batches } => {
+            mind.read = batches;
             None
         }
         _ => None,

@@ -156,3 +156,32 @@ impl Book {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::Agent;
+    use crate::table::ReleaseRoute;
+
+    #[test]
+    fn libraries_of_releases_that_are_gone_take_no_room() {
+        let release = |number: usize| ReleaseId::of(number.to_string().as_bytes());
+        let table = |number: usize| {
+            let mut table = Agent::new("desk".parse().unwrap()).table();
+            let route = ReleaseRoute {
+                label: "v1".parse().unwrap(),
+                takes_new_calls: true,
+                retiring: false,
+            };
+            table.releases = [(release(number), route)].into();
+            table
+        };
+        let mut book = Book::new(table(0));
+        for number in 0..=LIBRARIES_MAX {
+            book.install(table(number));
+            book.hear(release(number), "1.8.9");
+            assert!(book.speaks(release(number), "1.8.9"), "{number}");
+        }
+        assert_eq!(book.speaking.len(), 1);
+    }
+}

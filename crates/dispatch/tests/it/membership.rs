@@ -7,6 +7,7 @@ use std::sync::Arc;
 use segue_core::names::{Environment, TokenId};
 use segue_core::plane::{DrainedBy, PlaneEvent, Told};
 use segue_core::time::Millis;
+use segue_dispatch::admit::{Admit as _, Knock};
 use segue_dispatch::signed::Signed;
 use segue_gateway::clock;
 use segue_membership::claims::Seconds;
@@ -85,6 +86,11 @@ impl Signer {
 
     /// The next manifest, which admits these.
     fn admit(&mut self, labels: &[&str]) {
+        self.admit_from(labels, 0);
+    }
+
+    /// The same, made by a clock that is so many seconds ahead.
+    fn admit_from(&mut self, labels: &[&str], ahead: u64) {
         self.ver += 1;
         let admitted = |label: &&str| Admitted {
             agent: AGENT.parse().unwrap(),
@@ -98,8 +104,8 @@ impl Signer {
             env: environment(),
             ver: self.ver,
             prev: self.prev.clone(),
-            iat: seconds(0),
-            exp: seconds(900),
+            iat: seconds(ahead),
+            exp: seconds(ahead + 900),
             admit: labels.iter().map(admitted).collect(),
             revoked: Vec::new(),
         };
@@ -365,4 +371,53 @@ async fn who_is_admitted_again_takes_jobs_again() {
     let wanted = job(AGENT, "");
     assert_eq!(upstream.launch(&wanted).await, Outcome::Assigned);
     worker.assigned(&wanted.id).await;
+}
+
+/// Whether a worker of a release is let in.
+fn admits(signed: &Signed, signer: &Signer, label: &str) -> bool {
+    let token = Signer::token(label, &signer.worker);
+    let knock = Knock {
+        token: Some(&token),
+        deployment: "",
+        agent_name: AGENT,
+        namespace: "",
+    };
+    signed.admit(knock, clock::now()).is_ok()
+}
+
+/// What is refused for the first time, in one word each.
+fn refused(signed: &Signed, after: u64) -> Vec<&'static str> {
+    let refused = signed.refresh(clock::now() + Millis::from_secs(after));
+    refused.iter().map(|refused| refused.reason).collect()
+}
+
+#[tokio::test]
+async fn a_manifest_that_a_full_disk_refused_is_taken_once_there_is_room() {
+    let (_upstream, control, mut signer) = stage().await;
+    signer.admit(&["v1"]);
+    let signed = signer.open();
+    // Where the next state is drafted is a folder, so that no file can be there.
+    let draft = control.folder().join("membership.json.tmp");
+    std::fs::create_dir(&draft).unwrap();
+    signer.admit(&["v1", "v2"]);
+    assert_eq!(refused(&signed, 0), ["store"]);
+    assert_eq!(refused(&signed, 0), [""; 0], "it is told once");
+    assert!(admits(&signed, &signer, "v1"), "what was believed stays");
+    assert!(!admits(&signed, &signer, "v2"));
+    std::fs::remove_dir(&draft).unwrap();
+    assert_eq!(refused(&signed, 0), [""; 0]);
+    assert!(admits(&signed, &signer, "v2"));
+}
+
+#[tokio::test]
+async fn a_manifest_of_a_clock_that_is_ahead_is_taken_when_its_time_has_come() {
+    const AHEAD: u64 = 600;
+    let (_upstream, _control, mut signer) = stage().await;
+    signer.admit(&["v1"]);
+    let signed = signer.open();
+    signer.admit_from(&["v1", "v2"], AHEAD);
+    assert_eq!(refused(&signed, 0), ["from-future"]);
+    assert!(!admits(&signed, &signer, "v2"));
+    assert_eq!(refused(&signed, AHEAD), [""; 0]);
+    assert!(admits(&signed, &signer, "v2"));
 }

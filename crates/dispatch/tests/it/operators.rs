@@ -2,15 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use segue_core::link::ToGateway;
+use futures_util::SinkExt as _;
+use segue_core::link::{CallOutcome, ToGateway};
 use segue_core::names::WorkerId;
 use segue_core::plane::{ConnectedWorker, DrainedBy, Steer, Told as Happened};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::control::{AGENT, Control, release};
-use crate::dispatcher::{quick, ready};
-use crate::sim::{Seen, Sim};
+use crate::dispatcher::{exchange, quick, ready};
+use crate::sim::{Seen, Sim, connect};
 use crate::upstream::{Event, Outcome, Record, Upstream, job};
-use crate::wire::{JobStatus, WorkerStatus};
+use crate::wire::{FromWorker, JobStatus, MigrateJob, UpdateJob, WorkerStatus};
 
 static REQUESTS: AtomicU64 = AtomicU64::new(1);
 
@@ -161,4 +163,40 @@ async fn who_is_kicked_comes_back_with_its_jobs_and_drains() {
     ));
     worker.end(&first, JobStatus::Success);
     control.live("v1", 0).await;
+}
+
+#[tokio::test]
+async fn the_last_word_of_who_is_kicked_is_heard() {
+    let (upstream, control) = (quick().await, Control::open());
+    let dispatcher = control.start(&upstream).await;
+    // One that reads nothing, so that it does not know yet.
+    let mut socket = connect(&dispatcher.url).await.unwrap();
+    let register = FromWorker::Register(dispatcher.plan("v1").register);
+    let answer = exchange(&mut socket, Message::binary(register.frame())).await;
+    assert!(matches!(answer, Some(Ok(Message::Binary(_)))), "{answer:?}");
+    let id = "AJ_last".to_owned();
+    let claim = FromWorker::MigrateJob(MigrateJob {
+        job_ids: vec![id.clone()],
+    });
+    socket.send(Message::binary(claim.frame())).await.unwrap();
+    control.live("v1", 1).await;
+    let [shown] = &list(&control).await[..] else {
+        panic!("one worker is connected");
+    };
+    steer(&control, &shown.worker, Steer::Kick).await;
+    assert_eq!(list(&control).await, []);
+    let over = FromWorker::UpdateJob(UpdateJob {
+        job_id: id.clone(),
+        status: JobStatus::Success.into(),
+        error: String::new(),
+    });
+    socket.send(Message::binary(over.frame())).await.unwrap();
+    let told = control
+        .until("the job is over", |told| !told.ended.is_empty())
+        .await;
+    let ended = &told.ended[0];
+    assert_eq!(
+        (ended.call.as_str(), ended.outcome, &*ended.cause),
+        (&*id, CallOutcome::Completed, "worker: success")
+    );
 }

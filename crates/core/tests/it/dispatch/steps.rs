@@ -164,6 +164,17 @@ impl Desk {
         });
     }
 
+    /// A job is over in order, as its worker says.
+    fn ends(&mut self, worker: u64, name: &str) {
+        let (worker, job, body) = (WorkerKey(worker), job(name), bytes("success"));
+        self.step(Event::JobUpdate {
+            worker,
+            job,
+            ended_well: Some(true),
+            body,
+        });
+    }
+
     fn assign(&mut self, name: &str) {
         let (job, body) = (job(name), bytes("assignment"));
         self.step(Event::Assigned { job, body });
@@ -540,4 +551,38 @@ fn what_is_learnt_of_a_library_counts_for_jobs_that_began_before() {
     assert!(desk.did.contains(&Action::Write(Entry::Spoken { job })));
     desk.wait(CLAIM_WITHIN);
     assert!(desk.ended().is_some());
+}
+
+#[test]
+fn a_last_word_alone_does_not_mean_that_a_library_speaks() {
+    let mut desk = Desk::open();
+    desk.connect(1);
+    desk.begin(1, "a");
+    desk.ends(1, "a");
+    desk.says(1, false, 1.0);
+    desk.connect(2);
+    desk.begin(2, "b");
+    desk.close(2);
+    desk.wait(CLAIM_WITHIN);
+    assert_eq!(desk.ended(), None, "it may be one that claims nothing");
+}
+
+#[test]
+fn what_a_kicked_worker_had_said_before_it_knew_counts() {
+    let mut desk = Desk::open();
+    desk.connect(1);
+    desk.begin(1, "a");
+    let (agent, worker, what) = (agent(), id(1), Steer::Kick);
+    desk.step(Event::Steer {
+        agent,
+        worker,
+        what,
+    });
+    desk.ends(1, "a");
+    assert_eq!(
+        desk.ended(),
+        Some((CallOutcome::Completed, "worker: success"))
+    );
+    desk.close(1);
+    assert!(!desk.d.is_kicked(WorkerKey(1)), "nothing of it is kept");
 }
