@@ -64,6 +64,8 @@ pub(crate) struct Control {
     told: watch::Sender<Told>,
     /// What its agent is configured to ask of the server's API.
     pub(crate) asks: Asks,
+    /// Whose certificates the server may have.
+    pub(crate) trust: Trust,
     /// Where its dispatcher listens, now and when it is started again.
     at: Mutex<Option<SocketAddr>>,
     task: JoinHandle<()>,
@@ -115,6 +117,7 @@ impl Control {
             orders,
             told,
             asks: Asks::default(),
+            trust: Trust::default(),
             at: Mutex::default(),
             task,
         }
@@ -195,7 +198,7 @@ impl Control {
         Config {
             listen: at.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
             server: ServerUrl::parse(server).unwrap(),
-            trust: Trust::default(),
+            trust: self.trust.clone(),
             key: ApiKey {
                 name: key::KEY.to_owned(),
                 secret: key::SECRET.to_owned(),
@@ -295,6 +298,7 @@ async fn serve(
         let (sender, mut queue) = mpsc::unbounded_channel();
         let hello = ToGateway::Hello {
             version: LINK_VERSION,
+            acknowledges: false,
         };
         sender.send(hello).unwrap();
         *orders.lock().unwrap() = Some(sender.clone());

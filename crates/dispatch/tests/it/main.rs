@@ -6,6 +6,7 @@
 mod alone;
 mod alone_here;
 mod behind;
+mod bounds;
 mod control;
 mod direct;
 mod dispatcher;
@@ -19,6 +20,7 @@ mod rogue;
 mod rules;
 mod sdk;
 mod sim;
+mod tls;
 mod traffic;
 mod upstream;
 mod wire;
