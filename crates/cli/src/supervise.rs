@@ -6,6 +6,7 @@
 mod binary;
 mod child;
 mod dispatching;
+mod door;
 mod draining;
 mod ending;
 mod hand_over;

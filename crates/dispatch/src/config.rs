@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use segue_core::dispatch::Settings;
 use segue_core::names::{AgentName, GatewayId};
@@ -19,6 +20,8 @@ use crate::trust::Trust;
 pub struct Config {
     /// Where workers connect to. Port 0: any free one; see [`crate::start`].
     pub listen: SocketAddr,
+    /// The socket for it, if somebody keeps one for whoever is the dispatcher.
+    pub door: Option<Arc<TcpListener>>,
     /// The server.
     pub server: ServerUrl,
     /// By whom its certificate must be signed, if its address says TLS.

@@ -126,7 +126,10 @@ pub async fn start(config: Config, admit: Arc<dyn Admit>) -> Result<Running, Run
     let lock = lock(&path).await.map_err(state(path.clone()))?;
     let lock = lock.ok_or(RunError::Taken { path })?;
     let listen = config.listen;
-    let bound = TcpListener::bind(listen).await;
+    let bound = match door(&config) {
+        Some(door) => door,
+        None => TcpListener::bind(listen).await,
+    };
     let listener = bound.map_err(|source| RunError::Listen {
         addr: listen,
         source,
@@ -184,6 +187,21 @@ pub async fn start(config: Config, admit: Arc<dyn Admit>) -> Result<Running, Run
         link: Some(link),
         _lock: lock,
     })
+}
+
+/// The socket that is kept for us, if it is where we are to listen.
+fn door(config: &Config) -> Option<io::Result<TcpListener>> {
+    let door = config.door.as_ref()?;
+    let (addr, listen) = (door.local_addr().ok()?, config.listen);
+    if addr.ip() != listen.ip() || (addr.port() != listen.port() && listen.port() != 0) {
+        tracing::warn!(%addr, %listen, "the socket that was kept is for another address");
+        return None;
+    }
+    let own = door.try_clone().and_then(|own| {
+        own.set_nonblocking(true)?;
+        TcpListener::from_std(own)
+    });
+    Some(own)
 }
 
 /// `None`: somebody else has it, also after [`LOCK_WAIT`].

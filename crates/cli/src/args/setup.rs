@@ -54,6 +54,9 @@ pub(crate) struct DispatchArgs {
     /// Who it is to the controller, among its gateways; two that run at once must differ
     #[arg(long, default_value = "dispatch-1", value_name = "NAME")]
     pub(crate) id: GatewayId,
+    /// Standard input is the socket where workers connect, kept by whoever starts us
+    #[arg(long, hide = true)]
+    pub(crate) door: bool,
 }
 
 #[derive(Debug, Clone, Args)]

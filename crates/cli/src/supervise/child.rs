@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::LOOK_EVERY;
 use super::binary::Binary;
+use super::door::Door;
 use super::draining::first_id;
 use crate::home::Home;
 use crate::output;
@@ -40,6 +41,8 @@ const LAST_WORDS_LINES_MAX: usize = 4;
 pub(super) struct Program {
     name: &'static str,
     id: Option<GatewayId>,
+    /// Where it is connected to, if that outlives it.
+    door: Option<Door>,
 }
 
 impl Program {
@@ -47,13 +50,15 @@ impl Program {
         Self {
             name: "controller",
             id: None,
+            door: None,
         }
     }
 
-    pub(super) fn dispatcher() -> Self {
+    pub(super) fn dispatcher(door: Option<Door>) -> Self {
         Self {
             name: "dispatch",
             id: None,
+            door,
         }
     }
 
@@ -62,6 +67,7 @@ impl Program {
         Self {
             name: "gateway",
             id: Some(id),
+            door: None,
         }
     }
 
@@ -129,6 +135,10 @@ impl Program {
             fs::write(home.last_gateway(), id.as_str())?;
         }
         args.extend_from_slice(more);
+        let door = self.door.as_ref().and_then(Door::socket);
+        if door.is_some() {
+            args.push("--door".to_owned());
+        }
         let spawn = Spawn {
             program: binary.program(),
             args,
@@ -139,7 +149,7 @@ impl Program {
             note,
         };
         spawn
-            .start_as(&binary.to_string())
+            .start_with(&binary.to_string(), door)
             .with_context(|| format!("the {} cannot be started", self.name))
     }
 }

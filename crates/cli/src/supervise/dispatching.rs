@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::binary::is_ours;
 use super::child::{Child, Program};
+use super::door::Door;
 use crate::home::Home;
 use crate::output;
 use crate::verb::process::configuration;
@@ -18,13 +19,14 @@ pub(super) struct Dispatching(Option<Child>);
 impl Dispatching {
     /// Finds it or starts it, if the configuration has it. One of an earlier binary is replaced.
     pub(super) async fn find_or_start(home: &Home, config: &Path) -> anyhow::Result<Self> {
-        let wanted = configuration(config)?.livekit.is_some();
-        let found = Child::find(home, Program::dispatcher())?;
-        let Some(found) = found else {
-            let start = || Child::find_or_start(home, config, Program::dispatcher());
-            return Ok(Self(wanted.then(start).transpose()?));
+        let door = configuration(config)?.livekit.map(|of| Door::at(of.listen));
+        let is_wanted = door.is_some();
+        let program = Program::dispatcher(door);
+        let Some(found) = Child::find(home, program.clone())? else {
+            let start = || Child::find_or_start(home, config, program);
+            return Ok(Self(is_wanted.then(start).transpose()?));
         };
-        if !wanted {
+        if !is_wanted {
             output::say(
                 "warning: a dispatcher runs, but segue.toml has no [livekit]; it ends with its last job",
             );
@@ -36,16 +38,12 @@ impl Dispatching {
         }
         // Killed, not asked: that would wait for its jobs, which are the next one's.
         found.stop(Duration::ZERO).await;
-        Ok(Self(Some(Child::find_or_start(
-            home,
-            config,
-            Program::dispatcher(),
-        )?)))
+        Ok(Self(Some(Child::find_or_start(home, config, program)?)))
     }
 
     /// The one that runs, for whoever ends everything.
     pub(super) fn find(home: &Home) -> anyhow::Result<Self> {
-        Ok(Self(Child::find(home, Program::dispatcher())?))
+        Ok(Self(Child::find(home, Program::dispatcher(None))?))
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -1,5 +1,7 @@
 //! `segue dispatch`: jobs of a LiveKit server, by the releases of their agents.
 
+use std::net::TcpListener;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +48,7 @@ pub(crate) async fn run(home: &Home, args: &DispatchArgs) -> anyhow::Result<Exit
     };
     let config = Config {
         listen: spec.listen,
+        door: args.door.then(door).transpose()?,
         server: ServerUrl::parse(&spec.url)?,
         trust: trust(&folder, spec.ca_file.as_deref())?,
         key: ApiKey {
@@ -61,6 +64,13 @@ pub(crate) async fn run(home: &Home, args: &DispatchArgs) -> anyhow::Result<Exit
     let ran = segue_dispatch::run(config, admit, terminated()?).await;
     ran.map_err(|error| trouble(error, Exit::Failed, listen))?;
     Ok(Exit::Ok)
+}
+
+/// Our standard input, as `segue serve` has it: the next dispatcher gets the same.
+fn door() -> anyhow::Result<Arc<TcpListener>> {
+    let socket = std::io::stdin().as_fd().try_clone_to_owned();
+    let socket = socket.context("there is no standard input")?;
+    Ok(Arc::new(TcpListener::from(socket)))
 }
 
 fn admit(home: &Home, folder: &Path, spec: &LivekitSpec) -> anyhow::Result<Arc<dyn Admit>> {

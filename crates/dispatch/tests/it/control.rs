@@ -198,6 +198,7 @@ impl Control {
         Config {
             listen: at.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
             server: ServerUrl::parse(server).unwrap(),
+            door: None,
             trust: self.trust.clone(),
             key: ApiKey {
                 name: key::KEY.to_owned(),

@@ -129,6 +129,16 @@ impl Spawn {
     ///
     /// See [`start`](Self::start).
     pub fn start_as(self, name: &str) -> io::Result<Handle> {
+        self.start_with(name, None)
+    }
+
+    /// The same, with something to read as its standard input, such as a socket that is there
+    /// before it.
+    ///
+    /// # Errors
+    ///
+    /// See [`start`](Self::start).
+    pub fn start_with(self, name: &str, stdin: Option<OwnedFd>) -> io::Result<Handle> {
         for path in [&self.log, &self.record_path] {
             if let Some(directory) = path.parent() {
                 fs::create_dir_all(directory)?;
@@ -151,7 +161,8 @@ impl Spawn {
             note: self.note.clone(),
         };
         record.write(&self.record_path)?;
-        let started = self.run(name, &log, &record.marker).and_then(|pid| {
+        let ran = self.run(name, &log, &record.marker, stdin);
+        let started = ran.and_then(|pid| {
             record.pid = Some(pid);
             record.start_time = proc::stat(pid)?.map(|stat| stat.start_time);
             Ok(())
@@ -165,14 +176,20 @@ impl Spawn {
         Handle::open(record, self.record_path)
     }
 
-    fn run(&self, name: &str, log: &fs::File, marker: &str) -> io::Result<u32> {
+    fn run(
+        &self,
+        name: &str,
+        log: &fs::File,
+        marker: &str,
+        stdin: Option<OwnedFd>,
+    ) -> io::Result<u32> {
         let mut command = Command::new(&self.program);
         command
             .arg0(name)
             .args(&self.args)
             .envs(&self.env)
             .env(MARKER, marker)
-            .stdin(Stdio::null())
+            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .stdout(log.try_clone()?)
             .stderr(log.try_clone()?)
             .process_group(0);
