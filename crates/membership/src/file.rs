@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::store::{FORMAT, Kept, Store, StoreError};
 
 /// Whether others may read a file.
@@ -91,11 +93,19 @@ impl Store for FileStore {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.error(error)),
         };
-        let kept: Kept =
-            serde_json::from_reader(io::BufReader::new(file)).map_err(|error| self.error(error))?;
-        if kept.format != FORMAT {
-            return Err(self.error(format!("format {} is not known here", kept.format)));
-        }
+        let read = serde_json::from_reader(io::BufReader::new(file));
+        let read: Value = read.map_err(|error| self.error(error))?;
+        // First of all: in another form whatever else it says may be anything.
+        let Some(1..=FORMAT) = read["format"]
+            .as_u64()
+            .and_then(|is| u32::try_from(is).ok())
+        else {
+            let format = &read["format"];
+            return Err(self.error(format!(
+                "format {format} is not known here, only 1 to {FORMAT}"
+            )));
+        };
+        let kept: Kept = serde_json::from_value(read).map_err(|error| self.error(error))?;
         Ok(Some(kept))
     }
 

@@ -300,6 +300,12 @@ impl Gate {
         }
     }
 
+    /// Whether the manifest takes a worker back by its name, whichever token it has, if any.
+    pub fn is_revoked(&self, worker: &WorkerId) -> bool {
+        let revokes = |manifest: &Manifest| manifest.revokes_worker(worker);
+        self.manifest().is_some_and(revokes)
+    }
+
     /// What workers of a release may do of which somebody else knows that they are: whoever started
     /// them from those very files.
     pub fn release(
@@ -395,17 +401,19 @@ impl Gate {
     /// A token that is believed, or was, when this very one was shown.
     fn shown(&self, token: &str, now: Timestamp) -> Result<Shown, Reject> {
         let digest = fingerprint(token);
-        let is_known = |claims: &WorkerClaims| {
+        // `by_id`: also one of which no more is known, for a token that is signed as it should be.
+        let is_known = |claims: &WorkerClaims, by_id: bool| {
             let known = self.known.get(&claims.jti);
-            known.is_some_and(|known| known.until > now && known.digest == digest)
+            let known = known.filter(|known| known.until > now);
+            known.is_some_and(|is| is.digest.as_ref().map_or(by_id, |is| *is == digest))
         };
         let (claims, signer, is_known) = match token::believed(&self.keys.set, token, now) {
             Ok((claims, signer)) => {
-                let is_known = is_known(&claims);
+                let is_known = is_known(&claims, true);
                 (claims, signer, is_known)
             }
             Err(reject) => match token::believed_before(token) {
-                Ok((claims, signer)) if is_known(&claims) => (claims, signer, true),
+                Ok((claims, signer)) if is_known(&claims, false) => (claims, signer, true),
                 _ => return Err(reject),
             },
         };
@@ -459,11 +467,12 @@ impl Gate {
             }
             (true, Ok(()), _) => {}
         }
-        if !is_known {
+        let known = self.known.get(&claims.jti);
+        if !is_known || known.is_some_and(|known| known.digest.is_none()) {
             self.remember(Known {
                 token: claims.jti.clone(),
                 until: claims.exp.at() + KNOWN_LASTS,
-                digest,
+                digest: Some(digest),
             });
         }
         Ok(Member {

@@ -134,6 +134,12 @@ impl Manifest {
         self.admit.iter().find(is)
     }
 
+    /// Whether it takes that worker back, by its name.
+    pub(crate) fn revokes_worker(&self, worker: &WorkerId) -> bool {
+        let is = |of: &Revoked| matches!(of, Revoked::Worker(id) if id == worker);
+        self.revoked.iter().any(is)
+    }
+
     /// Whether it takes that token back.
     pub(crate) fn revokes(&self, token: &TokenId, worker: Option<&WorkerId>) -> Option<&Revoked> {
         let is = |of: &&Revoked| match of {

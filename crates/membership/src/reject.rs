@@ -167,8 +167,8 @@ pub enum Reject {
         /// When there is room again.
         wait: Millis,
     },
-    /// It could not be written down, so it was not acted on.
-    #[error("it was not written down, so nothing was done")]
+    /// What is kept could not be read, or it could not be written down: so it was not acted on.
+    #[error("what the gate keeps cannot be read or written, so nothing was done")]
     Store(#[source] StoreError),
 }
 

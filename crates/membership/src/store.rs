@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use segue_core::names::{Environment, TokenId};
 use segue_core::time::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// Version of the stored form.
-pub const FORMAT: u32 = 1;
+/// Version of the stored form. In the first one, which is read, too, tokens have no digest.
+pub const FORMAT: u32 = 2;
 
 /// What is stored. It holds no secret: everything in it was shown to the gate by somebody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,7 @@ pub struct Kept {
     /// Until when it counts as fresh.
     pub fresh_until: Timestamp,
     /// Tokens that were admitted once.
+    #[serde(deserialize_with = "known")]
     pub known: Vec<Known>,
 }
 
@@ -36,8 +37,30 @@ pub struct Known {
     pub token: TokenId,
     /// Until when it is remembered.
     pub until: Timestamp,
-    /// SHA-256 of it, as it was shown.
-    pub digest: String,
+    /// SHA-256 of it, as it was shown. None: it was stored in the first form; it is known by its id, if
+    /// it still is good otherwise.
+    pub digest: Option<String>,
+}
+
+/// A token as the first form has it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    First(TokenId, Timestamp),
+    Now(Known),
+}
+
+fn known<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Known>, D::Error> {
+    let stored: Vec<Stored> = Vec::deserialize(from)?;
+    let known = |is| match is {
+        Stored::Now(known) => known,
+        Stored::First(token, until) => Known {
+            token,
+            until,
+            digest: None,
+        },
+    };
+    Ok(stored.into_iter().map(known).collect())
 }
 
 /// Why something was not stored or not read.

@@ -68,10 +68,19 @@ fn row(entry: &WorkerEntry, at: Timestamp) -> Vec<String> {
 /// Its state, and on whose word.
 fn state(entry: &WorkerEntry) -> String {
     let by = entry.connection.as_ref();
-    match by.and_then(|is| is.drained_by.as_deref()) {
-        Some(by) => format!("{} ({by})", entry.state),
-        None => entry.state.clone(),
+    let by = by.and_then(|is| is.drained_by.as_deref());
+    let barred = entry.process.as_ref();
+    let barred = barred.and_then(|is| is.barred.as_deref());
+    match (by, barred) {
+        (Some(by), _) => format!("{} ({by})", entry.state),
+        (None, Some(why)) => format!("{}, barred ({why})", entry.state),
+        (None, None) => entry.state.clone(),
     }
+}
+
+/// What its membership keeps from it.
+fn barred_by(why: &str) -> String {
+    format!("{why}: no new call by its membership; those that it has go on")
 }
 
 fn load(thousandths: u32) -> String {
@@ -104,6 +113,10 @@ fn page(entry: &WorkerEntry, at: Timestamp) -> String {
         lines.push(("Restarts", process.restarts.to_string()));
         lines.push(("Log", process.log.clone()));
         lines.extend(process.why.clone().map(|why| ("Why", why)));
+        let barred = process.barred.as_ref();
+        lines.extend(barred.map(|why| ("Barred", barred_by(why))));
+        let token = process.token.as_ref();
+        lines.extend(token.map(|token| ("Token", token.to_string())));
     }
     if let Some(connection) = &entry.connection {
         lines.extend(connected(connection, at));

@@ -9,7 +9,7 @@ mod workers;
 
 use std::collections::BTreeMap;
 
-use segue_core::names::{AgentName, ComponentName, GatewayId, Label, ReleaseId, WorkerId};
+use segue_core::names::{AgentName, ComponentName, GatewayId, Label, ReleaseId, TokenId, WorkerId};
 use segue_core::slot::Slot;
 use segue_core::spec::Step;
 use segue_core::table::Epoch;
@@ -266,6 +266,14 @@ pub struct WorkerView {
     /// Why it is not running, if it is not; or that it runs copies of its files.
     #[serde(default)]
     pub why: Option<String>,
+    /// Why it gets no new call by its membership, in one word; `null`: it may, or is not up yet.
+    #[serde(default)]
+    pub barred: Option<String>,
+    /// The id of the token by which it has registered, for `segue membership revoke`; `null`: it has
+    /// shown none.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub token: Option<TokenId>,
 }
 
 /// `GET /v1/audit?after=SEQ&limit=N&agent=NAME`.
@@ -336,6 +344,10 @@ pub struct ReloadView {
     pub removed: Vec<AgentName>,
     /// Tables that differ from what runs and are read at a start only.
     pub restart: Vec<String>,
+    /// Whether the dispatcher's settings have changed since they were read last. It reads them at its
+    /// own start, and may be killed for that: its jobs go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dispatcher: bool,
 }
 
 /// `GET /v1/agents/{agent}/diff?from=A&to=B`.

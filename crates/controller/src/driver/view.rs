@@ -269,6 +269,7 @@ impl Look<'_> {
             WorkerState::Ready if calls > 0 => "allocated",
             state => state.word(),
         };
+        let record = self.agent.workers.get(&status.worker);
         WorkerView {
             id: status.worker.clone(),
             state: state.to_owned(),
@@ -278,6 +279,8 @@ impl Look<'_> {
             restarts: status.restarts,
             log: status.log.to_string_lossy().into_owned(),
             why: Some(status.why.clone()).filter(|why| !why.is_empty()),
+            barred: record.and_then(|is| is.barred.clone()),
+            token: record.and_then(|is| Some(is.badge.as_ref()?.token.clone())),
         }
     }
 }

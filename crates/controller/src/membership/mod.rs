@@ -78,8 +78,6 @@ pub(crate) enum NotRegistered {
         reason: &'static str,
         message: String,
     },
-    /// Too many are registered.
-    Full,
     /// No random numbers.
     Chance(io::Error),
 }
@@ -199,42 +197,23 @@ impl Membership {
         let Some(shared) = &self.0 else {
             return (None, None);
         };
-        let is = (agent, &release.label, release.id);
         let gate = lock(&shared.gate);
-        let barred = |standing| barred(standing).map(str::to_owned);
-        if !shared.registers(agent) {
-            return (None, barred(gate.release(is, now)));
-        }
         let registered = lock(&shared.registered);
-        if let Some(member) = registered.get(&(agent.clone(), worker.clone())) {
-            if (&member.version, member.digest) != (&release.label, release.id) {
-                return (None, Some(CONTRADICTION.to_owned()));
-            }
-            let badge = Badge {
-                token: member.token.clone(),
-                signer: member.signer.to_string(),
-                sub: member.worker.clone(),
-            };
-            return (Some(badge), barred(gate.standing(member, now)));
-        }
-        match badge {
-            Some(badge) => {
-                let signer = KeyId::from(badge.signer.as_str());
-                let by = (&badge.token, &signer, badge.sub.as_ref());
-                (None, barred(gate.stands(is, by, now)))
-            }
-            None => (None, Some(UNREGISTERED.to_owned())),
-        }
+        let member = registered.get(&(agent.clone(), worker.clone()));
+        let is = (agent, &release.label, release.id);
+        let (shows, barred) = shared.judge(&gate, (worker, member), (is, badge), now);
+        (shows, barred.map(str::to_owned))
     }
 
-    /// Registers a worker, and answers how it stands. `release` is what it runs, if Segue started it.
+    /// Registers a worker, and answers why it may take no new call, if it may not. `release` is what it
+    /// runs, if Segue started it; `is_in`: it is known by the log, and takes calls.
     pub(crate) fn register(
         &self,
         (agent, worker): (&AgentName, &WorkerId),
-        release: Option<(&Label, ReleaseId)>,
+        (release, is_in): (Option<(&Label, ReleaseId)>, bool),
         (token, proof): (&str, Option<&str>),
         now: Timestamp,
-    ) -> Result<Standing, NotRegistered> {
+    ) -> Result<Option<&'static str>, NotRegistered> {
         let shared = self.0.as_ref().ok_or(NotRegistered::NotAsked)?;
         let mut gate = lock(&shared.gate);
         let member = match proof {
@@ -268,29 +247,55 @@ impl Membership {
         if let Some(message) = whose {
             return Err(refused(CONTRADICTION, message));
         }
-        let standing = gate.standing(&member, now);
         let mut registered = lock(&shared.registered);
         let of = (agent.clone(), worker.clone());
+        let says = |member| shared.says(&gate, (agent, worker, release), member, now);
+        let now_barred = says(&member);
+        if now_barred.is_some() {
+            // Another process of it shows what has ended since, or somebody else does who has its API
+            // token: whoever is in stays in by what was shown before.
+            match registered.get(&of).map(says) {
+                Some(None) => return Ok(None),
+                None if is_in => return Ok(None),
+                _ => {}
+            }
+        }
+        // Whoever is forgotten is known by the log, or shows its token again. The one whose token ends
+        // first has most likely gone long ago: of those that others run nobody says so.
         if registered.len() >= REGISTERED_MAX && !registered.contains_key(&of) {
-            return Err(NotRegistered::Full);
+            let first = registered.iter().min_by_key(|(_, is)| is.expires);
+            if let Some(first) = first.map(|(of, _)| of.clone()) {
+                registered.remove(&first);
+            }
         }
         registered.insert(of, member);
         shared.bell.notify_one();
-        Ok(standing)
+        Ok(now_barred)
     }
 
-    /// How a worker stands that has registered with this controller.
+    /// Why a worker may take no new call, if it may not; nothing, if it is to show a token first.
+    /// `release` as in [`Self::register`].
     pub(crate) fn registered(
         &self,
         agent: &AgentName,
         worker: &WorkerId,
+        release: Option<(&Label, ReleaseId)>,
         now: Timestamp,
-    ) -> Option<Standing> {
+    ) -> Option<Option<&'static str>> {
         let shared = self.0.as_ref()?;
         let gate = lock(&shared.gate);
         let registered = lock(&shared.registered);
-        let member = registered.get(&(agent.clone(), worker.clone()))?;
-        Some(gate.standing(member, now))
+        let member = registered.get(&(agent.clone(), worker.clone()));
+        match (member, release) {
+            (Some(member), _) => Some(shared.says(&gate, (agent, worker, release), member, now)),
+            // By what Segue started alone.
+            (None, Some((label, id))) if shared.attests(agent) => {
+                let is = (agent, label, id);
+                let (_, barred) = shared.judge(&gate, (worker, None), (is, None), now);
+                Some(barred)
+            }
+            (None, _) => None,
+        }
     }
 
     /// A worker's process is gone; the next one shows its own token.
@@ -312,6 +317,68 @@ impl Shared {
     fn registers(&self, agent: &AgentName) -> bool {
         self.config.spec.workers == WorkersNeed::Registered
             && !self.config.elsewhere.contains(agent)
+    }
+
+    /// Whether those of its workers that Segue started need no token.
+    fn attests(&self, agent: &AgentName) -> bool {
+        !self.registers(agent) && !self.config.elsewhere.contains(agent)
+    }
+
+    /// Why somebody who shows that may take no new call: as the table has it, if Segue started them.
+    fn says(
+        &self,
+        gate: &Gate,
+        (agent, worker, release): (&AgentName, &WorkerId, Option<(&Label, ReleaseId)>),
+        member: &Member,
+        now: Timestamp,
+    ) -> Option<&'static str> {
+        match release {
+            Some((label, id)) => {
+                let is = (agent, label, id);
+                self.judge(gate, (worker, Some(member)), (is, None), now).1
+            }
+            None => barred(standing(gate, worker, member, now)),
+        }
+    }
+
+    /// The one judgement of a worker of a release: the table goes by it, and what workers are told.
+    fn judge(
+        &self,
+        gate: &Gate,
+        (worker, member): (&WorkerId, Option<&Member>),
+        (is, badge): ((&AgentName, &Label, ReleaseId), Option<&Badge>),
+        now: Timestamp,
+    ) -> (Option<Badge>, Option<&'static str>) {
+        let (agent, label, id) = is;
+        let registers = self.registers(agent);
+        let is_other = |is: &&Member| (&is.version, is.digest) != (label, id);
+        if registers && member.as_ref().is_some_and(is_other) {
+            return (None, Some(CONTRADICTION));
+        }
+        let member = member.filter(|member| !is_other(member));
+        let by_token = match (member, badge) {
+            (Some(member), _) => Some(gate.standing(member, now)),
+            (None, Some(badge)) => {
+                let signer = KeyId::from(badge.signer.as_str());
+                let by = (&badge.token, &signer, badge.sub.as_ref());
+                Some(gate.stands(is, by, now))
+            }
+            (None, None) => None,
+        };
+        let barred = match by_token {
+            _ if gate.is_revoked(worker) => Some(Why::Revoked.word()),
+            None if registers => Some(UNREGISTERED),
+            Some(standing) if registers => barred(standing),
+            // Nobody asks for a token; but one that was shown and taken back is no good sign.
+            Some(Standing::Draining(Why::Revoked)) => Some(Why::Revoked.word()),
+            Some(_) | None => barred(gate.release(is, now)),
+        };
+        let shows = member.map(|member| Badge {
+            token: member.token.clone(),
+            signer: member.signer.to_string(),
+            sub: member.worker.clone(),
+        });
+        (shows, barred)
     }
 
     /// Whether something changed.
@@ -351,6 +418,15 @@ impl Shared {
             }
         }
     }
+}
+
+/// How a worker stands by the token that it showed; its own name counts, whether the token says it or
+/// not.
+fn standing(gate: &Gate, worker: &WorkerId, member: &Member, now: Timestamp) -> Standing {
+    if gate.is_revoked(worker) {
+        return Standing::Draining(Why::Revoked);
+    }
+    gate.standing(member, now)
 }
 
 /// Why a worker may take no new call, if it may not.

@@ -88,6 +88,11 @@ impl World {
 
     /// A manifest with these releases lies there, and is looked at.
     fn sign(&mut self, labels: &[&str], revoked: &[&str]) {
+        let revoked = revoked.iter().map(|id| Revoked::Jti(id.parse().unwrap()));
+        self.revoke(labels, revoked.collect());
+    }
+
+    fn revoke(&mut self, labels: &[&str], revoked: Vec<Revoked>) {
         let now = clock::now();
         let (ver, prev) = match &self.last {
             Some((ver, text)) => (ver + 1, Some(fingerprint(text))),
@@ -100,7 +105,6 @@ impl World {
             state: ReleaseState::Active,
             weight: 0,
         });
-        let revoked = revoked.iter().map(|id| Revoked::Jti(id.parse().unwrap()));
         let manifest = Manifest {
             iss: "segue".to_owned(),
             env: "production".parse().unwrap(),
@@ -109,7 +113,7 @@ impl World {
             iat: now.into(),
             exp: (now + Millis::from_secs(900)).into(),
             admit: admit.collect(),
-            revoked: revoked.collect(),
+            revoked,
         };
         let text = sign_manifest(&manifest, &key(2));
         fs::write(self.folder.join("manifest.jws"), &text).unwrap();
@@ -272,6 +276,53 @@ fn a_registration_outlives_the_controller_and_ends_with_its_token() {
     world.sign(&["v1"], &["t1"]);
     let barred = world.barred("w1", "v1", badge.as_ref());
     assert_eq!(barred.unwrap(), "revoked");
+}
+
+#[test]
+fn who_is_revoked_is_barred_also_where_nobody_registers() {
+    let mut world = World::new("revoked", WorkersNeed::Attested);
+    world.sign(&["v1"], &[]);
+    // A bearer shows its token, though nobody asks; of two others one is revoked by its name.
+    assert_eq!(world.register("w1", &token("t1", 0, |_| ()), 0), "serving");
+    let (release, name) = (release("v1"), worker("w1"));
+    let of = (&release, None);
+    let (badge, _) = world.membership.standing(&desk(), &name, of, clock::now());
+    world.revoke(
+        &["v1"],
+        vec![
+            Revoked::Jti("t1".parse().unwrap()),
+            Revoked::Worker(worker("w2")),
+        ],
+    );
+    let revoked = Some("revoked".to_owned());
+    for restarted in [false, true] {
+        if restarted {
+            world.restart();
+        }
+        assert_eq!(world.barred("w1", "v1", badge.as_ref()), revoked);
+        assert_eq!(world.barred("w2", "v1", None), revoked);
+        assert_eq!(world.barred("w3", "v1", None), None);
+    }
+    world.sign(&["v1"], &[]);
+    assert_eq!(world.barred("w1", "v1", badge.as_ref()), None);
+    assert_eq!(world.barred("w2", "v1", None), None);
+}
+
+#[test]
+fn a_worker_is_revoked_by_its_name_whatever_its_token_says() {
+    let mut world = World::new("by-name", WorkersNeed::Registered);
+    world.sign(&["v1"], &[]);
+    let nameless = token("t1", 7, |_| ());
+    assert_eq!(world.register("w1", &nameless, 7), "serving");
+    world.revoke(&["v1"], vec![Revoked::Worker(worker("w1"))]);
+    assert_eq!(world.barred("w1", "v1", None).unwrap(), "revoked");
+    let name = worker("w1");
+    let says = world
+        .membership
+        .registered(&desk(), &name, clock::now())
+        .unwrap();
+    assert_eq!(barred(says), Some("revoked"));
+    assert_eq!(world.register("w1", &nameless, 7), "revoked");
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What a gate keeps in a file.
 
+use std::error::Error as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use segue_membership::file::{FileStore, Sight, create};
 use segue_membership::store::Store as _;
-use segue_membership::{Gate, ReleaseState};
+use segue_membership::{Gate, ReleaseState, Standing, Why, sign_worker};
+use serde_json::json;
 
-use crate::world::{NOW, World, settings, token};
+use crate::world::{DAY, NOW, STRANGER, World, claims, key, settings, token};
 
 struct Folder(PathBuf);
 
@@ -58,12 +60,52 @@ fn a_gate_goes_on_from_its_file_and_not_from_a_damaged_one() {
     assert_eq!(refused.word(), "store");
     let later = String::from_utf8(whole)
         .unwrap()
-        .replacen("\"format\":1", "\"format\":2", 1);
+        .replacen("\"format\":2", "\"format\":3", 1);
     fs::write(&path, later).unwrap();
     let refused = Gate::open(settings(), &world.chain, store(), NOW)
         .err()
         .unwrap();
     assert_eq!(refused.word(), "store");
+    let why = refused.source().unwrap().to_string();
+    assert!(why.contains("format 3 is not known here"), "{why}");
+}
+
+#[test]
+fn a_file_of_the_first_form_is_read_and_written_anew() {
+    let folder = Folder::new("first");
+    let path = folder.0.join("gate.json");
+    let store = || Box::new(FileStore::new(&path));
+    let mut world = World::new();
+    let kept = world.store.load().unwrap().unwrap();
+    let ends = (NOW + DAY).0;
+    let first = json!({
+        "format": 1, "env": "production", "keys": kept.keys, "ver": kept.ver,
+        "manifest": kept.manifest, "fresh_until": kept.fresh_until,
+        "known": [["in", ends], ["of-another-key", ends]],
+    });
+    fs::write(&path, first.to_string()).unwrap();
+    world.gate = Gate::open(settings(), &world.chain, store(), NOW).unwrap();
+    // Nothing older is taken, and who was in comes back to end its calls.
+    assert_eq!(world.gate.manifest().unwrap().ver, kept.ver);
+    world.admit(&[("v2", ReleaseState::Active)], NOW).unwrap();
+    let member = world.gate.admit(&token("v1", "in", NOW), NOW).unwrap();
+    assert_eq!(member.state, Standing::Draining(Why::FellOut));
+    // By its id alone nobody is whose token is no good.
+    let forged = sign_worker(&claims("v1", "of-another-key", NOW), &key(STRANGER));
+    let refused = world.gate.admit(&forged, NOW).unwrap_err();
+    assert_eq!(refused.word(), "unknown-key");
+
+    world.gate.save(NOW).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("{\"format\":2"), "{text}");
+    let again = store().load().unwrap().unwrap();
+    let mut digests: Vec<bool> = (again.known.iter()).map(|is| is.digest.is_some()).collect();
+    digests.sort_unstable();
+    assert_eq!(
+        digests,
+        [false, true],
+        "it is known by more than its id now"
+    );
 }
 
 #[test]

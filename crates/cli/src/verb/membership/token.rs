@@ -66,8 +66,12 @@ pub(super) fn make(home: &Home, format: Format, args: &TokenArgs) -> Result<(), 
         url.clone().unwrap_or_else(|| token.clone())
     });
     if format == Format::Table {
+        let whose = match claims.cnf {
+            None => "whoever has it is such a worker",
+            Some(_) => "whoever has its key, too, is such a worker",
+        };
         output::say(&format!(
-            "token {} for {} {} ({}) until {}; whoever has it is such a worker",
+            "token {} for {} {} ({}) until {}; {whose}",
             claims.jti,
             claims.agent,
             claims.version,

@@ -7,16 +7,15 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use segue_core::names::WorkerId;
-use segue_membership::Standing;
 
 use super::workers::release_of;
 use super::{Answer, agent_name, parse};
 use crate::api::problem::Reject;
 use crate::api::tokens::Principal;
-use crate::api::wire::{MembershipBody, MembershipState, MembershipView};
+use crate::api::wire::{AgentView, MembershipBody, MembershipState, MembershipView};
 use crate::api::{Api, schema};
 use crate::clock;
-use crate::membership::{NotRegistered, barred};
+use crate::membership::NotRegistered;
 
 /// Shows a worker token, and the proof that it is the worker's own. Without the proof the answer to
 /// a token that is bound to a key is 401, with what to sign as `nonce`.
@@ -48,16 +47,21 @@ pub(crate) async fn register(
     let view = api.agent(agent.clone()).await?;
     // One that Segue did not start is of whatever release its token says.
     let release = release_of(&view, &worker, None).map(|is| (&is.label, is.id));
+    let is_in = remembered(&view, &worker).is_some_and(|is| is.state == MembershipState::Serving);
     let shown = (body.token.as_str(), body.proof.as_deref());
     let membership = &api.membership;
-    let registered = membership.register((&agent, &worker), release, shown, clock::now());
-    registered
-        .map(|standing| Json(view_of(standing)))
-        .map_err(refused)
+    let registered = membership.register((&agent, &worker), (release, is_in), shown, clock::now());
+    registered.map(|why| Json(stands(why))).map_err(refused)
 }
 
-pub(super) fn view_of(standing: Standing) -> MembershipView {
-    let why = barred(standing);
+/// How a worker stands that Segue runs and that has registered once, as was decided.
+pub(super) fn remembered(view: &AgentView, worker: &WorkerId) -> Option<MembershipView> {
+    let mut workers = view.releases.iter().flat_map(|is| &is.workers);
+    let worker = workers.find(|is| is.id == *worker && is.token.is_some())?;
+    Some(stands(worker.barred.as_deref()))
+}
+
+pub(super) fn stands(why: Option<&str>) -> MembershipView {
     let state = match why {
         None => MembershipState::Serving,
         Some(_) => MembershipState::Draining,
@@ -87,12 +91,6 @@ fn refused(refused: NotRegistered) -> Reject {
             "see docs/guide/membership.md; calls that the worker has go on",
         )
         .because(reason),
-        NotRegistered::Full => Reject::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "full",
-            "too many workers have registered",
-            "have fewer of them name a worker",
-        ),
         NotRegistered::Chance(error) => {
             Reject::unavailable("internal", format!("there are no random numbers: {error}"))
         }

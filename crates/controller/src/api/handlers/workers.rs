@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use segue_core::names::{Label, WorkerId};
 
-use super::membership::view_of;
+use super::membership::{remembered, stands};
 use super::{Answer, agent_name, parse};
 use crate::api::heartbeats::{Beat, EVERY_S};
 use crate::api::problem::Reject;
@@ -55,14 +55,22 @@ pub(crate) async fn beat(
     }
     let view = api.agent(agent.clone()).await?;
     let release = release_of(&view, &worker, body.release.as_ref());
-    let membership = api.membership.registered(&agent, &worker, clock::now());
+    // One that was let in before this controller began need not show a token again, which may have
+    // ended meanwhile.
+    let runs = release_of(&view, &worker, None).map(|is| (&is.label, is.id));
+    let registered = (api.membership).registered(&agent, &worker, runs, clock::now());
+    let membership = match (remembered(&view, &worker), registered) {
+        // By its token, too, if it has shown one.
+        (Some(decided), None | Some(None)) => Some(decided),
+        (_, registered) => registered.map(stands),
+    };
     let answer = HeartbeatView {
         release: release.map(|is| is.label.clone()),
         state: release.map(|is| is.state.clone()),
         retiring: release.is_some_and(is_leaving),
         rolled_back: release.is_some_and(|is| was_left(&view, is)),
         every: EVERY_S,
-        membership: membership.map(view_of),
+        membership,
     };
     let beat = Beat {
         release: body.release,
