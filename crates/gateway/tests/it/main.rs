@@ -6,6 +6,7 @@ mod support;
 
 mod child;
 
+mod barred;
 mod calls;
 mod controller_killed;
 mod exhausted;

@@ -27,7 +27,7 @@ pub(crate) struct Rig {
     _dir: Dir,
 }
 
-fn rescued_table(epoch: u64, fleet: &Fleet, workers: &[usize]) -> RoutingTable {
+pub(crate) fn rescued_table(epoch: u64, fleet: &Fleet, workers: &[usize]) -> RoutingTable {
     let names = ["w1", "w2", "w3", "w4"];
     let workers: Vec<_> = workers
         .iter()
