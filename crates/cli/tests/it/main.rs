@@ -55,6 +55,7 @@ mod permits;
 mod pipecat;
 mod receiver;
 mod receptionist;
+mod registered;
 mod releases;
 mod reload;
 mod schemathesis;
