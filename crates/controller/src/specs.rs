@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -56,6 +57,9 @@ pub(crate) struct Reloaded {
     pub(crate) removed: Vec<AgentName>,
     /// Tables that differ and are read at a start only.
     pub(crate) restart: Vec<&'static str>,
+    /// Whether the file tells the dispatcher something else than when it was read before. It reads
+    /// it at its own start.
+    pub(crate) dispatcher: bool,
 }
 
 /// Why nothing was taken from it.
@@ -90,6 +94,13 @@ impl Reloader {
         self.specs.replace(new.agents.clone());
         // What is read at a start only stays what it was then, and goes on to differ.
         source.spec.agents = new.agents;
+        if reloaded.dispatcher {
+            // When the dispatcher is started nobody tells us, so it is said once.
+            source.spec.livekit = new.livekit;
+            tracing::warn!(
+                "[livekit] has changed: the dispatcher reads it when it is started anew"
+            );
+        }
         tracing::info!(file = name, ?reloaded, "the configuration was read again");
         Ok(reloaded)
     }
@@ -107,8 +118,8 @@ fn compare(old: &Spec, new: &Spec, agents: &BTreeMap<AgentName, AgentSpec>) -> R
         ("[membership]", old.membership != new.membership),
         ("[telemetry]", old.telemetry != new.telemetry),
         ("[[notify]]", old.notify != new.notify),
-        // Its contents are read by the dispatcher, if there is one.
-        ("[livekit]", old.livekit.is_some() != new.livekit.is_some()),
+        // Whether there is a dispatcher, and at which socket, is decided by who starts it.
+        ("[livekit]", address(old) != address(new)),
     ];
     Reloaded {
         changed: changed.map(|(name, _)| name.clone()).collect(),
@@ -117,7 +128,13 @@ fn compare(old: &Spec, new: &Spec, agents: &BTreeMap<AgentName, AgentSpec>) -> R
             .into_iter()
             .filter_map(|(table, differs)| differs.then_some(table))
             .collect(),
+        dispatcher: address(old) == address(new) && old.livekit != new.livekit,
     }
+}
+
+/// Where LiveKit workers connect, if they do.
+fn address(spec: &Spec) -> Option<SocketAddr> {
+    spec.livekit.as_ref().map(|livekit| livekit.listen)
 }
 
 #[cfg(test)]
@@ -156,6 +173,32 @@ mod tests {
         fs::write(&file, FIRST).unwrap();
         let told = reloader.reload().unwrap();
         assert_eq!(told.removed, ["new".parse().unwrap()]);
+        fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn what_the_dispatcher_reads_is_told_once_and_apart() {
+        let (file, reloader) = reloader("livekit");
+        let livekit = |more: &str| {
+            let text = format!(
+                "{FIRST}[agents.desk.livekit]\nname = \"desk\"\n[livekit]\nurl = \"wss://a\"\n\
+                 api_key = \"k\"\nsecret_file = \"s\"\nunsigned = true\n{more}"
+            );
+            fs::write(&file, text).unwrap();
+            let told = reloader.reload().unwrap();
+            (told.restart, told.dispatcher)
+        };
+        // There was none.
+        assert_eq!(livekit(""), (vec!["[livekit]"], false));
+        let text = fs::read_to_string(&file).unwrap();
+        let spec = parse("segue.toml", &text).unwrap();
+        let source = reloader.source.as_ref().unwrap();
+        source.lock().unwrap().spec = spec;
+        assert_eq!(livekit(""), (vec![], false));
+        assert_eq!(livekit("ca_file = \"ca\"\n"), (vec![], true));
+        assert_eq!(livekit("ca_file = \"ca\"\n"), (vec![], false), "once");
+        let elsewhere = "listen = \"127.0.0.1:7081\"\n";
+        assert_eq!(livekit(elsewhere), (vec!["[livekit]"], false));
         fs::remove_file(file).unwrap();
     }
 

@@ -28,6 +28,16 @@ pub(crate) fn run(home: &Home, format: Format) -> anyhow::Result<Exit> {
         ));
         output::say("hint: `segue stop` and `segue serve` apply them, once the calls have ended");
     }
+    if view.dispatcher {
+        let dispatcher = Handle::adopt(&home.run().join("dispatch.json"));
+        let pid = dispatcher.ok().flatten().map(|it| it.pid());
+        output::say("warning: the dispatcher goes on with what it read of [livekit] at its start");
+        output::say(&format!(
+            "hint: `kill -9 {}` (not a plain kill, which waits for its jobs): no job ends by that, and \
+             `segue serve` starts it anew at once",
+            pid.map_or("PID".to_owned(), |pid| pid.to_string())
+        ));
+    }
     Ok(Exit::Ok)
 }
 

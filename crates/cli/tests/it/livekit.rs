@@ -67,6 +67,24 @@ async fn a_dispatcher_is_kept_and_acknowledges_like_a_gateway() {
     site.until("another one serves workers", another).await;
     site.deploy("v2");
 
+    // What it has read it keeps, and whoever changes that is told.
+    let config = site.dir.join("segue.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let named = "[agents.desk.livekit]\n";
+    fs::write(
+        &config,
+        text.replace(named, &format!("{named}hold = \"1s\"\n")),
+    )
+    .unwrap();
+    let said = |what: &str| {
+        let output = site.run(&["reload"]);
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).contains(what)
+    };
+    let kill = format!("kill -9 {}", site.pid("run/dispatch.json").unwrap());
+    assert!(said(&kill));
+    assert!(!said(&kill), "it is said once");
+
     // The next supervisor finds it.
     let pid = site.pid("run/dispatch.json");
     site.kill_serve();

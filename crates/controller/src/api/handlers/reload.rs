@@ -54,5 +54,6 @@ pub(crate) async fn reload(State(api): State<Arc<Api>>) -> Answer<ReloadView> {
         changed: reloaded.changed,
         removed: reloaded.removed,
         restart: reloaded.restart.into_iter().map(str::to_owned).collect(),
+        dispatcher: reloaded.dispatcher,
     }))
 }
