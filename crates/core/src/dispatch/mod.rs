@@ -42,8 +42,8 @@ pub use self::event::{Action, Answer, Entry, Event, Note, WorkerStatus};
 pub use self::facts::{Ask, Body, JobRecord, LineId, LineKey, WorkerKey};
 pub use self::line::{LINES_MAX, LineStatus};
 pub use self::redispatch::{
-    LOOK_EVERY, LOOK_FIRST, LOOKED_FOR, REDISPATCHES_MAX, REMEMBERED_FOR, ROOMS_MAX, SENDS_MAX,
-    TAKEN_WITHIN,
+    LOOK_EVERY, LOOK_FIRST, LOOK_SELDOM, LOOKED_FOR, REDISPATCHES_MAX, REMEMBERED_FOR, ROOMS_MAX,
+    SENDS_MAX, TAKEN_WITHIN,
 };
 pub use self::vacancy::{Again, Dispatched, RoomAsk, RoomSeen, Vacancy, VacancyStage};
 pub use self::worker::Hello;

@@ -30,6 +30,12 @@ pub const LOOK_FIRST: Millis = Millis::from_secs(3);
 /// is gone without a word.
 pub const LOOK_EVERY: Millis = Millis::from_secs(3);
 
+/// The same for a room whose agent is there, and where the server would have noticed by now if it was not.
+pub const LOOK_SELDOM: Millis = Millis::from_secs(10);
+
+/// Looks in a row that find an agent before it is looked for [seldom](LOOK_SELDOM): half a minute.
+const THERE_LOOKS: u8 = 10;
+
 /// How long a room is looked at: as long as its worker may come back.
 pub const LOOKED_FOR: Millis = CLAIM_WITHIN;
 
@@ -271,6 +277,12 @@ impl Dispatcher {
         self.out.push(Action::LookAtRoom(Box::new(ask)));
     }
 
+    /// Whether somebody still wants to know who is in the room of a job.
+    pub fn awaits_look(&self, id: &CallId) -> bool {
+        let watch = self.vacancies.watched(id);
+        watch.is_some_and(|watch| watch.next.is_none())
+    }
+
     pub(super) fn room_seen(&mut self, id: &CallId, seen: RoomSeen) {
         let has_job = self.jobs.contains_key(id);
         let Some(watch) = self
@@ -289,12 +301,14 @@ impl Dispatcher {
             }
             RoomSeen::Open { agent: true, .. } => {
                 watch.absent = 0;
+                watch.there = watch.there.saturating_add(1);
                 if stage.is_sent() && has_job {
                     self.keep_room(id);
                 }
             }
             RoomSeen::Open { callers: true, .. } | RoomSeen::Asked { callers: true } => {
                 watch.absent = watch.absent.saturating_add(1);
+                watch.there = 0;
             }
             // Whoever was there may come back, as one whose connection broke does.
             _ => {}
@@ -345,8 +359,10 @@ impl Dispatcher {
     }
 
     fn look_later(&mut self, id: &CallId) {
-        let at = self.now + LOOK_EVERY;
+        let now = self.now;
         if let Some(watch) = self.vacancies.watch(id) {
+            let is_there = watch.there >= THERE_LOOKS;
+            let at = now + if is_there { LOOK_SELDOM } else { LOOK_EVERY };
             watch.next = Some(at);
             self.wake(at, Alarm::Room(id.clone()));
         }

@@ -123,6 +123,8 @@ pub(super) struct Watch {
     pub(super) vacancy: Vacancy,
     /// Looks in a row that found the agent gone and somebody else there.
     pub(super) absent: u8,
+    /// Looks in a row that found it.
+    pub(super) there: u8,
     /// When the next look is due; `None`: the server is being asked.
     pub(super) next: Option<Timestamp>,
     /// When it was last dispatched, as far as this process knows.
@@ -155,6 +157,7 @@ impl Vacancies {
         let watch = Watch {
             vacancy,
             absent,
+            there: 0,
             next: Some(next),
             sent: now,
             is_left: false,

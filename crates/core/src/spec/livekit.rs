@@ -86,9 +86,19 @@ pub(super) struct AgentSays<'a> {
 pub(super) fn read_agent_livekit(item: Item<'_>) -> Option<LivekitAgent> {
     let section = item.section(&AGENT_LIVEKIT)?;
     let text = |key| section.read_option(key, |item| Some(item.text()?.to_owned()));
+    let namespace = text("namespace").unwrap_or_default();
+    let again = section.item("redispatch");
+    if let Some(again) = again.filter(|_| !namespace.is_empty()) {
+        if again.flag() == Some(true) {
+            again.fault::<()>(
+                "`redispatch` is not for an agent with a `namespace`",
+                "leave one of them out: the server's API dispatches by name alone",
+            );
+        }
+    }
     Some(LivekitAgent {
         name: text("name").unwrap_or_default(),
-        namespace: text("namespace").unwrap_or_default(),
+        namespace,
         hold: section.read("hold", HOLD, |item| duration(item, &bounds::HOLD)),
         redispatch: section.read("redispatch", false, |item| item.flag()),
         room_metadata: section.read("room_metadata", false, |item| item.flag()),

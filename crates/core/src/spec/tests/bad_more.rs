@@ -355,6 +355,22 @@ fn livekit() {
         &file(good, "livekit = { hold = \"2s\", nmae = \"x\" }\n"),
         &["7:20: `hold`", "7:26: unknown key \"nmae\" … name"],
     );
+    let again = |namespace: &str| {
+        let takes = format!("livekit = {{ redispatch = true, namespace = \"{namespace}\" }}\n");
+        file(good, &takes)
+    };
+    check(
+        &again("north"),
+        &["7:26: `redispatch` is not for an agent with a `namespace` … by name alone"],
+    );
+    let spec = parse("segue.toml", &again("")).unwrap();
+    assert!(
+        spec.livekit
+            .unwrap()
+            .agents
+            .values()
+            .all(|of| of.redispatch)
+    );
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn full_livekit() -> LivekitSpec {
         name: "desk".to_owned(),
         namespace: "north".to_owned(),
         hold: Millis(250),
-        redispatch: true,
+        redispatch: false,
         room_metadata: true,
     };
     LivekitSpec {

@@ -141,7 +141,7 @@ opening_messages = 3
 name = "desk"
 namespace = "north"
 hold = "250ms"
-redispatch = true
+redispatch = false
 room_metadata = true
 
 [agents.receptionist.smoke]

@@ -1,256 +1,20 @@
 //! Rooms whose agent died: when they get another one, and when not.
 
+mod back;
+mod place;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use segue_core::dispatch::{
-    Action, Again, Answer, Ask, Dispatched, Dispatcher, Entry, Event, Hello, JobRecord, LOOK_EVERY,
-    LOOK_FIRST, LOOKED_FOR, LineId, LineKey, Note, REDISPATCHES_MAX, REMEMBERED_FOR, RoomSeen,
-    Settings, Vacancy, WorkerKey, WorkerStatus,
+    Action, Answer, Ask, Dispatched, Entry, Event, LOOK_EVERY, LOOK_FIRST, LOOKED_FOR, Note,
+    REDISPATCHES_MAX, REMEMBERED_FOR, RoomSeen, WorkerKey,
 };
 use segue_core::link::CallOutcome;
-use segue_core::names::{AgentName, CallId, ReleaseId};
-use segue_core::rollout::Agent;
 use segue_core::split::Split;
-use segue_core::table::{Epoch, ReleaseRoute, RoutingTable};
-use segue_core::time::{Millis, Timestamp};
+use segue_core::time::Millis;
 
-const LINE: LineKey = LineKey(1);
-
-/// The agent is there and so is its caller; the caller alone; nobody.
-const BOTH: RoomSeen = RoomSeen::Open {
-    agent: true,
-    callers: true,
-};
-const CALLER: RoomSeen = RoomSeen::Open {
-    agent: false,
-    callers: true,
-};
-const NOBODY: RoomSeen = RoomSeen::Open {
-    agent: false,
-    callers: false,
-};
-
-/// A dispatcher with what it wrote down, and what it did last.
-struct Place {
-    d: Dispatcher,
-    now: Timestamp,
-    did: Vec<Action>,
-    jobs: BTreeMap<CallId, JobRecord>,
-    rooms: BTreeMap<CallId, Vacancy>,
-    table: RoutingTable,
-}
-
-fn agent() -> AgentName {
-    "desk".parse().unwrap()
-}
-
-fn release(label: &str) -> ReleaseId {
-    ReleaseId::of(label.as_bytes())
-}
-
-fn id(job: &str) -> CallId {
-    job.parse().unwrap()
-}
-
-fn settings() -> BTreeMap<AgentName, Settings> {
-    let on = Settings {
-        redispatch: true,
-        room_metadata: true,
-        ..Settings::default()
-    };
-    [(agent(), on)].into()
-}
-
-impl Place {
-    fn open() -> Self {
-        let route = |label: &str| ReleaseRoute {
-            label: label.parse().unwrap(),
-            takes_new_calls: true,
-            retiring: false,
-        };
-        let table = RoutingTable {
-            epoch: Epoch(1),
-            split: Split::all(release("v1")),
-            releases: ["v1", "v2"]
-                .map(|label| (release(label), route(label)))
-                .into(),
-            stickiness: Millis::from_secs(60),
-            ..Agent::new(agent()).table()
-        };
-        let now = Timestamp(1_000);
-        let mut place = Self {
-            d: Dispatcher::new(settings(), Vec::new(), now),
-            now,
-            did: Vec::new(),
-            jobs: BTreeMap::new(),
-            rooms: BTreeMap::new(),
-            table: table.clone(),
-        };
-        place.step(Event::Table(Box::new(table)));
-        place
-    }
-
-    fn step(&mut self, event: Event) {
-        self.did = self.d.step(self.now, event);
-        for action in self.did.clone() {
-            self.keep(action);
-        }
-    }
-
-    fn keep(&mut self, action: Action) {
-        match action {
-            Action::Write(Entry::Begun(record)) => {
-                self.jobs.insert(record.job.clone(), record);
-            }
-            Action::Write(Entry::Spoken { job }) => self.jobs.get_mut(&job).unwrap().spoken = true,
-            Action::Write(Entry::Ended { job }) => {
-                self.jobs.remove(&job);
-            }
-            Action::Write(Entry::Vacant(room)) => {
-                self.rooms.insert(room.job.clone(), *room);
-            }
-            Action::Write(Entry::Occupied { job }) => {
-                self.rooms.remove(&job);
-            }
-            _ => {}
-        }
-    }
-
-    /// The process is killed, and another one starts with what was written.
-    fn restart(&mut self) {
-        // As the file is read: a job with a successor is over.
-        let has = |job: &CallId| self.rooms.get(job).is_some_and(Vacancy::has_successor);
-        self.jobs.retain(|job, _| !has(job));
-        let jobs = self.jobs.values().cloned().collect();
-        let d = Dispatcher::new(settings(), jobs, self.now);
-        self.d = d.with_vacancies(self.rooms.values().cloned().collect());
-        self.step(Event::Table(Box::new(self.table.clone())));
-    }
-
-    fn wait(&mut self, time: Millis) {
-        self.now = self.now + time;
-        self.step(Event::Tick);
-    }
-
-    fn connect(&mut self, worker: u64, label: &str) {
-        self.step(Event::Registered(Box::new(Hello {
-            worker: WorkerKey(worker),
-            id: format!("AW_{worker}").parse().unwrap(),
-            release: release(label),
-            line: LineId {
-                agent: agent(),
-                agent_name: "desk".to_owned(),
-                kind: 0,
-                namespace: String::new(),
-                permissions: None,
-            },
-            draining: false,
-            library: "1.8.9".to_owned(),
-            from: None,
-        })));
-        self.step(Event::LineUp { line: LINE });
-        let status = WorkerStatus {
-            available: Some(true),
-            load: 0.1,
-            draining: false,
-        };
-        self.step(Event::Status {
-            worker: WorkerKey(worker),
-            status,
-        });
-    }
-
-    /// A worker gets a job in a room, and says that it runs.
-    fn run(&mut self, worker: u64, job: &str, room: &str) {
-        let body: Arc<[u8]> = job.as_bytes().into();
-        let again = Again {
-            sid: format!("RM_{room}"),
-            dispatch: format!("AD_{job}"),
-            metadata: "hello".to_owned(),
-            identity: String::new(),
-        };
-        self.step(Event::Offered {
-            line: LINE,
-            ask: Ask {
-                job: id(job),
-                room: room.to_owned(),
-                fields: BTreeMap::new(),
-                again: Some(Box::new(again)),
-                body: body.clone(),
-            },
-        });
-        self.step(Event::Answered {
-            worker: WorkerKey(worker),
-            answer: Answer {
-                job: id(job),
-                available: true,
-                terminate: false,
-                identity: format!("agent-{job}"),
-                body: body.clone(),
-            },
-        });
-        self.step(Event::Assigned {
-            job: id(job),
-            body: body.clone(),
-        });
-        self.says(worker, job, None);
-    }
-
-    fn says(&mut self, worker: u64, job: &str, ended_well: Option<bool>) {
-        self.step(Event::JobUpdate {
-            worker: WorkerKey(worker),
-            job: id(job),
-            ended_well,
-            body: job.as_bytes().into(),
-        });
-    }
-
-    fn breaks(&mut self, worker: u64) {
-        self.step(Event::Closed {
-            worker: WorkerKey(worker),
-            code: None,
-        });
-    }
-
-    /// A job whose worker's connection broke.
-    fn broken() -> Self {
-        let mut place = Self::open();
-        place.connect(1, "v1");
-        place.run(1, "a", "room");
-        place.breaks(1);
-        place
-    }
-
-    fn looks(&self) -> bool {
-        let is = |action: &Action| matches!(action, Action::LookAtRoom(_));
-        self.did.iter().any(is)
-    }
-
-    fn dispatches(&self) -> bool {
-        let is = |action: &Action| matches!(action, Action::Redispatch(_));
-        self.did.iter().any(is)
-    }
-
-    fn says_redispatched(&self) -> bool {
-        let is = |action: &Action| matches!(action, Action::Note(Note::JobRedispatched { .. }));
-        self.did.iter().any(is)
-    }
-
-    fn ended(&self) -> Option<CallOutcome> {
-        self.did.iter().find_map(|action| match action {
-            Action::Ended(record) => Some(record.outcome),
-            _ => None,
-        })
-    }
-
-    /// The next look is due, and finds this.
-    fn sees(&mut self, job: &str, seen: RoomSeen) {
-        self.wait(LOOK_EVERY);
-        assert!(self.looks(), "nobody looks: {:?}", self.did);
-        self.step(Event::RoomSeen { job: id(job), seen });
-    }
-}
+use self::place::{BOTH, CALLER, LINE, NOBODY, Place, id, release};
 
 #[test]
 fn a_caller_whose_agent_died_gets_another_one() {
@@ -262,7 +26,7 @@ fn a_caller_whose_agent_died_gets_another_one() {
         assert!(!place.dispatches(), "{seen:?}");
     }
     place.sees("a", CALLER);
-    assert_eq!(place.ended(), Some(CallOutcome::Dropped));
+    assert_eq!(place.ended(), None, "nobody else is there yet");
     let at = |is: &dyn Fn(&Action) -> bool| place.did.iter().position(is).unwrap();
     let written = at(&|action| matches!(action, Action::Write(Entry::Vacant(_))));
     let sent = at(&|action| match action {
@@ -278,19 +42,20 @@ fn a_caller_whose_agent_died_gets_another_one() {
         job: id("a"),
         answer: Dispatched::Made,
     });
-    assert!(place.says_redispatched());
-    // Its worker comes back, and is told.
+    assert!(!place.says_redispatched(), "nobody has taken it yet");
     place.connect(2, "v1");
-    place.step(Event::Claimed {
-        worker: WorkerKey(2),
-        jobs: vec![id("a")],
-    });
-    let end = Action::Terminate {
-        worker: WorkerKey(2),
-        job: id("a"),
-    };
-    assert!(place.did.contains(&end), "{:?}", place.did);
-    assert_eq!(place.jobs.len(), 0, "it is not taken for a job");
+    place.begin(2, "b", "room");
+    assert!(place.says_redispatched());
+    assert_eq!(place.ended(), Some(CallOutcome::Dropped));
+    // Its worker comes back, and is told.
+    place.connect(3, "v1");
+    place.claims(3, "a");
+    assert!(place.ends(3, "a"), "{:?}", place.did);
+    assert!(
+        !place.jobs.contains_key(&id("a")),
+        "it is not taken for a job"
+    );
+    place.says(2, "b", Some(true));
     place.wait(REMEMBERED_FOR);
     assert_eq!(place.rooms.len(), 0, "nothing is remembered for ever");
 }
@@ -419,18 +184,14 @@ fn who_is_killed_does_not_dispatch_twice() {
         place.sees("a", CALLER);
         place.sees("a", CALLER);
         place.restart();
-        assert_eq!(place.jobs.len(), 0);
         place.sees("a", known);
         assert_eq!(place.dispatches(), again);
         assert_eq!(place.says_redispatched(), !again);
-        // It is not its worker's any more.
+        // Only if somebody else is there it is not its worker's any more.
         place.connect(2, "v1");
-        place.step(Event::Claimed {
-            worker: WorkerKey(2),
-            jobs: vec![id("a")],
-        });
-        let end = |action: &Action| matches!(action, Action::Terminate { .. });
-        assert!(place.did.iter().any(end));
+        place.claims(2, "a");
+        assert_eq!(place.ends(2, "a"), !again);
+        assert_eq!(place.runs("a"), again);
     }
 }
 
@@ -480,6 +241,7 @@ fn an_agent_that_always_dies_is_not_dispatched_for_ever() {
             answer: Dispatched::Made,
         });
     }
+    // The last one was left.
     place.wait(REMEMBERED_FOR);
     place.wait(Millis(1));
     place.run(1, "b", "room");
