@@ -15,7 +15,7 @@ use segue_core::dispatch::{
     Action, Dispatcher, Event, LineId, LineKey, LineStatus, Note, WorkerKey,
 };
 use segue_core::link::{CallInfo, CallRecord};
-use segue_core::names::{AgentName, Label, ReleaseId, WorkerId};
+use segue_core::names::{AgentName, CallId, Label, ReleaseId, WorkerId};
 use segue_core::plane::{ConnectedWorker, DrainedBy, Steer, Told};
 use segue_core::presence::AgentPresence;
 use segue_core::time::Timestamp;
@@ -211,6 +211,11 @@ impl Hub {
 
     pub(crate) fn list(&self, agent: Option<&AgentName>, limit: usize) -> Vec<CallInfo> {
         self.lock().dispatcher.list(agent, limit)
+    }
+
+    /// Whether somebody still wants to know who is in the room of a job.
+    pub(crate) fn awaits_look(&self, job: &CallId) -> bool {
+        self.lock().dispatcher.awaits_look(job)
     }
 
     pub(crate) fn job_count(&self) -> usize {

@@ -18,9 +18,11 @@ use tokio::time::sleep;
 
 use crate::hub::Hub;
 
-/// Rooms that are looked at, or dispatched again, at once. When many workers die the server is not
-/// to die of the questions.
+/// Rooms that are looked at at once. When many workers die the server is not to die of the questions.
 const ROOMS_AT_ONCE: usize = 16;
+
+/// Rooms that are dispatched again at once: a caller waits, so not behind all those looks.
+const DISPATCHES_AT_ONCE: usize = 8;
 
 /// Rooms whose metadata is written at once.
 const LABELS_AT_ONCE: usize = 8;
@@ -37,6 +39,7 @@ const LABEL_AGAIN: Duration = Duration::from_secs(1);
 /// See the module.
 pub(crate) struct ServerApi {
     rooms: Arc<Semaphore>,
+    dispatches: Arc<Semaphore>,
     labels: Arc<Semaphore>,
     labels_waiting: Arc<Semaphore>,
 }
@@ -45,6 +48,7 @@ impl Default for ServerApi {
     fn default() -> Self {
         Self {
             rooms: Arc::new(Semaphore::new(ROOMS_AT_ONCE)),
+            dispatches: Arc::new(Semaphore::new(DISPATCHES_AT_ONCE)),
             labels: Arc::new(Semaphore::new(LABELS_AT_ONCE)),
             labels_waiting: Arc::new(Semaphore::new(LABELS_WAITING_MAX)),
         }
@@ -57,6 +61,10 @@ impl ServerApi {
         let (hub, room) = (Arc::clone(hub), Arc::clone(&self.rooms));
         tokio::spawn(async move {
             let _one = room.acquire_owned().await;
+            // Its worker may be back since.
+            if !hub.awaits_look(&ask.job) {
+                return;
+            }
             let seen = rooms::look(&hub.config, &ask).await;
             let job = ask.job;
             hub.step(Event::RoomSeen { job, seen });
@@ -65,7 +73,7 @@ impl ServerApi {
 
     /// Asks for another agent, and says what became of it.
     pub(crate) fn redispatch(&self, hub: &Arc<Hub>, ask: RoomAsk) {
-        let (hub, room) = (Arc::clone(hub), Arc::clone(&self.rooms));
+        let (hub, room) = (Arc::clone(hub), Arc::clone(&self.dispatches));
         tokio::spawn(async move {
             let _one = room.acquire_owned().await;
             let answer = rooms::dispatch(&hub.config, &ask).await;

@@ -184,6 +184,42 @@ async fn a_worker_that_only_lost_its_connection_keeps_its_call() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_back_before_anybody_took_its_place_keeps_its_call() {
+    let (upstream, control) = (quick().await, asking());
+    let (place, job) = answered(&upstream, &control).await;
+    let plan = place.dispatcher.plan("v1");
+    // Nobody else is free.
+    place.second.close();
+    place.first.disconnect();
+    let identity = format!("agent-{}", job.id);
+    upstream.leave(&room(&job), &identity);
+    until("it is dispatched", || {
+        upstream.dispatches_of(&room(&job)) == 2
+    })
+    .await;
+    // The network is back: the agent rejoins, and its worker connects.
+    upstream.rejoin(&room(&job), &identity, &job);
+    let first = place.first.reconnect(&plan).await;
+    let running = place.dispatcher.running.as_ref().unwrap();
+    until("it has its job", || {
+        let workers = running.workers();
+        workers
+            .iter()
+            .any(|worker| worker.jobs.iter().any(|of| of.as_str() == job.id))
+    })
+    .await;
+    first.end(&job.id, JobStatus::Success);
+    let told = control
+        .until("its end is told", |told| told.ended.len() == 1)
+        .await;
+    assert_eq!(told.ended[0].outcome, CallOutcome::Completed);
+    assert!(!first.seen().contains(&Seen::Terminated(job.id.clone())));
+    assert_eq!(upstream.dispatches_of(&room(&job)), 2);
+    let is = |event: &PlaneEvent| matches!(event.what, Redispatched { .. });
+    assert!(!told.events.iter().any(is), "nobody else answered");
+}
+
+#[tokio::test]
 async fn a_room_says_which_release_answers_it() {
     let (upstream, control) = (quick().await, asking());
     let dispatcher = control.start(&upstream).await;
@@ -219,14 +255,27 @@ async fn a_room_says_which_release_answers_it() {
 
 #[tokio::test]
 async fn nothing_is_asked_of_the_server_unless_it_is_configured() {
-    let (upstream, control) = (quick().await, Control::open());
+    let (upstream, mut control) = (quick().await, Control::open());
     let (place, job) = answered(&upstream, &control).await;
     place.first.end(&job.id, JobStatus::Failed);
     control.live("v1", 0).await;
+    // Whatever would have been asked comes before what the next dispatcher asks for another room.
+    place.dispatcher.kill();
+    control.asks = asking().asks;
+    let dispatcher = control.start(&upstream).await;
+    let worker = Sim::start(&dispatcher.plan("v1")).await;
+    ready(&upstream).await;
     let next = upstream.open_room(AGENT, "");
     assert_eq!(upstream.launch(&next).await, Outcome::Assigned);
-    let asks = |record: &Record| matches!(record.event, Event::Http { .. });
-    assert!(!upstream.records().all().iter().any(asks));
+    worker.assigned(&next.id).await;
+    until("the next room is labelled", || {
+        upstream.room_metadata(&room(&next)) == "{\"agent_version\":\"v1\"}"
+    })
+    .await;
+    assert_eq!(upstream.room_metadata(&room(&job)), "");
+    assert_eq!(upstream.dispatches_of(&room(&job)), 1);
+    let looks = |record: &Record| matches!(&record.event, Event::Http { head, .. } if head.contains("ListParticipants"));
+    assert!(!upstream.records().all().iter().any(looks));
 }
 
 /// With LiveKit's own package: a worker is killed while a caller is there, and another one answers.

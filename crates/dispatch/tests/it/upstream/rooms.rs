@@ -103,6 +103,17 @@ impl Upstream {
         }
     }
 
+    /// The agent of a job is there again, as one whose network was gone.
+    pub(crate) fn rejoin(&self, room: &str, identity: &str, job: &Job) {
+        let there = There {
+            kind: AGENT,
+            agent: Some((job.agent_name.clone(), job.id.clone())),
+        };
+        let mut state = self.rooms();
+        let open = state.rooms.get_mut(room).expect("it is open");
+        open.there.insert(identity.to_owned(), there);
+    }
+
     pub(crate) fn close_room(&self, room: &str) {
         self.rooms().rooms.remove(room);
     }
