@@ -2,7 +2,7 @@
 
 import pytest
 
-from segue.asgi import CALL_ID_CHARS_MAX, call_id, comes_back
+from segue.asgi import CALL_ID_CHARS_MAX, call_id, comes_back, routed
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,11 @@ def test_the_id_is_the_gateways_or_the_callers_or_made_up(path, headers, expecte
         assert len(found) == 32 and found != call_id({"path": path, "headers": raw})
     else:
         assert found == expected
+
+
+def test_only_the_gateway_says_that_it_chose():
+    assert routed({"headers": [(b"x-own", b""), (b"x-segue-release", b"v1")]})
+    assert not routed({"headers": [(b"x-release", b"v1")]}) and not routed({})
 
 
 def test_only_the_gateway_says_that_a_call_comes_back():

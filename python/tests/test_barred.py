@@ -1,5 +1,6 @@
 """A membership that is shown, taken, refused, and forgotten: only new calls are in question."""
 
+import asyncio
 import json
 from queue import Queue
 
@@ -7,6 +8,7 @@ import pytest
 
 from conftest import SOON
 from segue import AgentPool, Barred
+from segue.asgi import Calls
 
 WORKER = "/v1/agents/desk/workers/w1"
 SHOW = f"{WORKER}/membership"
@@ -172,3 +174,35 @@ def test_the_wire_has_no_other_words(fake_segue, tmp_path):
     with gate.pool:
         gate.hears("barred draining")
         assert json.dumps(gate.pool.runtime_snapshot().to_dict())
+
+
+def test_calls_that_segues_gateway_brings_are_its_to_judge(fake_segue, tmp_path):
+    entered = []
+
+    async def app(scope, receive, send):
+        entered.append(scope["path"])
+
+    async def call(path, *headers):
+        said = []
+
+        async def receive():
+            return {"type": "websocket.connect"}
+
+        async def send(message):
+            said.append(message)
+
+        scope = {"type": "websocket", "path": path, "headers": list(headers)}
+        await Calls(app, gate.pool)(scope, receive, send)
+        return said
+
+    gate = Gate(fake_segue, tmp_path)
+    gate.beat = {"state": "draining", "why": "fell-out"}
+    by_gateway = (b"x-segue-release", b"v1")
+    with gate.pool as pool:
+        gate.hears("barred fell-out")
+        # The manifest may have admitted it again a moment ago.
+        assert asyncio.run(call("/ws/CA1", by_gateway)) == []
+        assert asyncio.run(call("/ws/CA2"))[0]["type"] == "websocket.close"
+        pool.begin_drain("test")
+        assert asyncio.run(call("/ws/CA3", by_gateway))[0]["type"] == "websocket.close"
+    assert entered == ["/ws/CA1"]

@@ -44,6 +44,11 @@ def comes_back(scope: Scope) -> bool:
     return (b"x-segue-resume", b"true") in list(scope.get("headers", ()))
 
 
+def routed(scope: Scope) -> bool:
+    """Whether Segue's gateway has chosen this worker for the call. It goes by the same membership."""
+    return any(name == b"x-segue-release" for name, _ in scope.get("headers", ()))
+
+
 def _usable(text: str) -> str:
     good = text.isascii() and all(is_.isalnum() or is_ in "._-" for is_ in text)
     if good and text and not text.startswith(".") and len(text) <= CALL_ID_CHARS_MAX:
@@ -75,8 +80,10 @@ class Calls:
             await self._app(scope, receive, send)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # To refuse a call that comes back would end a conversation.
-        call = self._pool.call(self._call_id(scope), assigned=comes_back(scope))
+        # To refuse a call that comes back would end a conversation. And who is admitted again hears of
+        # it later than the gateway, whose calls it must not refuse meanwhile.
+        assigned = comes_back(scope) or (routed(scope) and not self._pool.draining)
+        call = self._pool.call(self._call_id(scope), assigned=assigned)
         try:
             await call.__aenter__()
         except Refused as error:
