@@ -88,13 +88,13 @@ pub(super) fn read_agent_livekit(item: Item<'_>) -> Option<LivekitAgent> {
     let text = |key| section.read_option(key, |item| Some(item.text()?.to_owned()));
     let namespace = text("namespace").unwrap_or_default();
     let again = section.item("redispatch");
-    if let Some(again) = again.filter(|_| !namespace.is_empty()) {
-        if again.flag() == Some(true) {
-            again.fault::<()>(
-                "`redispatch` is not for an agent with a `namespace`",
-                "leave one of them out: the server's API dispatches by name alone",
-            );
-        }
+    if let Some(again) = again.filter(|_| !namespace.is_empty())
+        && again.flag() == Some(true)
+    {
+        again.fault::<()>(
+            "`redispatch` is not for an agent with a `namespace`",
+            "leave one of them out: the server's API dispatches by name alone",
+        );
     }
     Some(LivekitAgent {
         name: text("name").unwrap_or_default(),
