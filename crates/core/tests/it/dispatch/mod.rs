@@ -69,6 +69,12 @@ fn no_job_is_lost_that_a_living_worker_could_take() {
         "drained again",
         "not wanted",
         "ended while away",
+        "cut",
+        "dispatched again",
+        "replaced by another",
+        "left",
+        "back in time",
+        "back too late",
     ] {
         assert!(
             !many || reached.contains_key(what),

@@ -40,6 +40,8 @@ pub(super) struct Process {
     /// again by its jobs must know.
     pub(super) against: BTreeSet<DrainedBy>,
     pub(super) alive: bool,
+    /// Nobody reaches it, and it reaches nobody.
+    pub(super) cut: bool,
 }
 
 impl Process {
@@ -67,6 +69,7 @@ impl Process {
                 .into_iter()
                 .collect(),
             alive: true,
+            cut: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod fleet;
 mod operators;
+mod rooms;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use segue_core::split::Split;
 use segue_core::table::{Epoch, ReleaseRoute, RoutingTable};
 use segue_core::time::{Millis, Timestamp};
 
+use self::rooms::Rooms;
 use super::process::{Manner, Process};
 use crate::sim::rng::Rng;
 
@@ -57,6 +59,16 @@ enum Happens {
         job: CallId,
     },
     Status(usize),
+    /// The server would see that an agent is gone.
+    Noticed {
+        process: usize,
+        job: CallId,
+    },
+    Rejoins(usize),
+    /// A job of a room that there is.
+    JobIn {
+        room: String,
+    },
     Connects(usize),
     Replacement(usize),
     Restart,
@@ -106,6 +118,7 @@ pub(super) struct World {
     holder: BTreeMap<CallId, usize>,
     killed: BTreeSet<CallId>,
     ended: BTreeSet<CallId>,
+    rooms: Rooms,
     counts: BTreeMap<&'static str, u64>,
     traced: bool,
 }
@@ -157,9 +170,11 @@ impl World {
             holder: BTreeMap::new(),
             killed: BTreeSet::new(),
             ended: BTreeSet::new(),
+            rooms: Rooms::default(),
             counts: BTreeMap::new(),
             traced,
         };
+        world.rooms.on = seed.is_multiple_of(3);
         world.restart();
         for process in 0..world.processes.len() {
             world.after(10, Happens::Connects(process));
@@ -229,6 +244,9 @@ impl World {
             Happens::JobEnds { process, job } => self.job_ends(process, &job),
             Happens::Status(process) => self.says_status(process, true),
             Happens::Connects(process) => self.connects(process),
+            Happens::Noticed { process, job } => self.noticed(process, &job),
+            Happens::Rejoins(process) => self.rejoins(process),
+            Happens::JobIn { room } => self.job_in(Some(room)),
             Happens::Replacement(release) => {
                 let process = Process::new(release, &mut self.rng);
                 self.processes.push(process);
@@ -250,11 +268,14 @@ impl World {
     fn restart(&mut self) {
         let settings = Settings {
             hold: Millis(*self.rng.pick(&[0, 500, 1_500])),
+            redispatch: self.rooms.on,
             ..Settings::default()
         };
         let records = self.durable.values().cloned().collect();
         let settings = [(self.agent.clone(), settings)].into();
-        self.d = Some(Dispatcher::new(settings, records, Timestamp(self.now)));
+        let d = Dispatcher::new(settings, records, Timestamp(self.now));
+        let rooms = self.rooms.written.values().cloned().collect();
+        self.d = Some(d.with_vacancies(rooms));
         self.step(Event::Table(Box::new(self.table.clone())));
     }
 
@@ -264,6 +285,10 @@ impl World {
         if self.rng.chance(100) {
             // With its disk.
             self.durable.clear();
+            // What is replaced is taken for a job again.
+            for job in std::mem::take(&mut self.rooms.written).into_keys() {
+                self.rooms.cut.insert(job);
+            }
         }
         self.life += 1;
         self.d = None;
@@ -303,7 +328,20 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Write(Entry::Begun(record)) => {
+                self.rooms.begins(&record.job);
                 self.durable.insert(record.job.clone(), record);
+            }
+            Action::Write(Entry::Vacant(room)) => {
+                self.rooms.written.insert(room.job.clone(), *room);
+            }
+            Action::Write(Entry::Occupied { job }) => {
+                self.rooms.written.remove(&job);
+            }
+            Action::LookAtRoom(ask) => self.looks(&ask),
+            Action::Redispatch(ask) => {
+                self.count("dispatched again");
+                self.rooms.again.insert(ask.job.clone());
+                self.dispatches(&ask);
             }
             Action::Write(Entry::Spoken { job }) => {
                 self.durable.get_mut(&job).expect("it began").spoken = true;
@@ -369,22 +407,23 @@ impl World {
                 self.lines.insert(line, Some(status));
             }
             // Not configured here: `again.rs` is about them.
-            Action::Write(Entry::Vacant(_) | Entry::Occupied { .. })
-            | Action::LookAtRoom(_)
-            | Action::Redispatch(_)
-            | Action::Label { .. } => {
+            Action::Label { .. } => {
                 panic!("{action:?} was not asked for")
             }
             Action::Migrate { .. } => {}
             Action::Ended(record) => {
                 if record.setup_ms.is_some() {
                     let is_new = self.ended.insert(record.call.clone());
-                    assert!(is_new, "{} ended twice", record.call);
+                    // Who was cut off may come back to what the server had ended.
+                    let was_cut = self.rooms.cut.contains(&record.call);
+                    assert!(is_new || was_cut, "{} ended twice", record.call);
                 }
                 match record.outcome {
                     CallOutcome::Completed => self.count("completed"),
                     CallOutcome::Dropped | CallOutcome::Lost if record.setup_ms.is_some() => {
-                        let has = |p: &Process| p.alive && p.jobs.contains(&record.call);
+                        let replaced = self.rooms.has_successor(&record.call);
+                        let has =
+                            |p: &Process| p.alive && p.jobs.contains(&record.call) && !replaced;
                         assert!(!self.processes.iter().any(has), "{record:?} is alive");
                         self.count("lost");
                     }
@@ -402,7 +441,12 @@ impl World {
                     self.count("pinned");
                 }
             }
+            Action::Note(Note::JobClaimed { job, .. }) if self.rooms.again.contains(&job) => {
+                self.count("back in time");
+            }
             Action::Note(note) => self.count(match note {
+                Note::JobRedispatched { .. } => "replaced by another",
+                Note::RoomLeft { .. } => "left",
                 Note::WorkerDrains { .. } => "drained",
                 Note::WorkerServes { .. } => "undrained",
                 Note::WorkerSilent { .. } => "silent",
@@ -450,7 +494,7 @@ impl World {
         }
     }
 
-    fn new_job(&mut self) {
+    fn job_in(&mut self, room: Option<String>) {
         let up: Vec<LineKey> = self
             .lines
             .iter()
@@ -460,10 +504,10 @@ impl World {
         if !up.is_empty() && self.d.is_some() {
             self.jobs_made += 1;
             let job: CallId = format!("AJ_{}", self.jobs_made).parse().unwrap();
-            let room = match self.rng.below(10) {
+            let room = room.unwrap_or_else(|| match self.rng.below(10) {
                 0 => format!("shared-{}", self.rng.below(3)),
                 _ => format!("room-{job}"),
-            };
+            });
             let line = *self.rng.pick(&up);
             let offer = Offered {
                 at: self.now,
@@ -476,14 +520,18 @@ impl World {
             self.offered.insert(job.clone(), offer);
             let ask = Ask {
                 body: body(&format!("offer:{job}")),
+                again: self.rooms.offers(&job, &room),
                 job: job.clone(),
                 room,
                 fields: BTreeMap::new(),
-                again: None,
             };
             self.after(ANSWER_WITHIN.0 + 5, Happens::GivesUp(job));
             self.step(Event::Offered { line, ask });
         }
+    }
+
+    fn new_job(&mut self) {
+        self.job_in(None);
         if self.now < BUSY_MS {
             let wait = self.rng.heavy(60, 900);
             self.after(wait, Happens::Job);

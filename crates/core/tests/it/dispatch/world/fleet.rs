@@ -31,6 +31,7 @@ impl World {
                 assert_eq!(before, None, "{job} has two workers");
                 self.count("begun");
                 self.processes[index].jobs.insert(job.clone());
+                self.rooms.joins(&job);
                 self.says_job(index, &job, None);
                 let ends = self.rng.heavy(4_000, 50_000);
                 self.after(
@@ -135,6 +136,9 @@ impl World {
         if !self.processes[index].alive || !self.processes[index].jobs.remove(job) {
             return;
         }
+        if !self.processes[index].cut {
+            self.rooms.leaves(job);
+        }
         self.says_job(index, job, Some(true));
         let process = &mut self.processes[index];
         if process.draining && process.jobs.is_empty() {
@@ -147,7 +151,8 @@ impl World {
     }
 
     pub(super) fn connects(&mut self, index: usize) {
-        if !self.processes[index].alive || self.processes[index].connection.is_some() {
+        let process = &self.processes[index];
+        if !process.alive || process.cut || process.connection.is_some() {
             return;
         }
         if self.d.is_none() {
@@ -206,7 +211,7 @@ impl World {
     pub(super) fn trouble(&mut self) {
         let index = self.rng.index(self.processes.len());
         let release = self.processes[index].release;
-        match self.rng.below(17) {
+        match self.rng.below(20) {
             0 if self.d.is_some() => self.crash(),
             1 => {
                 let lines: Vec<LineKey> = self.lines.keys().copied().collect();
@@ -253,6 +258,8 @@ impl World {
                     let process = &mut self.processes[index];
                     process.alive = false;
                     self.killed.extend(process.jobs.iter().cloned());
+                    self.notices(index);
+                    let process = &mut self.processes[index];
                     let latency = process.latency;
                     if let Some(worker) = process.connection.take() {
                         let code = Some(1_000);
@@ -264,6 +271,7 @@ impl World {
             8 => self.end_some(),
             9..12 => self.operate(index),
             12 | 13 => self.admit_again(index),
+            17.. => self.cut(index),
             _ => {
                 let [v1, v2] = self.releases;
                 let split = match self.rng.below(4) {
@@ -307,6 +315,7 @@ impl World {
             self.tell(0, Event::Closed { worker, code: None });
         }
         self.count("killed");
+        self.notices(index);
         let wait = self.rng.between(100, 4_000);
         self.after(wait, Happens::Replacement(release));
     }

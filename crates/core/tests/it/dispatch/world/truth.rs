@@ -8,6 +8,7 @@ use segue_core::plane::DrainedBy;
 use segue_core::split::Share;
 use segue_core::time::{Millis, Timestamp};
 
+use super::super::process::Process;
 use super::{View, World};
 
 impl World {
@@ -17,6 +18,7 @@ impl World {
         let d = self.d.as_mut().expect("it is up at the end");
         assert_eq!(d.list(None, 10), []);
         assert_eq!(self.durable, BTreeMap::new());
+        assert_eq!(self.rooms.written, BTreeMap::new());
         for presence in d.presence(now + Millis(60_000)).values() {
             for counts in presence.releases.values() {
                 assert_eq!((counts.live, counts.pinned), (0, 0), "{presence:?}");
@@ -91,8 +93,14 @@ impl World {
         self.check_release(job, view);
     }
 
-    /// A job is ended by policy only while its release winds down.
-    pub(super) fn check_end(&self, job: &CallId) {
+    /// A job is ended by policy only while its release winds down; and else only if another one has begun
+    /// in its room.
+    pub(super) fn check_end(&mut self, job: &CallId) {
+        if self.rooms.is_replaced(job) {
+            assert!(self.rooms.has_successor(job), "{job} is ended for nobody");
+            self.count("back too late");
+            return;
+        }
         let release = self.durable[job].release;
         let route = &self.table.releases[&release];
         assert!(route.retiring, "{job} is ended, and its release is in use");
@@ -115,6 +123,15 @@ impl World {
     pub(super) fn check_refusal(&self, job: &CallId) {
         let offer = &self.offered[job];
         if self.now - offer.at + 60 > ANSWER_WITHIN.0 || offer.asked.len() >= ASKED_MAX {
+            return;
+        }
+        // A room whose own agent is back takes no other.
+        let held = |one: &Process| {
+            one.jobs
+                .iter()
+                .any(|has| self.offered[has].room == offer.room)
+        };
+        if self.rooms.on && self.processes.iter().any(|one| one.alive && held(one)) {
             return;
         }
         for (key, view) in &self.views {
