@@ -144,12 +144,13 @@ async fn a_job_whose_process_died_is_dispatched_at_once_and_only_once() {
         upstream.dispatches_of(&room(&job)) == 2
     })
     .await;
-    // The server is asked whether it has it.
-    asked(&upstream, "ListParticipants", 2).await;
-    until("somebody answers", || {
-        upstream.agents_in(&room(&job)).len() == 1
-    })
-    .await;
+    // That its job begins says that it was made.
+    let tells = |told: &Told| {
+        let is = |event: &PlaneEvent| matches!(event.what, Redispatched { .. });
+        told.events.iter().any(is)
+    };
+    control.until("it is told for the audit log", tells).await;
+    assert_eq!(upstream.agents_in(&room(&job)).len(), 1);
     assert_eq!(upstream.dispatches_of(&room(&job)), 2);
 }
 
