@@ -116,6 +116,17 @@ fn give(site: &Site, worker: &str, token: &str) {
     fs::rename(beside, file).unwrap();
 }
 
+/// Waits until every gateway goes by what is decided now.
+async fn acted(site: &Site) {
+    let decided = site.agent().unwrap()["epoch"].as_u64().unwrap();
+    site.until("the gateway acts by it", || {
+        let gateways = site.json(&["status"])["gateways"].take();
+        let acts = |is: &Value| is["epochs"]["desk"].as_u64() >= Some(decided);
+        (gateways.as_array()).is_some_and(|all| !all.is_empty() && all.iter().all(acts))
+    })
+    .await;
+}
+
 /// What the SDK says of itself.
 fn snapshot(site: &Site, worker: &str) -> Value {
     let port = view(site, worker)["port"].as_u64().unwrap_or_default();
@@ -207,6 +218,7 @@ async fn who_proves_its_key_serves_and_who_copied_a_token_does_not() {
     // With a token of its own it is as good as the other one.
     give(&site, thief, &token(&site, "v1", thief));
     site.becomes("v1", "current").await;
+    acted(&site).await;
     site.until("both take calls", || {
         let takes = |is: &String| snapshot(&site, is)["membership"]["barred"].is_null();
         workers.iter().all(takes)
@@ -223,6 +235,7 @@ async fn who_proves_its_key_serves_and_who_copied_a_token_does_not() {
     signer(&site, &["revoke", "--token", &shown, "--sign", "m.pem"]);
     site.until("it is barred", || view(&site, thief)["barred"] == "revoked")
         .await;
+    acted(&site).await;
     site.until("the SDK has heard it", || {
         snapshot(&site, thief)["membership"]["barred"] == "revoked"
     })
@@ -261,6 +274,7 @@ async fn a_token_of_another_release_brings_no_release_in() {
     key(&site, &old);
     give(&site, &old, &token(&site, "v1", &old));
     site.becomes("v1", "current").await;
+    acted(&site).await;
     let new = bring_in(&site, "v2", 1).await.remove(0);
     key(&site, &new);
     let tail = next_rejected(&site);
@@ -278,6 +292,7 @@ async fn a_token_of_another_release_brings_no_release_in() {
 
     give(&site, &new, &token(&site, "v2", &new));
     site.becomes("v2", "current").await;
+    acted(&site).await;
     talk_of(&site, "CA2").await;
     assert_eq!(snapshot(&site, &new)["total_sessions_started"], 1);
 }
