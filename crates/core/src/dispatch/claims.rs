@@ -28,7 +28,7 @@ impl Dispatcher {
                 worker: worker.id.clone(),
             };
             let Some(job) = self.jobs.get(&id) else {
-                self.adopt(key, id);
+                self.adopt(key, &id);
                 continue;
             };
             if !is_of(job, worker) {
@@ -135,7 +135,7 @@ impl Dispatcher {
     }
 
     /// A job that only its worker knows: it was given by somebody else, or the file is lost.
-    fn adopt(&mut self, key: WorkerKey, id: CallId) {
+    fn adopt(&mut self, key: WorkerKey, id: &CallId) {
         let Some(worker) = self.workers.get_mut(&key) else {
             return;
         };
@@ -184,7 +184,7 @@ impl Dispatcher {
         self.out
             .extend(record.map(|r| Action::Write(Entry::Begun(r))));
         self.note(note);
-        self.retake(&id);
+        self.retake(id);
     }
 }
 

@@ -200,11 +200,11 @@ impl Dispatcher {
         let (sid, agent) = (vacancy.again.sid.clone(), vacancy.agent.clone());
         self.vacancies.keep(&sid, id, self.now);
         for other in self.vacancies.others(&sid, id) {
-            let is_open = |job: &&Job| {
+            let is_open = |job: &Job| {
                 let step = job.offer().map(|offer| &offer.step);
                 job.agent == agent && matches!(step, Some(Step::Held | Step::Asking { .. }))
             };
-            if self.jobs.get(&other).filter(is_open).is_some() {
+            if self.jobs.get(&other).is_some_and(is_open) {
                 self.refuse(&other, "the agent that it replaces is back");
             }
         }
@@ -259,7 +259,7 @@ impl Dispatcher {
         if now >= until {
             return match vacancy.stage {
                 VacancyStage::Sent { .. } => {
-                    self.give_up(id, "the server never said that it has it")
+                    self.give_up(id, "the server never said that it has it");
                 }
                 VacancyStage::Made { .. } => self.give_up(id, "nobody takes it"),
                 _ => self.forget_room(id),
