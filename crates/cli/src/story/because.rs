@@ -126,6 +126,7 @@ pub(super) fn of(entry: &Entry, fact: &Fact, standing: &Standing) -> Vec<String>
         | Fact::WorkerGone { .. }
         | Fact::WorkerAdmitted { .. }
         | Fact::WorkerBarred { .. }
+        | Fact::WorkerShowed { .. }
         | Fact::GatewayJoined { .. }
         | Fact::Notice(_) => Vec::new(),
     }

@@ -32,7 +32,12 @@ pub(super) fn of(entry: &Entry, fact: &Fact, labels: &Labels) -> String {
             format!("membership lets worker {worker} take new calls")
         }
         Fact::WorkerBarred { worker, why } => {
-            format!("membership bars worker {worker} ({why}): it keeps its calls and gets no new ones")
+            format!(
+                "membership bars worker {worker} ({why}): it keeps its calls and gets no new ones"
+            )
+        }
+        Fact::WorkerShowed { worker, badge } => {
+            format!("worker {worker} has shown another token ({})", badge.token)
         }
         Fact::GatewayJoined { gateway } => {
             format!("gateway {gateway} reports: from now on its calls count")

@@ -133,6 +133,10 @@ impl Agent {
     /// Why the incoming release must not have another call, if `to` can: it hurts callers. Without
     /// a worker it does no worse than another one without, as after a restart of the machine.
     pub(super) fn hurt(&self, seen: &Seen, rollout: &Rollout, to: ReleaseId) -> Option<String> {
+        // Better some calls that fail than all of them; a person may do it all the same.
+        if self.is_barred(to) && !self.is_deserted(rollout.incoming) {
+            return None;
+        }
         self.over_limit(seen, rollout).or_else(|| {
             let deserted = self.is_deserted(rollout.incoming) && !self.is_deserted(to);
             deserted.then(|| match self.worker_hold(rollout.incoming) {
@@ -140,6 +144,21 @@ impl Agent {
                 _ => "it has no worker left".to_owned(),
             })
         })
+    }
+
+    /// Why it stays though it hurts callers: nobody may take their calls instead.
+    pub(super) fn no_way_back(&self, seen: &Seen, rollout: &Rollout) -> Option<Hold> {
+        let to = rollout.outgoing.filter(|to| self.is_barred(*to))?;
+        let Some(Hold::Barred { why: barred, .. }) = self.barred_hold(to, 1) else {
+            return None;
+        };
+        let why = self.over_limit(seen, rollout)?;
+        (!self.is_deserted(rollout.incoming)).then_some(Hold::NoWayBack { why, barred })
+    }
+
+    /// Whether membership keeps every call from it: each of its workers that are up is barred.
+    pub(super) fn is_barred(&self, release: ReleaseId) -> bool {
+        self.is_deserted(release) && self.barred_hold(release, 1).is_some()
     }
 
     /// Whether none of its workers is up.
@@ -168,6 +187,7 @@ impl Agent {
             }];
         }
         if rollout.paused.is_some()
+            || self.no_way_back(seen, rollout).is_some()
             || !self
                 .step_holds(now, seen, rollout, (step, began, base))
                 .is_empty()

@@ -51,7 +51,9 @@ impl Agent {
                 );
             }
             Fact::WorkerReady { .. } | Fact::WorkerGone { .. } => self.worker_fact(fact),
-            Fact::WorkerAdmitted { .. } | Fact::WorkerBarred { .. } => self.standing_fact(fact),
+            Fact::WorkerAdmitted { .. } | Fact::WorkerBarred { .. } | Fact::WorkerShowed { .. } => {
+                self.standing_fact(fact);
+            }
             Fact::GatewayJoined { gateway } => {
                 self.gateways.insert(gateway.clone());
                 // It may have held calls until a moment ago, and nobody counted them: what was

@@ -76,7 +76,8 @@ impl Agent {
             // Nobody has looked whether it is bad as long as a gateway is silent (I10).
             let unknown = !seen.silent(now, &self.gateways).is_empty();
             let unknown = unknown && self.on(Guard::NoDataNoVerdict);
-            return if waits || unknown || self.is_deserted(rollout.incoming) {
+            let stays = waits || unknown || self.no_way_back(seen, rollout).is_some();
+            return if stays || self.is_deserted(rollout.incoming) {
                 Vec::new()
             } else {
                 vec![Fact::Baked { at: now }]

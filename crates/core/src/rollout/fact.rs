@@ -26,7 +26,7 @@ use crate::time::Timestamp;
 pub const FACT_VERSION: u32 = 3;
 
 /// Names of all facts, as journaled.
-pub const FACT_NAMES: [&str; 39] = [
+pub const FACT_NAMES: [&str; 40] = [
     "configured",
     "deployed",
     "provision_started",
@@ -60,6 +60,7 @@ pub const FACT_NAMES: [&str; 39] = [
     "drained",
     "retiring",
     "retired",
+    "worker_showed",
     "worker_rejected",
     "worker_draining",
     "worker_steered",
@@ -145,6 +146,13 @@ pub enum Fact {
         worker: WorkerId,
         /// Why, in one word.
         why: String,
+    },
+    /// A worker that takes calls has shown another token. Nothing changes for any call.
+    WorkerShowed {
+        /// Which.
+        worker: WorkerId,
+        /// What it showed.
+        badge: Badge,
     },
     /// A gateway reported for the first time: from now on its calls count.
     GatewayJoined {
@@ -386,7 +394,8 @@ impl Fact {
             | Self::DrainStarted { .. }
             | Self::CeilingReached { .. }
             | Self::Retiring { .. } => true,
-            Self::GatewayJoined { .. }
+            Self::WorkerShowed { .. }
+            | Self::GatewayJoined { .. }
             | Self::GatewayForgotten { .. }
             | Self::VerifyStarted { .. }
             | Self::GatePassed { .. }
@@ -419,6 +428,7 @@ impl Fact {
                 | Self::WorkerGone { .. }
                 | Self::WorkerAdmitted { .. }
                 | Self::WorkerBarred { .. }
+                | Self::WorkerShowed { .. }
                 | Self::GatewayJoined { .. }
                 | Self::Emptied { .. }
                 | Self::Refilled { .. }
@@ -477,13 +487,14 @@ mod tests {
             Fact::Drained { .. } => 31,
             Fact::Retiring { .. } => 32,
             Fact::Retired { .. } => 33,
+            Fact::WorkerShowed { .. } => 34,
             Fact::Notice(notice) => match notice {
-                Notice::WorkerRejected { .. } => 34,
-                Notice::WorkerDraining { .. } => 35,
-                Notice::WorkerSteered { .. } => 36,
-                Notice::MembershipRefused { .. } => 37,
-                Notice::JobRedispatched { .. } => 38,
-                Notice::EventsLeftOut { .. } => 39,
+                Notice::WorkerRejected { .. } => 35,
+                Notice::WorkerDraining { .. } => 36,
+                Notice::WorkerSteered { .. } => 37,
+                Notice::MembershipRefused { .. } => 38,
+                Notice::JobRedispatched { .. } => 39,
+                Notice::EventsLeftOut { .. } => 40,
             },
         }
     }

@@ -45,6 +45,13 @@ pub enum Hold {
         /// Until when.
         until: Timestamp,
     },
+    /// It hurts callers, and with the release before it they would get no answer at all.
+    NoWayBack {
+        /// What is wrong with it.
+        why: String,
+        /// Why that one's workers are barred, in one word.
+        barred: String,
+    },
     /// The bake window does not end: no smoke calls in it succeeded.
     NothingProved,
     /// An operator, a step or a gate asks to wait.
@@ -101,6 +108,11 @@ impl fmt::Display for Hold {
             Self::Webhooks { names } => write!(f, "webhook {} has not agreed", names.join(", ")),
             Self::Approval => write!(f, "it waits for an approval"),
             Self::Baking { .. } => write!(f, "it bakes: it may still be rolled back by itself"),
+            Self::NoWayBack { why, barred } => write!(
+                f,
+                "{why}, and membership bars every worker of the release before it ({barred}); {}",
+                way_out(barred)
+            ),
             Self::NothingProved => write!(
                 f,
                 "its bake window stays open: none of its smoke calls succeeded so far"
@@ -124,7 +136,7 @@ impl fmt::Display for Hold {
 /// What to do about workers that are barred.
 fn way_out(why: &str) -> &'static str {
     match why {
-        "unregistered" | "revoked" | "unknown-key" => {
+        "unregistered" | "revoked" | "unknown-key" | "expired" | "contradiction" => {
             "give them tokens with `segue membership token`"
         }
         _ => "admit the release with `segue membership sign`",
@@ -154,6 +166,7 @@ impl Agent {
                 holds.extend(gates);
             }
             Phase::Canary { step, since, base } => {
+                holds.extend(self.no_way_back(seen, rollout));
                 holds.extend(self.step_holds(now, seen, rollout, (*step, *since, base)));
                 holds.extend(self.next_holds(now, seen, rollout));
                 if self.is_deserted(rollout.incoming) {
@@ -169,6 +182,7 @@ impl Agent {
             Phase::Landed { .. } => {
                 if let Some(bake) = rollout.baking() {
                     holds.push(Hold::Baking { until: bake.until });
+                    holds.extend(self.no_way_back(seen, rollout));
                     if self.is_deserted(rollout.incoming) {
                         holds.extend(self.worker_hold(rollout.incoming));
                     }

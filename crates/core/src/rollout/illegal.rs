@@ -244,7 +244,7 @@ impl Illegal {
             Self::NotEnding { .. } => {
                 "set `stragglers = { policy = \"end\", ceiling = \"2h\" }`, and wait for the ceiling"
             }
-            Self::NoWorkers { .. } => "see why with `segue logs`",
+            Self::NoWorkers { .. } => "see why with `segue workers` and `segue logs`",
             Self::NoRoom { .. } => {
                 "deploy with more `workers` or a larger `capacity`, or wait for calls to end"
             }

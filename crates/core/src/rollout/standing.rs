@@ -47,12 +47,15 @@ impl Agent {
                 why: why.clone(),
             }),
             Some(_) => None,
+            None if record.barred.is_some() => Some(Fact::WorkerAdmitted {
+                worker,
+                badge: badge.cloned(),
+            }),
+            // Tokens are made anew every few minutes: routing has nothing to do with it.
             None => {
-                let is_new = badge.is_some() && badge != record.badge.as_ref();
-                (is_new || record.barred.is_some()).then(|| Fact::WorkerAdmitted {
-                    worker,
-                    badge: badge.cloned(),
-                })
+                let badge = badge.filter(|is| record.badge.as_ref() != Some(is))?;
+                let badge = badge.clone();
+                Some(Fact::WorkerShowed { worker, badge })
             }
         }
     }
@@ -66,6 +69,11 @@ impl Agent {
                     if badge.is_some() {
                         record.badge.clone_from(badge);
                     }
+                }
+            }
+            Fact::WorkerShowed { worker, badge } => {
+                if let Some(record) = self.workers.get_mut(worker) {
+                    record.badge = Some(badge.clone());
                 }
             }
             Fact::WorkerBarred { worker, why } => {

@@ -64,6 +64,7 @@ fn facts_of_the_first_version_are_read() {
 }
 
 /// One agent with one gateway that acknowledges at once.
+#[derive(Clone)]
 struct Bench {
     agent: Agent,
     seen: Seen,

@@ -5,7 +5,7 @@ use segue_core::rollout::{BAKE_ATTEMPTS, Effect};
 
 use super::*;
 
-fn baking() -> Bench {
+pub(super) fn baking() -> Bench {
     let mut bench = Bench::at("complete");
     bench.bring_in(
         2,

@@ -1,6 +1,7 @@
 //! Workers that are barred by their membership.
 
 use segue_core::names::WorkerId;
+use segue_core::presence::Totals;
 use segue_core::rollout::Badge;
 
 use super::*;
@@ -79,6 +80,49 @@ fn a_canary_that_bars_itself_is_taken_back() {
     assert_eq!(bench.agent.current(), Some(id(1)));
 }
 
+#[test]
+fn nobody_goes_back_by_themselves_to_a_release_that_is_barred() {
+    for begin in ["canary", "complete"] {
+        let mut bench = match begin {
+            "canary" => Bench::at("canary"),
+            _ => baking::baking(),
+        };
+        bench.ok(stands(1, Some("fell-out")));
+        let totals = Totals {
+            started: 1_000,
+            ended: 1_000,
+            dropped: 500,
+            ..Totals::default()
+        };
+        let counts = ReleaseCounts {
+            totals,
+            ..ReleaseCounts::default()
+        };
+        bench.counts.insert(id(2), counts);
+        bench.pass(86_400);
+        let phase = bench.agent.phase_word();
+        assert!(
+            !phase.starts_with("roll"),
+            "no call would be answered: {phase}"
+        );
+        let said: Vec<String> = bench.holds().iter().map(Hold::to_string).collect();
+        let said = said.join("; ");
+        assert!(
+            said.contains("dropped, limit") && said.contains("(fell-out)"),
+            "{said}"
+        );
+        // A person may; and once it is signed, nobody need.
+        let mut other = bench.clone();
+        other.ok(Event::Rollback { from: None });
+        assert_eq!(other.agent.current(), Some(id(1)));
+        bench.ok(stands(1, None));
+        bench.pass(1);
+        bench.settle();
+        assert_eq!(bench.agent.phase_word(), "rolled back");
+        assert_eq!(bench.agent.current(), Some(id(1)));
+    }
+}
+
 /// Out of the manifest and in again: nothing is stopped, and each change is one fact and one table.
 #[test]
 fn the_current_release_falls_out_and_comes_back() {
@@ -109,8 +153,10 @@ fn what_a_worker_showed_is_remembered_while_it_runs() {
         badge: Some(badge.clone()),
         barred: barred.map(str::to_owned),
     };
-    assert_eq!(bench.facts(shows(None)), ["worker_admitted"]);
+    let epoch = bench.agent.epoch;
+    assert_eq!(bench.facts(shows(None)), ["worker_showed"]);
     assert!(bench.facts(shows(None)).is_empty());
+    assert_eq!(bench.agent.epoch, epoch, "no gateway need hear of it");
     bench.ok(stands(1, Some("fell-out")));
     bench.ok(stands(1, None));
     assert_eq!(bench.agent.workers[&worker(1)].badge, Some(badge));
