@@ -12,6 +12,7 @@
 //! [`Gate::offer_manifest`], [`Gate::offer_keys`] and [`Gate::save`] waits for a disk.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use segue_core::names::{AgentName, Environment, Label, ReleaseId, TokenId, WorkerId};
 use segue_core::time::{Millis, Timestamp};
@@ -24,7 +25,7 @@ use crate::manifest::{self, Manifest, ReleaseState, fingerprint};
 use crate::member::{Accepted, Freshness, Member, Standing, Why, changes};
 use crate::proof::Nonces;
 use crate::reject::Reject;
-use crate::store::{FORMAT, Kept, Known, Store};
+use crate::store::{Disk, FORMAT, Kept, Known, Saving, Store};
 use crate::token::{self, WorkerClaims};
 
 /// How long an ended manifest goes on for those who are in, unless it is said otherwise: whoever
@@ -36,6 +37,10 @@ pub const KNOWN_LASTS: Millis = Millis::from_secs(2 * 86_400);
 
 /// Tokens that are known at once, 15 MB on disk. Each was signed by somebody who may.
 pub const KNOWN_MAX: usize = 50_000;
+
+/// Tokens that name one worker and are known at once: processes of it that are as old as the tokens
+/// they began with, and read no newer one.
+pub const KNOWN_OF_ONE_MAX: usize = 16;
 
 /// What a gate is told once.
 #[derive(Debug, Clone)]
@@ -89,7 +94,9 @@ pub struct Gate {
     held: Option<Held>,
     known: BTreeMap<TokenId, Known>,
     nonces: Nonces,
-    store: Box<dyn Store>,
+    disk: Arc<Disk>,
+    /// Grows with what is to be stored.
+    generation: u64,
     /// Whether `known` has something that is not stored.
     unsaved: bool,
     complaint: Option<Reject>,
@@ -112,7 +119,8 @@ impl Gate {
         store: Box<dyn Store>,
         now: Timestamp,
     ) -> Result<Self, Reject> {
-        let kept = store.load().map_err(Reject::Store)?;
+        let disk = Disk::new(store);
+        let kept = disk.load().map_err(Reject::Store)?;
         let keys = match &kept {
             Some(kept) => Trusted::again(&kept.keys)?,
             None => Trusted::first(chain, now)?,
@@ -130,7 +138,8 @@ impl Gate {
             ver: 0,
             held: None,
             known: BTreeMap::new(),
-            store,
+            disk: Arc::new(disk),
+            generation: 0,
             unsaved: false,
             complaint: None,
         };
@@ -150,7 +159,10 @@ impl Gate {
                 }
                 gate.complaint = gate.offer_keys(chain, now).err();
             }
-            None => gate.store.save(&gate.kept()).map_err(Reject::Store)?,
+            None => {
+                let kept = gate.kept();
+                gate.keep(kept)?;
+            }
         }
         Ok(gate)
     }
@@ -178,10 +190,11 @@ impl Gate {
             kept.ver = keys.set.floor.unwrap_or(kept.ver);
             until = Some(kept.fresh_until);
         }
-        self.store.save(&kept).map_err(Reject::Store)?;
+        let ver = kept.ver;
+        self.keep(kept)?;
         self.unsaved = false;
         self.keys = keys;
-        self.ver = kept.ver;
+        self.ver = ver;
         if let (Some(held), Some(until)) = (&mut self.held, until) {
             held.fresh_until = until;
         }
@@ -230,7 +243,7 @@ impl Gate {
             fresh_until: until,
             ..self.kept()
         };
-        self.store.save(&kept).map_err(Reject::Store)?;
+        self.keep(kept)?;
         let accepted = Accepted {
             ver: offered,
             until,
@@ -392,10 +405,39 @@ impl Gate {
         if !self.unsaved {
             return Ok(());
         }
+        let saved = self.saving(now).map_or(Ok(()), |saving| saving.write());
+        self.unsaved = saved.is_err();
+        saved.map_err(Reject::Store)
+    }
+
+    /// What [`Gate::save`] would store, for whoever has the gate under a lock that others wait for. If
+    /// it could not be written, say so by [`Gate::unsaved`].
+    pub fn saving(&mut self, now: Timestamp) -> Option<Saving> {
+        if !std::mem::take(&mut self.unsaved) {
+            return None;
+        }
         self.known.retain(|_, known| known.until > now);
-        self.store.save(&self.kept()).map_err(Reject::Store)?;
-        self.unsaved = false;
-        Ok(())
+        let kept = self.kept();
+        Some(self.numbered(kept))
+    }
+
+    /// What was to be stored is not.
+    pub fn unsaved(&mut self) {
+        self.unsaved = true;
+    }
+
+    fn numbered(&mut self, kept: Kept) -> Saving {
+        self.generation += 1;
+        Saving {
+            kept,
+            disk: Arc::clone(&self.disk),
+            generation: self.generation,
+        }
+    }
+
+    /// Stores it before it is acted on.
+    fn keep(&mut self, kept: Kept) -> Result<(), Reject> {
+        self.numbered(kept).write().map_err(Reject::Store)
     }
 
     /// A token that is believed, or was, when this very one was shown.
@@ -473,6 +515,7 @@ impl Gate {
                 token: claims.jti.clone(),
                 until: claims.exp.at() + KNOWN_LASTS,
                 digest: Some(digest),
+                of: whose(&claims),
             });
         }
         Ok(Member {
@@ -487,8 +530,18 @@ impl Gate {
         })
     }
 
-    /// Full, it forgets the one that would be forgotten first.
+    /// Full, it forgets the one that would be forgotten first: of its own worker, if there are many.
     fn remember(&mut self, known: Known) {
+        if known.of.is_some() && !self.known.contains_key(&known.token) {
+            let same = self.known.values().filter(|is| is.of == known.of);
+            let mut same: Vec<(Timestamp, TokenId)> =
+                same.map(|is| (is.until, is.token.clone())).collect();
+            same.sort_unstable();
+            let surplus = (same.len() + 1).saturating_sub(KNOWN_OF_ONE_MAX);
+            for (_, token) in same.drain(..surplus) {
+                self.known.remove(&token);
+            }
+        }
         if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&known.token) {
             let first = self.known.values().min_by_key(|known| known.until);
             if let Some(first) = first.map(|known| known.token.clone()) {
@@ -513,6 +566,12 @@ impl Gate {
             known: self.known.values().cloned().collect(),
         }
     }
+}
+
+/// The worker that a token names. A key may be that of a whole fleet.
+fn whose(claims: &WorkerClaims) -> Option<String> {
+    let worker = claims.sub.as_ref()?;
+    Some(format!("{} {worker}", claims.agent))
 }
 
 /// One that was believed before it was stored, maybe by a key that is out now.

@@ -40,6 +40,9 @@ pub struct Known {
     /// SHA-256 of it, as it was shown. None: it was stored in the first form; it is known by its id, if
     /// it still is good otherwise.
     pub digest: Option<String>,
+    /// Whose it is, if it says: of each only the newest few are remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
 }
 
 /// A token as the first form has it.
@@ -58,6 +61,7 @@ fn known<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Known>, D::Error> {
             token,
             until,
             digest: None,
+            of: None,
         },
     };
     Ok(stored.into_iter().map(known).collect())
@@ -69,7 +73,7 @@ fn known<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Known>, D::Error> {
 pub struct StoreError(pub String);
 
 /// Where a gate keeps what it knows.
-pub trait Store: Send {
+pub trait Store: Send + Sync {
     /// What was stored last; nothing before the first time.
     ///
     /// # Errors
@@ -84,6 +88,47 @@ pub trait Store: Send {
     ///
     /// When it may not have been stored. The gate does not act on it.
     fn save(&self, kept: &Kept) -> Result<(), StoreError>;
+}
+
+/// What is to be stored, outside of any lock that the gate is under. Nothing replaces what is newer.
+pub struct Saving {
+    pub(crate) kept: Kept,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) generation: u64,
+}
+
+/// Where it is stored, one at a time.
+pub(crate) struct Disk {
+    store: Box<dyn Store>,
+    /// What was stored last.
+    written: Mutex<u64>,
+}
+
+impl Disk {
+    pub(crate) fn new(store: Box<dyn Store>) -> Self {
+        let written = Mutex::default();
+        Self { store, written }
+    }
+
+    pub(crate) fn load(&self) -> Result<Option<Kept>, StoreError> {
+        self.store.load()
+    }
+}
+
+impl Saving {
+    /// Stores it, unless something newer is.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be stored: give it back to [`crate::Gate::unsaved`].
+    pub fn write(&self) -> Result<(), StoreError> {
+        let mut written = (self.disk.written.lock()).unwrap_or_else(PoisonError::into_inner);
+        if *written < self.generation {
+            self.disk.store.save(&self.kept)?;
+            *written = self.generation;
+        }
+        Ok(())
+    }
 }
 
 /// A store that forgets with the process: for tests, and for looking at a manifest once.

@@ -6,11 +6,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use segue_membership::file::{FileStore, Sight, create};
+use segue_membership::gate::KNOWN_OF_ONE_MAX;
 use segue_membership::store::Store as _;
 use segue_membership::{Gate, ReleaseState, Standing, Why, sign_worker};
 use serde_json::json;
 
-use crate::world::{DAY, NOW, STRANGER, World, claims, key, settings, token};
+use crate::world::{DAY, NOW, STRANGER, WORKER, World, claims, key, settings, token};
 
 struct Folder(PathBuf);
 
@@ -68,6 +69,31 @@ fn a_gate_goes_on_from_its_file_and_not_from_a_damaged_one() {
     assert_eq!(refused.word(), "store");
     let why = refused.source().unwrap().to_string();
     assert!(why.contains("format 3 is not known here"), "{why}");
+}
+
+#[test]
+fn what_is_stored_late_replaces_nothing_newer_and_one_worker_fills_nothing() {
+    let folder = Folder::new("late");
+    let path = folder.0.join("gate.json");
+    let store = || Box::new(FileStore::new(&path));
+    let mut world = World::new();
+    world.gate = Gate::open(settings(), &world.chain, store(), NOW).unwrap();
+    world.admit(&[("v1", ReleaseState::Active)], NOW).unwrap();
+    for number in 0..KNOWN_OF_ONE_MAX + 5 {
+        let mut of_w1 = claims("v1", &format!("t{number}"), NOW);
+        of_w1.sub = Some("w1".parse().unwrap());
+        world
+            .gate
+            .admit(&sign_worker(&of_w1, &key(WORKER)), NOW)
+            .unwrap();
+    }
+    let late = world.gate.saving(NOW).unwrap();
+    assert!(world.gate.saving(NOW).is_none(), "it is under way");
+    world.admit(&[("v2", ReleaseState::Active)], NOW).unwrap();
+    late.write().unwrap();
+    let kept = store().load().unwrap().unwrap();
+    assert_eq!(kept.ver, world.gate.manifest().unwrap().ver);
+    assert_eq!(kept.known.len(), KNOWN_OF_ONE_MAX);
 }
 
 #[test]
