@@ -80,6 +80,10 @@ pub enum ToGateway {
         agent: Option<AgentName>,
         /// At most this many.
         limit: usize,
+        /// Whether one job of each is enough, for whoever only counts them: all jobs of a fleet may be
+        /// more than one message holds.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        brief: bool,
     },
     /// An operator does something with one worker; who does not know it answers so.
     SteerWorker {

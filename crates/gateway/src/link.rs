@@ -256,9 +256,13 @@ impl Link {
                 request,
                 agent,
                 limit,
+                brief,
             } => {
                 let limit = limit.min(LIST_MAX);
-                let workers = self.linked.list_workers(agent.as_ref(), limit);
+                let mut workers = self.linked.list_workers(agent.as_ref(), limit);
+                if brief {
+                    workers.iter_mut().for_each(|is| is.jobs.truncate(1));
+                }
                 send(writer, &ToController::Workers { request, workers }).await
             }
             ToGateway::SteerWorker {

@@ -103,6 +103,11 @@ impl IntoResponse for Reject {
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.problem.nonce.is_some() {
+            let headers = response.headers_mut();
+            let scheme = HeaderValue::from_static("Membership");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
         let kind = HeaderValue::from_static(PROBLEM_JSON);
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         response

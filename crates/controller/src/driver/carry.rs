@@ -161,9 +161,6 @@ impl Driver {
                 why
             }
             .to_owned();
-            if !runs {
-                self.parts.membership.forget(name, worker);
-            }
             let worker = worker.clone();
             (!runs).then_some(Event::WorkerGone { worker, why })
         });

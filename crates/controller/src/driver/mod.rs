@@ -50,6 +50,7 @@ pub(crate) use self::bases::Bases;
 use self::decide::replay;
 pub(crate) use self::decide::{blocking, describe, verify};
 pub(crate) use self::dialling::{PermitAsk, PermitRefused, Permitted};
+use self::members::Showed;
 use self::notices::Notices;
 pub(crate) use self::reach::Outreach;
 use self::trouble::Trouble;
@@ -158,6 +159,8 @@ pub(crate) struct Driver {
     waiting: Vec<Waiting>,
     /// What befell workers and is not written down yet.
     notices: Notices,
+    /// Whose token was written down lately.
+    showed: Showed,
     journal_error: Option<String>,
     /// A gateway knows of decisions that the journal does not.
     behind: Option<String>,
@@ -181,6 +184,7 @@ impl Driver {
             reports: BTreeMap::new(),
             waiting: Vec::new(),
             notices: Notices::default(),
+            showed: Showed::default(),
             journal_error: None,
             behind: None,
             journal_retry: None,
@@ -356,12 +360,20 @@ impl Driver {
     /// Notices what is there and lets time pass, until nothing follows any more.
     async fn follow(&mut self, name: &AgentName) -> Result<(), Refused> {
         for event in self.noticed(name) {
+            self.note_showed(name, &event);
             let reason = goodbye::reason(&event);
             let input = Input {
                 reason,
                 ..Input::noticed(event)
             };
+            let gone = match &input.event {
+                Event::WorkerGone { worker, .. } => Some(worker.clone()),
+                _ => None,
+            };
             self.decide(name, input).await?;
+            if let Some(worker) = gone {
+                self.parts.membership.forget(name, &worker);
+            }
         }
         for _ in 0..TICKS_MAX {
             if self

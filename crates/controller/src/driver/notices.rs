@@ -22,6 +22,10 @@ const NOTICE_EVERY: Millis = Millis::from_secs(30);
 /// Notices of one agent that wait while the journal cannot be written.
 const WAITING_MAX: usize = 400;
 
+/// Notices of one agent that are written down before anything else is looked at: each waits for the
+/// disk, and a rollback may wait behind them.
+const WRITTEN_AT_ONCE: usize = 8;
+
 /// There is room for so many again when it is told that some were left out, if nothing else is.
 const QUIET_ROOM: u64 = 10;
 
@@ -69,6 +73,12 @@ impl Notices {
         waiting.tell_left_out(now);
         waiting.room -= 1;
         waiting.queue.push_back((actor.to_owned(), notice));
+    }
+
+    /// So many never came.
+    pub(super) fn miss(&mut self, now: Timestamp, agent: &AgentName, count: u64) {
+        let waiting = self.waiting.entry(agent.clone());
+        waiting.or_insert_with(|| Waiting::new(now)).left_out += count;
     }
 
     /// The next one to write down. It stays until [`Self::written`].
@@ -144,6 +154,10 @@ impl Driver {
         told.left_out = left_out;
         if missing > 0 {
             tracing::warn!(%gateway, missing, "events of workers were left out on their way here");
+            // Nobody knows whose they were.
+            for agent in self.agents.keys() {
+                self.notices.miss(clock::now(), agent, missing);
+            }
         }
         for event in events {
             let told = self.notices.told.entry(gateway.clone()).or_default();
@@ -159,7 +173,10 @@ impl Driver {
 
     /// Writes down what befell the workers of an agent.
     pub(super) async fn write_notices(&mut self, name: &AgentName) -> Result<(), Refused> {
-        while let Some((actor, notice)) = self.notices.next(clock::now(), name) {
+        for _ in 0..WRITTEN_AT_ONCE {
+            let Some((actor, notice)) = self.notices.next(clock::now(), name) else {
+                return Ok(());
+            };
             let input = Input {
                 actor,
                 ..Input::noticed(Event::Notice(Box::new(notice)))
@@ -169,6 +186,8 @@ impl Driver {
                 Ok(_) | Err(_) => self.notices.written(name),
             }
         }
+        // There may be more.
+        self.parts.bell.notify_one();
         Ok(())
     }
 }
@@ -232,6 +251,14 @@ mod tests {
         let (written, missing) = write(&mut notices, &desk, later);
         assert!(written == 1 && missing.len() == 1, "{missing:?}");
         assert_eq!(write(&mut notices, &desk, later), (0, vec![]));
+    }
+
+    #[test]
+    fn what_never_came_is_told_too() {
+        let (mut notices, desk) = (Notices::default(), "desk".parse().unwrap());
+        notices.miss(seconds(0), &desk, 3);
+        notices.miss(seconds(0), &desk, 4);
+        assert_eq!(write(&mut notices, &desk, seconds(1)), (1, vec![7]));
     }
 
     #[test]

@@ -41,11 +41,23 @@ pub(crate) struct Fleet {
 
 impl Link {
     /// Asks everybody for the workers that are connected to them, of one agent or of all.
-    pub(crate) async fn list_workers(&self, agent: Option<&AgentName>) -> Fleet {
+    pub(crate) async fn list_workers(&self, agent: &AgentName) -> Fleet {
         self.gather(|request| ToGateway::ListWorkers {
             request,
-            agent: agent.cloned(),
+            agent: Some(agent.clone()),
             limit: REACH,
+            brief: false,
+        })
+        .await
+    }
+
+    /// The workers of all agents for [`state_of`], each with one of its jobs at most.
+    pub(crate) async fn count_workers(&self) -> Fleet {
+        self.gather(|request| ToGateway::ListWorkers {
+            request,
+            agent: None,
+            limit: REACH,
+            brief: true,
         })
         .await
     }

@@ -10,12 +10,12 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use segue_core::names::{AgentName, Label, ReleaseId, WorkerId};
 use segue_core::release::Release;
-use segue_core::rollout::{Badge, Notice};
+use segue_core::rollout::Badge;
 use segue_core::spec::{MembershipSpec, WorkersNeed};
 use segue_core::time::Timestamp;
 use segue_membership::file::FileStore;
@@ -31,6 +31,10 @@ use self::told::Told;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is stored who has registered. A controller that is killed before knows by its journal
+/// whom it let in.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// Workers that are registered at once: ten times what a large agent runs.
 const REGISTERED_MAX: usize = 10_000;
@@ -94,6 +98,8 @@ struct Shared {
     registered: Mutex<BTreeMap<(AgentName, WorkerId), Member>>,
     /// What was read last of each file and how it went.
     read: Mutex<[Read; 2]>,
+    /// When it was stored last who has registered.
+    saved: Mutex<Option<Instant>>,
     told: Mutex<Told>,
     bell: Arc<Notify>,
 }
@@ -149,6 +155,7 @@ impl Membership {
             gate: Mutex::new(gate),
             registered: Mutex::default(),
             read: Mutex::default(),
+            saved: Mutex::default(),
             told: Mutex::default(),
             bell,
         })));
@@ -178,9 +185,7 @@ impl Membership {
         let [keys, manifest] = &mut *read;
         let mut changed = shared.offer(keys, "keys", &shared.keys, now);
         changed |= shared.offer(manifest, "manifest", &shared.manifest, now);
-        if let Err(error) = lock(&shared.gate).save(now) {
-            tracing::error!(%error, "who has registered is not written down");
-        }
+        shared.save(now);
         if changed {
             shared.bell.notify_one();
         }
@@ -273,8 +278,8 @@ impl Membership {
         Ok(now_barred)
     }
 
-    /// Why a worker may take no new call, if it may not; nothing, if it is to show a token first.
-    /// `release` as in [`Self::register`].
+    /// Why a worker that has registered here may take no new call, if it may not. `release` as in
+    /// [`Self::register`].
     pub(crate) fn registered(
         &self,
         agent: &AgentName,
@@ -285,17 +290,26 @@ impl Membership {
         let shared = self.0.as_ref()?;
         let gate = lock(&shared.gate);
         let registered = lock(&shared.registered);
-        let member = registered.get(&(agent.clone(), worker.clone()));
-        match (member, release) {
-            (Some(member), _) => Some(shared.says(&gate, (agent, worker, release), member, now)),
-            // By what Segue started alone.
-            (None, Some((label, id))) if shared.attests(agent) => {
-                let is = (agent, label, id);
-                let (_, barred) = shared.judge(&gate, (worker, None), (is, None), now);
-                Some(barred)
-            }
-            (None, _) => None,
+        let member = registered.get(&(agent.clone(), worker.clone()))?;
+        Some(shared.says(&gate, (agent, worker, release), member, now))
+    }
+
+    /// The same of one that has shown nothing, if it need not: Segue started it.
+    pub(crate) fn attested(
+        &self,
+        agent: &AgentName,
+        worker: &WorkerId,
+        (label, id): (&Label, ReleaseId),
+        now: Timestamp,
+    ) -> Option<Option<&'static str>> {
+        let shared = self.0.as_ref()?;
+        if shared.config.spec.workers != WorkersNeed::Attested
+            || shared.config.elsewhere.contains(agent)
+        {
+            return None;
         }
+        let (gate, is) = (lock(&shared.gate), (agent, label, id));
+        Some(shared.judge(&gate, (worker, None), (is, None), now).1)
     }
 
     /// A worker's process is gone; the next one shows its own token.
@@ -306,7 +320,7 @@ impl Membership {
     }
 
     /// What belongs into the log; without an agent, into that of each.
-    pub(crate) fn notices(&self) -> Vec<(Option<AgentName>, Notice)> {
+    pub(crate) fn told(&self) -> Told {
         let take = |shared: &Arc<Shared>| lock(&shared.told).take();
         self.0.as_ref().map(take).unwrap_or_default()
     }
@@ -317,11 +331,6 @@ impl Shared {
     fn registers(&self, agent: &AgentName) -> bool {
         self.config.spec.workers == WorkersNeed::Registered
             && !self.config.elsewhere.contains(agent)
-    }
-
-    /// Whether those of its workers that Segue started need no token.
-    fn attests(&self, agent: &AgentName) -> bool {
-        !self.registers(agent) && !self.config.elsewhere.contains(agent)
     }
 
     /// Why somebody who shows that may take no new call: as the table has it, if Segue started them.
@@ -381,12 +390,31 @@ impl Shared {
         (shows, barred)
     }
 
+    /// Stores who has registered, now and then. Nobody waits for the disk meanwhile.
+    fn save(&self, now: Timestamp) {
+        let mut saved = lock(&self.saved);
+        if saved.is_some_and(|at| at.elapsed() < SAVE_EVERY) {
+            return;
+        }
+        let saving = lock(&self.gate).saving(now);
+        if let Some(saving) = saving {
+            *saved = Some(Instant::now());
+            if let Err(error) = saving.write() {
+                lock(&self.gate).unsaved();
+                tracing::error!(%error, "who has registered is not written down");
+            }
+        }
+    }
+
     /// Whether something changed.
     fn offer(&self, read: &mut Read, document: &'static str, file: &Path, now: Timestamp) -> bool {
-        let Ok(text) = fs::read_to_string(file) else {
-            return false;
+        let text = match fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) => return self.unread(read, (document, file), &error, now),
         };
         if text == read.taken {
+            // One that could not be read for a while.
+            read.refused = None;
             return false;
         }
         let mut gate = lock(&self.gate);
@@ -417,6 +445,28 @@ impl Shared {
                 true
             }
         }
+    }
+}
+
+impl Shared {
+    /// A file that is not there, or not to be read, is told once. Answers as [`Self::offer`].
+    fn unread(
+        &self,
+        read: &mut Read,
+        (document, file): (&'static str, &Path),
+        error: &io::Error,
+        now: Timestamp,
+    ) -> bool {
+        let told = format!("unread {error}");
+        if read.refused.as_ref() == Some(&told) {
+            return false;
+        }
+        let file = file.display();
+        tracing::error!(%file, %error, "it cannot be read; membership stays as it was");
+        let message = format!("{file}: {error}");
+        lock(&self.told).refused(document, ("unread", &message), now);
+        read.refused = Some(told);
+        true
     }
 }
 

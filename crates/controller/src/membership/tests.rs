@@ -1,6 +1,7 @@
 //! Files, registrations and restarts, without a network.
 
 use segue_core::release::Content;
+use segue_core::rollout::Notice;
 use segue_core::time::Millis;
 use segue_membership::manifest::{Revoked, fingerprint};
 use segue_membership::token::Confirmation;
@@ -69,6 +70,8 @@ impl World {
             last: None,
         };
         world.restart();
+        // Nobody has signed yet.
+        world.membership.told().notices;
         world
     }
 
@@ -146,9 +149,9 @@ impl World {
         name: &str,
         token: &str,
         proof: Option<&str>,
-    ) -> Result<Standing, NotRegistered> {
+    ) -> Result<Option<&'static str>, NotRegistered> {
         let is = release("v1");
-        let runs = Some((&is.label, is.id));
+        let runs = (Some((&is.label, is.id)), false);
         let of = (&desk(), &worker(name));
         self.membership
             .register(of, runs, (token, proof), clock::now())
@@ -161,9 +164,9 @@ impl Drop for World {
     }
 }
 
-fn word(answer: Result<Standing, NotRegistered>) -> String {
+fn word(answer: Result<Option<&'static str>, NotRegistered>) -> String {
     match answer {
-        Ok(standing) => barred(standing).unwrap_or("serving").to_owned(),
+        Ok(barred) => barred.unwrap_or("serving").to_owned(),
         Err(NotRegistered::Refused { reason, .. }) => reason.to_owned(),
         Err(other) => format!("{other:?}"),
     }
@@ -234,7 +237,7 @@ fn who_must_register_shows_a_token_of_its_own() {
     let of_worker = token("t5", 7, |claims| claims.sub = Some(worker("w9")));
     check("w1", &of_worker, 7, "contradiction");
     assert_eq!(world.barred("w1", "v1", None).unwrap(), "unregistered");
-    assert_eq!(world.membership.notices().len(), 5, "each reason once");
+    assert_eq!(world.membership.told().notices.len(), 5, "each reason once");
     check("w1", &good, 7, "serving");
     assert_eq!(world.barred("w1", "v1", None), None);
     assert_eq!(world.barred("w2", "v1", None).unwrap(), "unregistered");
@@ -319,10 +322,106 @@ fn a_worker_is_revoked_by_its_name_whatever_its_token_says() {
     let name = worker("w1");
     let says = world
         .membership
-        .registered(&desk(), &name, clock::now())
+        .registered(&desk(), &name, None, clock::now())
         .unwrap();
-    assert_eq!(barred(says), Some("revoked"));
+    assert_eq!(says, Some("revoked"));
     assert_eq!(world.register("w1", &nameless, 7), "revoked");
+}
+
+#[test]
+fn who_is_in_stays_in_whatever_else_is_shown_in_its_name() {
+    let mut world = World::new("stays", WorkersNeed::Registered);
+    world.sign(&["v1"], &[]);
+    let (first, other) = (token("t1", 7, |_| ()), token("t2", 8, |_| ()));
+    assert_eq!(world.register("w1", &first, 7), "serving");
+    assert_eq!(world.register("w9", &other, 8), "serving");
+    // Both have ended. A second process of w1 shows the first again; w9 shows its own as w1's.
+    let late = clock::now() + Millis::from_secs(3_600);
+    let show = |world: &World, (token, seed): (&str, u8), is_in: bool| {
+        let (is, of) = (release("v1"), (&desk(), &worker("w1")));
+        let runs = (Some((&is.label, is.id)), is_in);
+        let env = "production".parse().unwrap();
+        let show = |proof| world.membership.register(of, runs, (token, proof), late);
+        let Err(NotRegistered::Prove(nonce)) = show(None) else {
+            panic!("it is asked for a proof");
+        };
+        let proof = sign_proof(&env, token, &nonce, late, &key(seed));
+        word(show(Some(&proof)))
+    };
+    let (release, name) = (release("v1"), worker("w1"));
+    let stands = |world: &World, badge: Option<&Badge>| {
+        (world.membership).standing(&desk(), &name, (&release, badge), late)
+    };
+    for shown in [(&*first, 7), (&*other, 8)] {
+        assert_eq!(show(&world, shown, false), "serving");
+        assert_eq!(stands(&world, None).1, None);
+    }
+    let badge = stands(&world, None).0;
+    assert_eq!(badge.as_ref().unwrap().token.as_str(), "t1");
+    // The controller is another one, which knows by the log that it is in.
+    world.membership.look(clock::now());
+    world.restart();
+    assert_eq!(show(&world, (&first, 7), true), "serving");
+    assert_eq!(stands(&world, badge.as_ref()).1, None);
+    // Nobody knows it: it comes again to end its calls.
+    assert_eq!(show(&world, (&first, 7), false), "expired");
+    assert_eq!(stands(&world, None).1.unwrap(), "expired");
+}
+
+#[test]
+fn what_workers_are_told_is_what_the_table_says() {
+    let mut world = World::new("told", WorkersNeed::Attested);
+    world.sign(&["v1"], &[]);
+    let (is, name) = (release("v1"), worker("w1"));
+    let runs = (&is.label, is.id);
+    let attested = |world: &World| (world.membership).attested(&desk(), &name, runs, clock::now());
+    assert_eq!(attested(&world), Some(None));
+    assert_eq!(world.register("w1", &token("t1", 7, |_| ()), 7), "serving");
+    // It has ended, which is nothing to a worker that needs none.
+    let late = clock::now() + Millis::from_secs(3_600);
+    let says = |world: &World| {
+        (world.membership)
+            .registered(&desk(), &name, Some(runs), late)
+            .flatten()
+    };
+    assert_eq!(says(&world), None);
+    world.sign(&["v2"], &[]);
+    assert_eq!(attested(&world), Some(Some("fell-out")));
+    assert_eq!(says(&world), Some("fell-out"));
+    let registered = World::new("told-2", WorkersNeed::Registered);
+    assert_eq!(attested(&registered), None, "it is to show a token");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_once() {
+    let mut world = World::new("unread", WorkersNeed::Attested);
+    world.restart();
+    let unread = |world: &World| -> Vec<String> {
+        for _ in 0..3 {
+            world.membership.look(clock::now());
+        }
+        let told = world.membership.told().notices.into_iter();
+        let told = told.map(|(_, notice)| match notice {
+            Notice::MembershipRefused {
+                document, reason, ..
+            } => format!("{document} {reason}"),
+            other => format!("{other:?}"),
+        });
+        told.collect()
+    };
+    assert_eq!(unread(&world), ["manifest unread"], "there is none yet");
+    world.sign(&["v1"], &[]);
+    assert!(unread(&world).is_empty());
+    for file in ["manifest.jws", "keys.jsonl"] {
+        fs::remove_file(world.folder.join(file)).unwrap();
+    }
+    assert_eq!(unread(&world), ["keys unread", "manifest unread"]);
+    assert_eq!(world.barred("w1", "v1", None), None, "it stays as it was");
+    // Back, and away again: that is told again.
+    world.sign(&["v1"], &[]);
+    assert!(unread(&world).is_empty());
+    fs::remove_file(world.folder.join("manifest.jws")).unwrap();
+    assert_eq!(unread(&world), ["manifest unread"]);
 }
 
 #[test]
@@ -335,7 +434,7 @@ fn what_is_refused_is_told_once_and_offered_again() {
     for _ in 0..3 {
         world.membership.look(clock::now());
     }
-    let told = world.membership.notices();
+    let told = world.membership.told().notices;
     assert!(
         matches!(&told[..], [(None, Notice::MembershipRefused { document, .. })] if document == "manifest"),
         "{told:?}"
@@ -343,5 +442,5 @@ fn what_is_refused_is_told_once_and_offered_again() {
     assert_eq!(world.barred("w1", "v1", None), None, "it stays as it was");
     fs::write(&file, good).unwrap();
     world.membership.look(clock::now());
-    assert!(world.membership.notices().is_empty());
+    assert!(world.membership.told().notices.is_empty());
 }

@@ -26,10 +26,15 @@ async fn answer(control: &Control, ask: impl Fn(u64) -> ToGateway) -> Vec<Connec
 }
 
 async fn list(control: &Control) -> Vec<ConnectedWorker> {
+    list_as(control, false).await
+}
+
+async fn list_as(control: &Control, brief: bool) -> Vec<ConnectedWorker> {
     let list = |request| ToGateway::ListWorkers {
         request,
         agent: Some(AGENT.parse().unwrap()),
         limit: 10,
+        brief,
     };
     answer(control, list).await
 }
@@ -116,6 +121,12 @@ async fn workers_are_listed_and_one_is_drained_and_taken_back() {
     assert_eq!(back.drain, None);
     available(&upstream).await;
     has_job(&upstream, &worker).await;
+    let jobs = |shown: Vec<ConnectedWorker>| shown[0].jobs.len();
+    let listed = (
+        jobs(list(&control).await),
+        jobs(list_as(&control, true).await),
+    );
+    assert_eq!(listed, (2, 1), "who counts workers is not sent every job");
 
     let nobody = "AW_nobody".parse().unwrap();
     assert_eq!(steer(&control, &nobody, Steer::Kick).await, []);

@@ -148,7 +148,7 @@ impl Api {
         agent: &AgentName,
     ) -> Result<(Vec<WorkerEntry>, Vec<GatewayId>), Reject> {
         let view = self.agent(agent.clone()).await?;
-        let fleet = self.link.list_workers(Some(agent)).await;
+        let fleet = self.link.list_workers(agent).await;
         let mut unknown = fleet.silent.clone();
         // One that counts and is not even connected.
         let known = self.status().await?.gateways.into_iter();
@@ -200,8 +200,12 @@ impl Api {
         let wanted = Wanted::Event(Event::Notice(notice));
         let _ = steer.ask(name, verb, wanted, None).await?;
         let fleet = self.link.steer_worker(&agent, &worker, what).await;
-        if fleet.workers.is_empty() && !fleet.silent.is_empty() {
-            let who = names(&fleet.silent);
+        if fleet.workers.is_empty() && (!fleet.silent.is_empty() || fleet.answered.is_empty()) {
+            // It is written down, and nobody is left who could have done it.
+            let who = match &fleet.silent[..] {
+                [] => "its dispatcher".to_owned(),
+                silent => names(silent),
+            };
             let title = format!("{who} did not answer whether {worker} heard of it");
             return Err(Reject::unavailable("unanswered", title));
         }

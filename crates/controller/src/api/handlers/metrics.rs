@@ -37,7 +37,7 @@ pub(crate) async fn metrics(
     } else {
         Vec::new()
     };
-    let workers = api.link.list_workers(None).await.workers;
+    let workers = api.link.count_workers().await.workers;
     let page = api.metrics.page(&status, &calls, &workers);
     Ok(([(header::CONTENT_TYPE, TEXT)], page))
 }

@@ -55,15 +55,16 @@ pub(crate) async fn beat(
     }
     let view = api.agent(agent.clone()).await?;
     let release = release_of(&view, &worker, body.release.as_ref());
+    let now = clock::now();
+    let runs = release_of(&view, &worker, None).map(|is| (&is.label, is.id));
+    let registered = (api.membership).registered(&agent, &worker, runs, now);
+    let attested = || (api.membership).attested(&agent, &worker, runs?, now);
     // One that was let in before this controller began need not show a token again, which may have
     // ended meanwhile.
-    let runs = release_of(&view, &worker, None).map(|is| (&is.label, is.id));
-    let registered = (api.membership).registered(&agent, &worker, runs, clock::now());
-    let membership = match (remembered(&view, &worker), registered) {
-        // By its token, too, if it has shown one.
-        (Some(decided), None | Some(None)) => Some(decided),
-        (_, registered) => registered.map(stands),
-    };
+    let membership = registered
+        .map(stands)
+        .or_else(|| remembered(&view, &worker))
+        .or_else(|| attested().map(stands));
     let answer = HeartbeatView {
         release: release.map(|is| is.label.clone()),
         state: release.map(|is| is.state.clone()),
