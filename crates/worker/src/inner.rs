@@ -22,6 +22,9 @@ use crate::thread::{Clock, lock};
 /// Outcomes that wait for Segue: an hour of a busy worker whose Segue is away.
 const OUTCOMES_MAX: usize = 10_000;
 
+/// Why a worker is barred that shows a token which has ended.
+const EXPIRED: &str = "expired";
+
 pub(crate) type Listener = Box<dyn Fn(&Event) + Send + Sync>;
 
 /// An outcome on its way.
@@ -47,6 +50,8 @@ pub(crate) struct Now {
     last_contact: Option<f64>,
     contact_error: Option<String>,
     membership: Shown,
+    /// Whether Segue has admitted this very process.
+    was_admitted: bool,
     events: VecDeque<Event>,
     pub(crate) closed: bool,
     /// Grows with what the next heartbeat should say at once.
@@ -104,6 +109,7 @@ impl Inner {
                 last_contact: None,
                 contact_error: None,
                 membership: Shown::No,
+                was_admitted: false,
                 events: VecDeque::new(),
                 closed: false,
                 news: 0,
@@ -204,6 +210,7 @@ impl Inner {
             (None, Some(Shown::Refused { why })) => Some(Standing::Barred { why: why.clone() }),
             (None, _) => None,
         };
+        let standing = self.unless_it_only_ended(standing);
         if let Some(shown) = shown {
             let mut now = lock(&self.now);
             let is_new = now.membership != shown;
@@ -219,6 +226,17 @@ impl Inner {
             // It is refused in no state.
             let _ = self.step(Input::Stand(standing), "");
         }
+    }
+
+    /// Nobody who is in is sent away because a token has ended, not by a Segue either that has
+    /// forgotten who is in.
+    fn unless_it_only_ended(&self, standing: Option<Standing>) -> Option<Standing> {
+        let mut now = lock(&self.now);
+        now.was_admitted |= standing == Some(Standing::Admitted);
+        let was_admitted = now.was_admitted;
+        drop(now);
+        standing
+            .filter(|is| !matches!(is, Standing::Barred { why } if was_admitted && why == EXPIRED))
     }
 
     fn rejected(&self, why: &str) {

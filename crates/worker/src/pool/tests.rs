@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex};
 use serde_json::json;
 
 use super::*;
+use crate::membership::{Shown, Stands};
 use crate::outcome::Verdict;
 use crate::segue::Environment;
 
@@ -31,6 +32,33 @@ fn listen(pool: &AgentPool) -> Receiver<String> {
         );
     });
     from
+}
+
+/// A Segue that was started again knows nobody, and a second process has only the token that ended.
+#[test]
+fn a_token_that_has_ended_sends_nobody_away_who_was_in() {
+    let stands = |pool: &AgentPool, word: &str| {
+        let stands = match word {
+            "serving" => Stands::Serving,
+            why => Stands::Draining {
+                why: Some(why.to_owned()),
+            },
+        };
+        pool.owner.0.stand(None, Some(Shown::Taken(stands.clone())));
+        pool.takes_calls()
+    };
+    let new = pool();
+    assert!(!stands(&new, "expired"), "it comes to end its calls");
+    assert!(stands(&new, "serving"));
+    assert!(stands(&new, "expired"));
+    let refused = || {
+        Some(Shown::Refused {
+            why: "expired".to_owned(),
+        })
+    };
+    new.owner.0.stand(None, refused());
+    assert!(new.takes_calls());
+    assert!(!stands(&new, "fell-out"));
 }
 
 #[test]
