@@ -169,7 +169,22 @@ pub(crate) fn sentence(verb: &str, view: &ActionView) -> String {
             text.push_str(&words);
         }
     }
-    format!("{text}\n{}", shares(&view.agent))
+    let barred = all_barred(&view.agent).unwrap_or_default();
+    format!("{text}\n{}{barred}", shares(&view.agent))
+}
+
+/// What is to be done when nobody may take the calls that are sent there now.
+fn all_barred(agent: &AgentView) -> Option<String> {
+    let current = agent.releases.iter().find(|is| is.state == "current")?;
+    let mut whys = current.workers.iter().map(|is| is.barred.as_deref());
+    let why = whys.next()??;
+    whys.all(|why| why.is_some()).then(|| {
+        format!(
+            "\nwarning: membership bars every worker of {} ({why}): it answers no new call\n\
+             hint: admit it with `segue membership sign`, or give its workers tokens",
+            current.label
+        )
+    })
 }
 
 /// What a decision means for calls. `None`: nothing beyond the one it follows.
@@ -293,6 +308,35 @@ mod tests {
         });
         let text = sentence(verb, &serde_json::from_value(view).unwrap());
         assert_eq!(text.lines().next(), Some(expected));
+    }
+
+    #[test]
+    fn a_way_back_to_workers_that_are_barred_is_warned_of() {
+        let worker = |barred: Option<&str>| {
+            json!({
+                "id": "w1", "state": "ready", "address": null, "pid": null, "calls": 0,
+                "restarts": 0, "log": "", "port": 1, "barred": barred,
+            })
+        };
+        let text = |workers: Vec<serde_json::Value>| {
+            let view = json!({
+                "name": "desk", "revision": 1, "epoch": 1, "phase": "complete", "holds": [],
+                "live": 0, "rollout": null,
+                "releases": [{
+                    "id": "1".repeat(64), "label": "v1", "slot": null, "state": "current",
+                    "share_bp": 10_000, "live_share_bp": 0, "live": 0, "pinned": 0,
+                    "unknown": [], "workers_ready": 1, "workers_want": 1, "capacity": 1,
+                    "started": 0, "ended": 0, "dropped": 0, "errors": 0, "closes": {},
+                    "workers": workers,
+                }],
+            });
+            all_barred(&serde_json::from_value(view).unwrap())
+        };
+        let barred = || worker(Some("fell-out"));
+        let warned = text(vec![barred(), barred()]).unwrap();
+        assert!(warned.contains("every worker of v1 (fell-out)"), "{warned}");
+        assert_eq!(text(vec![barred(), worker(None)]), None);
+        assert_eq!(text(vec![]), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `segue workers`: the workers of an agent, whoever runs them.
 
 use segue_controller::api::wire::{Ask, ConnectionView, SteeredView, WorkerEntry, WorkersView};
+use segue_core::names::GatewayId;
 use segue_core::time::Timestamp;
 
 use super::act::operator;
@@ -213,11 +214,15 @@ fn sentence(verb: &str, view: &SteeredView) -> String {
 fn find(client: &Client, args: &WorkerArgs) -> Result<(String, WorkerEntry), Trouble> {
     let agent = client.one_agent(args.agent.as_deref())?.name.to_string();
     let view = client.workers(&agent)?;
-    let found = choose(&view.workers, &args.worker).inspect_err(|_| warn(&view))?;
+    let found = choose(&view.workers, &args.worker, &view.unknown).inspect_err(|_| warn(&view))?;
     Ok((agent, found.clone()))
 }
 
-fn choose<'a>(workers: &'a [WorkerEntry], wanted: &str) -> Result<&'a WorkerEntry, Trouble> {
+fn choose<'a>(
+    workers: &'a [WorkerEntry],
+    wanted: &str,
+    unknown: &[GatewayId],
+) -> Result<&'a WorkerEntry, Trouble> {
     if let Some(exact) = workers.iter().find(|is| is.worker.as_str() == wanted) {
         return Ok(exact);
     }
@@ -225,6 +230,15 @@ fn choose<'a>(workers: &'a [WorkerEntry], wanted: &str) -> Result<&'a WorkerEntr
     let found: Vec<&WorkerEntry> = workers.iter().filter(begins).collect();
     match found.as_slice() {
         [one] => Ok(one),
+        [] if !unknown.is_empty() => {
+            let names: Vec<&str> = unknown.iter().map(GatewayId::as_str).collect();
+            let message = format!("worker {wanted} is not known here");
+            let hint = format!(
+                "it may be connected to {}, which did not answer: try again",
+                names.join(", ")
+            );
+            Err(Trouble::new(Exit::Failed, message, &hint))
+        }
         [] => {
             let message = format!("there is no worker {wanted}");
             let hint = "see which there are with `segue workers`; a LiveKit worker has another id \
@@ -272,7 +286,7 @@ mod tests {
     #[test]
     fn a_worker_is_meant_by_the_beginning_of_its_id() {
         let all = workers(&["AW_1", "AW_12", "AW_3"]);
-        let id = |wanted: &str| choose(&all, wanted).map(|is| is.worker.to_string());
+        let id = |wanted: &str| choose(&all, wanted, &[]).map(|is| is.worker.to_string());
         assert_eq!(id("AW_3").unwrap(), "AW_3");
         assert_eq!(id("AW_12").unwrap(), "AW_12");
         assert_eq!(id("AW_1").unwrap(), "AW_1", "the whole id is meant first");
@@ -281,6 +295,10 @@ mod tests {
         for nothing in ["AX", ""] {
             assert!(id(nothing).unwrap_err().message.contains("no worker"));
         }
+        // It is no mistake of whoever asks while a dispatcher is away.
+        let away = ["dispatch".parse().unwrap()];
+        let trouble = choose(&all, "AX", &away).unwrap_err();
+        assert!(trouble.exit == Exit::Failed && trouble.hint.unwrap().contains("dispatch"));
     }
 
     #[test]
