@@ -145,6 +145,46 @@ def test_a_worker_that_is_told_before_it_has_started_drains_then(handlers):
     asyncio.run(main())
 
 
+def test_a_signal_while_it_starts_ends_it_in_order(handlers):
+    async def main():
+        pool, server = AgentPool(), Server()
+        drain_with(pool, server)
+        # The command line was told before the worker had started.
+        signal.signal(signal.SIGTERM, lambda *_: server.said.append("killed"))
+        drain = asyncio.create_task(server.drain())
+        await asyncio.sleep(0)
+        closed = asyncio.Event()
+        server.aclose = lambda: asyncio.sleep(0, closed.set())
+        for callback in server._started:
+            callback()
+        os.kill(os.getpid(), signal.SIGTERM)
+        server.jobs_are_over.set()
+        await asyncio.wait_for(asyncio.gather(drain, closed.wait()), SOON)
+        assert server.said == ["drains for None", "no jobs"]
+
+    asyncio.run(main())
+
+
+def test_a_drain_that_fails_leaves_the_worker_and_says_so(handlers, caplog):
+    async def main():
+        pool, server = AgentPool(), Server()
+
+        async def fails(**_):
+            raise OSError("no more processes")
+
+        server.drain = fails
+        drain_with(pool, server)
+        worker = asyncio.create_task(server.run())
+        await asyncio.sleep(0)
+        pool.begin_drain()
+        while "the worker goes on" not in caplog.text:
+            await asyncio.sleep(0)
+        assert not worker.done() and server.said == []
+        worker.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), SOON))
+
+
 @pytest.mark.parametrize("on_straggler", ["wait", "end"])
 def test_jobs_are_ended_at_the_pools_ceiling_and_only_if_it_says_so(handlers, on_straggler):
     async def main():

@@ -5,6 +5,7 @@ of a job's process sees one call, which was accepted before: `pool.call(ctx.job.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,8 @@ from types import FrameType
 from typing import Any
 
 from .pool import AgentPool, Event
+
+_log = logging.getLogger("segue")
 
 # Set by LiveKit's command line for `dev` and `console`, where Ctrl-C is to end at once.
 DEV_MODE = "LIVEKIT_DEV_MODE"
@@ -70,18 +73,22 @@ class _Drain:
     def _started(self) -> None:
         # LiveKit's own handlers are in place now, and it has no jobs yet.
         self._loop = asyncio.get_running_loop()
-        self._take_signals()
+        before = self._take_signals()
+        # A signal that came earlier has put another one there, which ends the process at once; and
+        # asyncio's own does nothing when it is called.
+        is_exit = getattr(before, "__name__", "") != "_sighandler_noop"
+        if self._drain is None and is_exit:
+            self._livekits_exit = before
         if self._pool.draining:
             self._begin()
 
-    def _take_signals(self) -> None:
+    def _take_signals(self) -> Any:
+        """Answers whose SIGTERM was before."""
         is_main = threading.current_thread() is threading.main_thread()
         if not is_main or os.environ.get(DEV_MODE) == "1":
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before = signal.signal(number, self._signalled)
-            if number == signal.SIGTERM and self._livekits_exit is None:
-                self._livekits_exit = before
+            return None
+        signal.signal(signal.SIGINT, self._signalled)
+        return signal.signal(signal.SIGTERM, self._signalled)
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         self._pool.begin_drain(signal.Signals(number).name)
@@ -107,6 +114,10 @@ class _Drain:
         except TimeoutError:
             # The policy is to end them, which the end of the worker does.
             pass
+        except Exception:
+            # Its jobs may go on, so it stays.
+            _log.exception("LiveKit's drain failed; the worker goes on")
+            return
         # Only now is LiveKit told to exit: there is nothing left that its next signal could cut.
         if callable(self._livekits_exit):
             self._livekits_exit(signal.SIGTERM, None)

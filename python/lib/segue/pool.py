@@ -341,8 +341,9 @@ class AgentPool:
     def call(self, call: str, *, assigned: bool = False) -> "Call":
         """A call for as long as the block of this `with` or `async with` runs.
 
-        Raises `Draining` there when the worker drains, `Barred` when its membership is refused, unless the call is here already, or was
-        accepted in this worker's name before (`assigned`), as in the entrypoint of a LiveKit job.
+        Raises `Draining` there when the worker drains, `Barred` when its membership is refused, unless
+        the call is here already, or was accepted in this worker's name before (`assigned`), as in the
+        entrypoint of a LiveKit job.
         """
         return Call(self, call, assigned)
 
