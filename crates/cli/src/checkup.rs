@@ -17,6 +17,7 @@ use segue_controller::api::wire::StatusView;
 use segue_core::spec::Spec;
 use serde::Serialize;
 
+pub(crate) use self::smells::strangers;
 use crate::client::Client;
 use crate::home::Home;
 

@@ -45,19 +45,22 @@ fn listeners(spec: &Spec, found: &mut Findings) {
             "write tls = { cert = …, key = … } below [gateway], or put a TLS proxy in front",
         );
     }
-    if let Some(livekit) = &spec.livekit
-        && livekit.believes_strangers()
-    {
-        found.warn(
-            format!(
-                "LiveKit workers come in on {} and are believed without a token: whoever reaches it \
-                 is given calls",
-                livekit.listen
-            ),
-            "write environment, keys and manifest below [livekit] instead of unsigned, or listen on \
-             loopback",
-        );
+    if let Some((what, fix)) = strangers(spec) {
+        found.warn(what, fix);
     }
+}
+
+/// Whether anybody may register as a LiveKit worker, and what to do about it.
+pub(crate) fn strangers(spec: &Spec) -> Option<(String, &'static str)> {
+    let livekit = spec.livekit.as_ref().filter(|is| is.believes_strangers())?;
+    let what = format!(
+        "LiveKit workers come in on {} and are believed without a token: whoever reaches it is given \
+         calls",
+        livekit.listen
+    );
+    let fix = "write environment, keys and manifest below [livekit] instead of unsigned, or listen \
+               on loopback";
+    Some((what, fix))
 }
 
 /// What a new release must pass.

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::args::{ConfigDo, Format};
+use crate::checkup::strangers;
 use crate::exit::{Exit, Trouble};
 use crate::output;
 
@@ -38,11 +39,13 @@ fn check(format: Format, file: &Path) -> anyhow::Result<Exit> {
         let hint = "`segue init` writes one; name another with `segue config check FILE`";
         Trouble::new(Exit::Usage, format!("{name} cannot be read: {error}"), hint)
     })?;
+    let mut warning = None;
     let (agents, faults) = match segue_core::spec::parse(&name, &text) {
-        Ok(spec) => (
-            spec.agents.keys().map(ToString::to_string).collect(),
-            vec![],
-        ),
+        Ok(spec) => {
+            warning = strangers(&spec);
+            let agents = spec.agents.keys().map(ToString::to_string);
+            (agents.collect(), vec![])
+        }
         Err(faults) => (vec![], faults.iter().map(ToString::to_string).collect()),
     };
     let view = CheckView {
@@ -60,5 +63,9 @@ fn check(format: Format, file: &Path) -> anyhow::Result<Exit> {
             view.faults.join("\n")
         ),
     });
+    if let Some((what, fix)) = warning {
+        output::say(&format!("warning: {what}"));
+        output::say(&format!("hint: {fix}"));
+    }
     Ok(if view.ok { Exit::Ok } else { Exit::Usage })
 }

@@ -121,3 +121,26 @@ fn a_missing_configuration_says_how_to_get_one() {
         "{said}"
     );
 }
+
+#[test]
+fn believing_strangers_is_warned_of() {
+    let site = Site::prepare("", "");
+    let said = |listen: &str| {
+        let text = format!(
+            "[agents.desk]\ncommand = [\"bot\", \"{{port}}\"]\n[agents.desk.livekit]\nname = \"desk\"\n\
+             [livekit]\nurl = \"wss://a\"\napi_key = \"k\"\nsecret_file = \"s\"\nunsigned = true\n\
+             listen = \"{listen}\"\n"
+        );
+        std::fs::write(site.dir.join("open.toml"), text).unwrap();
+        let output = site.run(&["config", "check", "open.toml"]);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let warned = said("0.0.0.0:7080");
+    assert!(
+        warned.contains("warning: ") && warned.contains("without a token"),
+        "{warned}"
+    );
+    assert!(warned.contains("hint: "), "{warned}");
+    assert_eq!(said("127.0.0.1:7080"), "");
+}
