@@ -70,6 +70,13 @@ pub enum OpenError {
     Refused(#[source] Reject),
 }
 
+/// How a worker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Judged {
+    /// Why it may take no new call, if it may not.
+    pub(crate) barred: Option<&'static str>,
+}
+
 /// Why a registration is refused.
 #[derive(Debug)]
 pub(crate) enum NotRegistered {
@@ -286,12 +293,13 @@ impl Membership {
         worker: &WorkerId,
         release: Option<(&Label, ReleaseId)>,
         now: Timestamp,
-    ) -> Option<Option<&'static str>> {
+    ) -> Option<Judged> {
         let shared = self.0.as_ref()?;
         let gate = lock(&shared.gate);
         let registered = lock(&shared.registered);
         let member = registered.get(&(agent.clone(), worker.clone()))?;
-        Some(shared.says(&gate, (agent, worker, release), member, now))
+        let barred = shared.says(&gate, (agent, worker, release), member, now);
+        Some(Judged { barred })
     }
 
     /// The same of one that has shown nothing, if it need not: Segue started it.
@@ -301,7 +309,7 @@ impl Membership {
         worker: &WorkerId,
         (label, id): (&Label, ReleaseId),
         now: Timestamp,
-    ) -> Option<Option<&'static str>> {
+    ) -> Option<Judged> {
         let shared = self.0.as_ref()?;
         if shared.config.spec.workers != WorkersNeed::Attested
             || shared.config.elsewhere.contains(agent)
@@ -309,7 +317,8 @@ impl Membership {
             return None;
         }
         let (gate, is) = (lock(&shared.gate), (agent, label, id));
-        Some(shared.judge(&gate, (worker, None), (is, None), now).1)
+        let (_, barred) = shared.judge(&gate, (worker, None), (is, None), now);
+        Some(Judged { barred })
     }
 
     /// A worker's process is gone; the next one shows its own token.

@@ -71,7 +71,7 @@ impl World {
         };
         world.restart();
         // Nobody has signed yet.
-        world.membership.told().notices;
+        world.membership.told();
         world
     }
 
@@ -324,7 +324,7 @@ fn a_worker_is_revoked_by_its_name_whatever_its_token_says() {
         .membership
         .registered(&desk(), &name, None, clock::now())
         .unwrap();
-    assert_eq!(says, Some("revoked"));
+    assert_eq!(says.barred, Some("revoked"));
     assert_eq!(world.register("w1", &nameless, 7), "revoked");
 }
 
@@ -375,19 +375,16 @@ fn what_workers_are_told_is_what_the_table_says() {
     let (is, name) = (release("v1"), worker("w1"));
     let runs = (&is.label, is.id);
     let attested = |world: &World| (world.membership).attested(&desk(), &name, runs, clock::now());
-    assert_eq!(attested(&world), Some(None));
+    let told = |barred| Some(Judged { barred });
+    assert_eq!(attested(&world), told(None));
     assert_eq!(world.register("w1", &token("t1", 7, |_| ()), 7), "serving");
     // It has ended, which is nothing to a worker that needs none.
     let late = clock::now() + Millis::from_secs(3_600);
-    let says = |world: &World| {
-        (world.membership)
-            .registered(&desk(), &name, Some(runs), late)
-            .flatten()
-    };
-    assert_eq!(says(&world), None);
+    let says = |world: &World| (world.membership).registered(&desk(), &name, Some(runs), late);
+    assert_eq!(says(&world), told(None));
     world.sign(&["v2"], &[]);
-    assert_eq!(attested(&world), Some(Some("fell-out")));
-    assert_eq!(says(&world), Some("fell-out"));
+    assert_eq!(attested(&world), told(Some("fell-out")));
+    assert_eq!(says(&world), told(Some("fell-out")));
     let registered = World::new("told-2", WorkersNeed::Registered);
     assert_eq!(attested(&registered), None, "it is to show a token");
 }

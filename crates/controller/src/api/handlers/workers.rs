@@ -62,9 +62,9 @@ pub(crate) async fn beat(
     // One that was let in before this controller began need not show a token again, which may have
     // ended meanwhile.
     let membership = registered
-        .map(stands)
+        .map(|is| stands(is.barred))
         .or_else(|| remembered(&view, &worker))
-        .or_else(|| attested().map(stands));
+        .or_else(|| attested().map(|is| stands(is.barred)));
     let answer = HeartbeatView {
         release: release.map(|is| is.label.clone()),
         state: release.map(|is| is.state.clone()),
