@@ -3,7 +3,7 @@
 use segue_core::names::WorkerId;
 use segue_core::plane::{DrainedBy, Steer};
 use segue_core::release::ReleaseState;
-use segue_core::rollout::{Event, Input, Notice};
+use segue_core::rollout::{Badge, Event, Input, Notice};
 use segue_core::time::Millis;
 
 use super::driver::Answer;
@@ -168,7 +168,14 @@ impl World {
         let worker = self.rng.pick(&workers).clone();
         let why = ["fell-out", "stale"][usize::from(self.rng.chance(500))];
         let barred = self.rng.chance(400).then(|| why.to_owned());
-        self.submit(&stands(worker, barred));
+        // Most show another token each time.
+        let shows = barred.is_none() && self.now.0 % 4 > 0;
+        let badge = shows.then(|| Badge {
+            token: format!("t{}", self.now.0).parse().expect("it is usable"),
+            signer: "k1".to_owned(),
+            sub: None,
+        });
+        self.submit(&stands(worker, badge, barred));
     }
 
     /// Nobody is barred any more.
@@ -177,7 +184,7 @@ impl World {
         let barred = workers.filter(|(_, is)| !is.takes_calls());
         let barred: Vec<WorkerId> = barred.map(|(worker, _)| worker.clone()).collect();
         for worker in barred {
-            self.submit(&stands(worker, None));
+            self.submit(&stands(worker, None, None));
         }
     }
 
@@ -257,10 +264,10 @@ impl World {
     }
 }
 
-fn stands(worker: WorkerId, barred: Option<String>) -> Input {
+fn stands(worker: WorkerId, badge: Option<Badge>, barred: Option<String>) -> Input {
     Input::noticed(Event::WorkerStands {
         worker,
-        badge: None,
+        badge,
         barred,
     })
 }
