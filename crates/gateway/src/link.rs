@@ -261,7 +261,9 @@ impl Link {
                 let limit = limit.min(LIST_MAX);
                 let mut workers = self.linked.list_workers(agent.as_ref(), limit);
                 if brief {
-                    workers.iter_mut().for_each(|is| is.jobs.truncate(1));
+                    for worker in &mut workers {
+                        worker.jobs.truncate(1);
+                    }
                 }
                 send(writer, &ToController::Workers { request, workers }).await
             }

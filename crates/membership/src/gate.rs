@@ -9,7 +9,8 @@
 //!   in. After the grace nobody takes new calls. No call is ever ended for it.
 //!
 //! It is one value without a lock; whoever shares it brings one. Nothing but
-//! [`Gate::offer_manifest`], [`Gate::offer_keys`] and [`Gate::save`] waits for a disk.
+//! [`Gate::offer_manifest`], [`Gate::offer_keys`] and [`Gate::save`] waits for a disk; the last, which
+//! is called often, can be done without the lock ([`Gate::saving`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -143,26 +144,23 @@ impl Gate {
             unsaved: false,
             complaint: None,
         };
-        match kept {
-            Some(kept) => {
-                gate.ver = kept.ver;
-                let known = kept.known.into_iter();
-                gate.known = known.map(|known| (known.token.clone(), known)).collect();
-                if let Some(signed) = kept.manifest {
-                    let (manifest, signer) = stored(&signed)?;
-                    gate.held = Some(Held {
-                        manifest,
-                        signed,
-                        signer,
-                        fresh_until: kept.fresh_until,
-                    });
-                }
-                gate.complaint = gate.offer_keys(chain, now).err();
+        if let Some(kept) = kept {
+            gate.ver = kept.ver;
+            let known = kept.known.into_iter();
+            gate.known = known.map(|known| (known.token.clone(), known)).collect();
+            if let Some(signed) = kept.manifest {
+                let (manifest, signer) = stored(&signed)?;
+                gate.held = Some(Held {
+                    manifest,
+                    signed,
+                    signer,
+                    fresh_until: kept.fresh_until,
+                });
             }
-            None => {
-                let kept = gate.kept();
-                gate.keep(kept)?;
-            }
+            gate.complaint = gate.offer_keys(chain, now).err();
+        } else {
+            let kept = gate.kept();
+            gate.keep(kept)?;
         }
         Ok(gate)
     }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +51,6 @@ pub(crate) struct Now {
     last_contact: Option<f64>,
     contact_error: Option<String>,
     membership: Shown,
-    /// Whether Segue has admitted this very process.
-    was_admitted: bool,
     events: VecDeque<Event>,
     pub(crate) closed: bool,
     /// Grows with what the next heartbeat should say at once.
@@ -70,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) now: Mutex<Now>,
     pub(crate) changed: Condvar,
     listeners: Mutex<Vec<Arc<Listener>>>,
+    /// Whether Segue has admitted this very process.
+    was_admitted: AtomicBool,
     /// Held while events are told.
     telling: Mutex<()>,
 }
@@ -109,13 +110,13 @@ impl Inner {
                 last_contact: None,
                 contact_error: None,
                 membership: Shown::No,
-                was_admitted: false,
                 events: VecDeque::new(),
                 closed: false,
                 news: 0,
             }),
             changed: Condvar::new(),
             listeners: Mutex::default(),
+            was_admitted: AtomicBool::new(false),
             telling: Mutex::default(),
         }
     }
@@ -231,10 +232,10 @@ impl Inner {
     /// Nobody who is in is sent away because a token has ended, not by a Segue either that has
     /// forgotten who is in.
     fn unless_it_only_ended(&self, standing: Option<Standing>) -> Option<Standing> {
-        let mut now = lock(&self.now);
-        now.was_admitted |= standing == Some(Standing::Admitted);
-        let was_admitted = now.was_admitted;
-        drop(now);
+        if standing == Some(Standing::Admitted) {
+            self.was_admitted.store(true, Ordering::Relaxed);
+        }
+        let was_admitted = self.was_admitted.load(Ordering::Relaxed);
         standing
             .filter(|is| !matches!(is, Standing::Barred { why } if was_admitted && why == EXPIRED))
     }
