@@ -169,7 +169,7 @@ impl World {
         let why = ["fell-out", "stale"][usize::from(self.rng.chance(500))];
         let barred = self.rng.chance(400).then(|| why.to_owned());
         // Most show another token each time.
-        let shows = barred.is_none() && self.now.0 % 4 > 0;
+        let shows = barred.is_none() && !self.now.0.is_multiple_of(4);
         let badge = shows.then(|| Badge {
             token: format!("t{}", self.now.0).parse().expect("it is usable"),
             signer: "k1".to_owned(),
