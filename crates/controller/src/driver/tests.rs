@@ -154,6 +154,7 @@ async fn a_flood_of_notices_is_no_queue_before_what_is_asked() {
         };
         (desk.driver.notices).push(clock::now(), &agent, "segue", notice);
         desk.let_go.send(()).unwrap();
+        desk.let_go.send(()).unwrap();
     }
     desk.driver.settle().await;
     let written = desk.journal.entries.lock().unwrap().len();
