@@ -16,7 +16,7 @@ SECONDS ?= 60
 # How many people call at once in `make soak`.
 PEOPLE ?= 200
 
-.PHONY: fuzz help demo test check soak sim bench bench-route docs python livekit talk reference dist man install-check
+.PHONY: fuzz help demo test check soak sim bench bench-route bench-dispatch docs python livekit talk reference dist man install-check
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 15
@@ -70,6 +70,10 @@ bench: ## what a call costs, beside every proxy that is installed; 30 minutes (B
 
 bench-route: ## timings of the hot decisions
 	cargo bench --locked -p segue-core --bench route
+
+bench-dispatch: ## how long a LiveKit job waits for its worker, and what a connected worker costs
+	cargo bench --locked -p segue-dispatch --bench load -- --workers 100 --rate 200 --seconds 20
+	cargo bench --locked -p segue-dispatch --bench load -- --workers 10000 --rate 200 --seconds 10
 
 docs: ## the API documentation, in target/doc
 	cargo doc --workspace --no-deps --locked --open
