@@ -131,10 +131,9 @@ pub(crate) async fn controller(home: &Home, args: &ConfigArgs) -> anyhow::Result
         config_dir: folder,
         notify: spec.notify,
         telemetry: spec.telemetry,
-        membership: spec.membership.map(|spec| segue_controller::MembershipConfig {
-            spec,
-            elsewhere,
-        }),
+        membership: spec
+            .membership
+            .map(|spec| segue_controller::MembershipConfig { spec, elsewhere }),
         source: Some(source),
     };
     segue_controller::run(config, terminated()?).await?;
