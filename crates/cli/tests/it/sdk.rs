@@ -59,7 +59,9 @@ standby = "1s"
     let heard = |release: &str| {
         let workers = get(&site, "/v1/agents/desk/workers");
         let workers = workers["workers"].as_array().cloned().unwrap_or_default();
-        workers.iter().any(|is| is["heard"][0]["release"] == release)
+        workers
+            .iter()
+            .any(|is| is["heard"][0]["release"] == release)
     };
     site.until("a heartbeat", || heard("v1")).await;
     site.deploy("v2");
