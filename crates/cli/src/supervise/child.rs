@@ -17,6 +17,7 @@ use super::door::Door;
 use super::draining::first_id;
 use crate::home::Home;
 use crate::output;
+use crate::verb::process::configuration;
 
 /// Wait before a process is started a second time in a row, and the longest. The first time there
 /// is none: the calls of a gateway stand still meanwhile. A crash loop must not eat the machine.
@@ -135,7 +136,12 @@ impl Program {
             fs::write(home.last_gateway(), id.as_str())?;
         }
         args.extend_from_slice(more);
-        let door = self.door.as_ref().and_then(Door::socket);
+        let door = self.door.as_ref().and_then(|door| {
+            // As it is configured now: whoever is started reads the same. One that cannot be read
+            // is said by whoever is started.
+            let livekit = configuration(config).ok()?.livekit?;
+            door.socket(livekit.listen)
+        });
         if door.is_some() {
             args.push("--door".to_owned());
         }
@@ -277,6 +283,9 @@ impl Child {
 
     /// Has it end by itself.
     pub(super) fn end(&self) {
+        if let Some(door) = &self.program.door {
+            door.close();
+        }
         if let Err(error) = self.handle.signal(Signal::TERM) {
             let name = self.program.name;
             tracing::warn!(%error, "the {name} was not told to end");

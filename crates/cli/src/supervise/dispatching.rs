@@ -19,9 +19,8 @@ pub(super) struct Dispatching(Option<Child>);
 impl Dispatching {
     /// Finds it or starts it, if the configuration has it. One of an earlier binary is replaced.
     pub(super) async fn find_or_start(home: &Home, config: &Path) -> anyhow::Result<Self> {
-        let door = configuration(config)?.livekit.map(|of| Door::at(of.listen));
-        let is_wanted = door.is_some();
-        let program = Program::dispatcher(door);
+        let is_wanted = configuration(config)?.livekit.is_some();
+        let program = Program::dispatcher(Some(Door::default()));
         let Some(found) = Child::find(home, program.clone())? else {
             let start = || Child::find_or_start(home, config, program);
             return Ok(Self(is_wanted.then(start).transpose()?));

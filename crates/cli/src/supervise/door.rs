@@ -3,38 +3,47 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Connections that wait for the next dispatcher: most of a large fleet comes back at once. The
 /// kernel may allow fewer (`net.core.somaxconn`).
 const BACKLOG: i32 = 4_096;
 
 /// See the module.
-#[derive(Debug, Clone)]
-pub(super) struct Door {
+#[derive(Debug, Clone, Default)]
+pub(super) struct Door(Arc<Mutex<Option<Socket>>>);
+
+#[derive(Debug)]
+struct Socket {
+    /// As it was asked for; its port may be any.
     listen: SocketAddr,
-    socket: Arc<Mutex<Option<TcpListener>>>,
+    bound: TcpListener,
 }
 
 impl Door {
-    pub(super) fn at(listen: SocketAddr) -> Self {
-        Self {
-            listen,
-            socket: Arc::default(),
-        }
+    fn lock(&self) -> MutexGuard<'_, Option<Socket>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a dispatcher that is started. `None`: somebody else has the address, which may be a
-    /// dispatcher that was there before us; who is started binds it and says what is wrong.
-    pub(super) fn socket(&self) -> Option<OwnedFd> {
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        if socket.is_none() {
-            let bound = TcpListener::bind(self.listen).ok()?;
+    /// For a dispatcher that is started and is to listen there. `None`: somebody else has the
+    /// address, which may be a dispatcher that was there before us; who is started binds it and says
+    /// what is wrong.
+    pub(super) fn socket(&self, listen: SocketAddr) -> Option<OwnedFd> {
+        let mut socket = self.lock();
+        if socket.as_ref().is_none_or(|is| is.listen != listen) {
+            // First: the new address may be a wider one.
+            *socket = None;
+            let bound = TcpListener::bind(listen).ok()?;
             rustix::net::listen(&bound, BACKLOG).ok()?;
-            *socket = Some(bound);
+            *socket = Some(Socket { listen, bound });
         }
-        let ours = socket.as_ref()?.try_clone().ok()?;
+        let ours = socket.as_ref()?.bound.try_clone().ok()?;
         Some(ours.into())
+    }
+
+    /// Nobody is started again: only who still listens has it.
+    pub(super) fn close(&self) {
+        *self.lock() = None;
     }
 }
 
@@ -46,12 +55,12 @@ mod tests {
 
     #[test]
     fn it_stays_open_between_two_dispatchers() {
-        let door = Door::at("127.0.0.1:0".parse().unwrap());
-        let first = TcpListener::from(door.socket().unwrap());
+        let (door, any) = (Door::default(), "127.0.0.1:0".parse().unwrap());
+        let first = TcpListener::from(door.socket(any).unwrap());
         let addr = first.local_addr().unwrap();
         drop(first);
         let early = TcpStream::connect(addr).unwrap();
-        let second = TcpListener::from(door.socket().unwrap());
+        let second = TcpListener::from(door.socket(any).unwrap());
         assert_eq!(second.local_addr().unwrap(), addr);
         let (_, from) = second.accept().unwrap();
         assert_eq!(from, early.local_addr().unwrap());
@@ -60,9 +69,23 @@ mod tests {
     #[test]
     fn one_that_somebody_has_is_tried_again() {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let door = Door::at(other.local_addr().unwrap());
-        assert!(door.socket().is_none());
+        let (door, addr) = (Door::default(), other.local_addr().unwrap());
+        assert!(door.socket(addr).is_none());
         drop(other);
-        assert!(door.socket().is_some());
+        assert!(door.socket(addr).is_some());
+    }
+
+    #[test]
+    fn it_moves_with_the_configuration_and_closes() {
+        let (door, any) = (Door::default(), "127.0.0.1:0".parse().unwrap());
+        let first = TcpListener::from(door.socket(any).unwrap());
+        let port = first.local_addr().unwrap().port();
+        drop(first);
+        let wider = TcpListener::from(door.socket(([0, 0, 0, 0], port).into()).unwrap());
+        assert_eq!(wider.local_addr().unwrap(), ([0, 0, 0, 0], port).into());
+        drop(wider);
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        door.close();
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
     }
 }
