@@ -34,8 +34,14 @@ pub enum ToGateway {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         acknowledges: bool,
     },
-    /// It has read so many [`ToController::Ended`] and [`ToController::Events`] on this link. What
-    /// was only written to the socket is lost with a controller that dies.
+    /// It has read so many [`ToController::Ended`] and [`ToController::Events`] on this link, those
+    /// counted of which it understood no more than the `type`: they are left out, with a warning. What
+    /// was only written to the socket is lost with a controller that dies, so it is told again until
+    /// it was read.
+    ///
+    /// Read is not kept: an event may wait for the journal, and is missing if the controller dies
+    /// before that. And a link that breaks between reading and this message brings the batch twice:
+    /// events are known again by the same controller, calls are counted twice.
     Read {
         /// How many.
         batches: u64,

@@ -55,7 +55,8 @@ struct Waiting {
 struct Told {
     known: BTreeSet<u64>,
     order: VecDeque<u64>,
-    left_out: u64,
+    /// How much it has left out since it started, as it last said; `None`: it said nothing yet.
+    left_out: Option<u64>,
 }
 
 impl Notices {
@@ -125,6 +126,14 @@ impl Waiting {
 }
 
 impl Told {
+    /// How much was left out since it told last, as it counts `left_out` since its start. Unknown, so
+    /// none, when it tells for the first time: a controller before this one may have heard of it.
+    fn missing(&mut self, left_out: u64) -> u64 {
+        // One that was started again counts from zero.
+        let before = self.left_out.replace(left_out);
+        before.map_or(0, |before| left_out.saturating_sub(before))
+    }
+
     /// Whether it is told for the first time.
     fn is_new(&mut self, event: &PlaneEvent) -> bool {
         let mut hasher = DefaultHasher::new();
@@ -149,9 +158,10 @@ impl Driver {
     pub(super) fn told(&mut self, gateway: &GatewayId, events: Vec<PlaneEvent>, left_out: u64) {
         let actor = format!("gateway:{gateway}");
         let told = self.notices.told.entry(gateway.clone()).or_default();
-        let missing = left_out.saturating_sub(told.left_out);
-        // One that was started again counts from zero.
-        told.left_out = left_out;
+        if told.left_out.is_none() && left_out > 0 {
+            tracing::warn!(%gateway, left_out, "it has left out events of workers since it started");
+        }
+        let missing = told.missing(left_out);
         if missing > 0 {
             tracing::warn!(%gateway, missing, "events of workers were left out on their way here");
             // Nobody knows whose they were.
@@ -269,6 +279,21 @@ mod tests {
         assert!(first.is_some() && first == notices.next(seconds(2), &desk));
         notices.written(&desk);
         assert_eq!(notices.next(seconds(2), &desk), None);
+    }
+
+    #[test]
+    fn what_a_gateway_left_out_before_it_was_known_is_not_told_again() {
+        let mut told = Told::default();
+        assert_eq!(
+            told.missing(900),
+            0,
+            "its lifetime, or since a controller before"
+        );
+        assert_eq!(told.missing(903), 3);
+        assert_eq!(told.missing(0), 0, "started again");
+        assert_eq!(told.missing(2), 2);
+        let mut told = Told::default();
+        assert_eq!((told.missing(0), told.missing(4)), (0, 4), "also from zero");
     }
 
     #[test]

@@ -7,29 +7,38 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// A message of a type that we do not know yet.
-#[derive(Debug, Deserialize)]
-struct Unknown {
-    #[serde(rename = "type")]
-    kind: String,
+/// What one line is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line<T> {
+    Message(T),
+    /// It is not understood: its type is one that we do not know yet, or something in it is.
+    Unknown(Unknown),
 }
 
-/// Reads one message; `None` at the end. One that is not understood is left out: whoever speaks may
+/// All that is known of a message that is not understood.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Unknown {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+}
+
+/// Reads one message; `None` at the end. One that is not understood is no error: whoever speaks may
 /// be of a later version. May not be dropped while it reads.
 pub(super) async fn read<T: DeserializeOwned>(
     reader: &mut (impl AsyncBufRead + Unpin),
-) -> io::Result<Option<T>> {
-    while let Some(line) = read_line(reader).await? {
-        let error = match serde_json::from_slice(&line) {
-            Ok(message) => return Ok(Some(message)),
-            Err(error) => error,
-        };
-        let Ok(Unknown { kind }) = serde_json::from_slice(&line) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-        };
-        tracing::warn!(kind, %error, "a message is not understood");
-    }
-    Ok(None)
+) -> io::Result<Option<Line<T>>> {
+    let Some(line) = read_line(reader).await? else {
+        return Ok(None);
+    };
+    let error = match serde_json::from_slice(&line) {
+        Ok(message) => return Ok(Some(Line::Message(message))),
+        Err(error) => error,
+    };
+    let Ok(unknown) = serde_json::from_slice::<Unknown>(&line) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+    };
+    tracing::warn!(kind = unknown.kind, %error, "a message is not understood, and is left out");
+    Ok(Some(Line::Unknown(unknown)))
 }
 
 async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
@@ -75,11 +84,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_message_of_a_later_version_is_left_out() {
+    async fn a_message_of_a_later_version_is_no_error() {
         let mut lines: &[u8] =
             b"{\"type\":\"forecast\",\"of\":1}\n{\"type\":\"goodbye\"}\n\"words\"\n";
-        let message = read::<ToController>(&mut lines).await.unwrap();
-        assert_eq!(message, Some(ToController::Goodbye));
+        let kind = "forecast".to_owned();
+        for expected in [
+            Line::Unknown(Unknown { kind }),
+            Line::Message(ToController::Goodbye),
+        ] {
+            let line = read::<ToController>(&mut lines).await.unwrap();
+            assert_eq!(line, Some(expected));
+        }
         assert!(
             read::<ToController>(&mut lines).await.is_err(),
             "no message"

@@ -11,8 +11,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::lines::{self, Line};
 use super::outbox::Outbox;
-use super::{Heard, Link, lines};
+use super::{Heard, Link};
 use crate::clock;
 
 /// Time to greet. It is a local process that has nothing else to do.
@@ -20,6 +21,10 @@ const HELLO_MAX: Duration = Duration::from_secs(5);
 
 /// Time to take what it is told. One that does not read is dropped, and may come back.
 const WRITE_MAX: Duration = Duration::from_secs(10);
+
+/// The `type` of what a gateway keeps until it was read: [`ToController::Ended`] and
+/// [`ToController::Events`]. They count also if something in them is not understood.
+const BATCHES: [&str; 2] = ["ended", "events"];
 
 pub(super) async fn serve(link: &Link, stream: UnixStream, heard: &mpsc::Sender<Heard>) {
     let (reader, writer) = stream.into_split();
@@ -58,15 +63,15 @@ async fn greet(
     };
     lines::write(writer, &hello).await?;
     match lines::read(reader).await? {
-        Some(ToController::Hello {
+        Some(Line::Message(ToController::Hello {
             version,
             gateway,
             acknowledges,
             ..
-        }) if version == LINK_VERSION => Ok((gateway, acknowledges)),
-        Some(ToController::Hello {
+        })) if version == LINK_VERSION => Ok((gateway, acknowledges)),
+        Some(Line::Message(ToController::Hello {
             version, gateway, ..
-        }) => Err(bad(format!(
+        })) => Err(bad(format!(
             "{gateway} speaks version {version} of the link, we speak {LINK_VERSION}"
         ))),
         _ => Err(bad("it did not greet".to_owned())),
@@ -82,46 +87,21 @@ async fn listen(
     heard: &mpsc::Sender<Heard>,
 ) -> io::Result<()> {
     let mut batches = 0;
-    while let Some(message) = lines::read(reader).await? {
-        let is_kept = matches!(
-            message,
-            ToController::Ended { .. } | ToController::Events { .. }
-        );
-        match message {
-            ToController::Presence(presence) if presence.gateway == *gateway => {
-                let at = clock::now();
-                if heard.send(Heard::Presence { at, presence }).await.is_err() {
-                    return Ok(());
-                }
-            }
-            ToController::Calls { request, calls } => link.answer(number, request, calls),
-            ToController::Ended { calls, .. } => link.ended(calls),
-            ToController::Workers { request, workers } => {
-                link.answer_workers(number, request, workers);
-            }
-            ToController::Events { events, left_out } => {
-                let gateway = gateway.clone();
-                let events = Heard::Events {
-                    gateway,
-                    events,
-                    left_out,
-                };
-                if heard.send(events).await.is_err() {
-                    return Ok(());
-                }
-            }
-            ToController::Goodbye => {
-                let goodbye = Heard::Goodbye(gateway.clone());
-                if heard.send(goodbye).await.is_err() {
-                    return Ok(());
-                }
-            }
-            ToController::Presence(presence) => {
-                return Err(bad(format!("it reports as {}", presence.gateway)));
-            }
-            ToController::Hello { .. } => return Err(bad("it greets twice".to_owned())),
+    while let Some(line) = lines::read(reader).await? {
+        let is_batch = match &line {
+            Line::Message(message) => matches!(
+                message,
+                ToController::Ended { .. } | ToController::Events { .. }
+            ),
+            // It is lost. It would be told again for ever, and hold up what comes behind it.
+            Line::Unknown(unknown) => BATCHES.contains(&&*unknown.kind),
+        };
+        if let Line::Message(message) = line
+            && !take(link, number, gateway, message, heard).await?
+        {
+            return Ok(());
         }
-        if is_kept {
+        if is_batch {
             batches += 1;
             if let Some(outbox) = hears {
                 outbox.set_read(batches);
@@ -129,6 +109,48 @@ async fn listen(
         }
     }
     Ok(())
+}
+
+/// Passes on what the gateway said; `false`: nobody hears it any more.
+async fn take(
+    link: &Link,
+    number: u64,
+    gateway: &GatewayId,
+    message: ToController,
+    heard: &mpsc::Sender<Heard>,
+) -> io::Result<bool> {
+    let said = match message {
+        ToController::Presence(presence) if presence.gateway == *gateway => {
+            let at = clock::now();
+            Heard::Presence { at, presence }
+        }
+        ToController::Events { events, left_out } => {
+            let gateway = gateway.clone();
+            Heard::Events {
+                gateway,
+                events,
+                left_out,
+            }
+        }
+        ToController::Goodbye => Heard::Goodbye(gateway.clone()),
+        ToController::Calls { request, calls } => {
+            link.answer(number, request, calls);
+            return Ok(true);
+        }
+        ToController::Ended { calls, .. } => {
+            link.ended(calls);
+            return Ok(true);
+        }
+        ToController::Workers { request, workers } => {
+            link.answer_workers(number, request, workers);
+            return Ok(true);
+        }
+        ToController::Presence(presence) => {
+            return Err(bad(format!("it reports as {}", presence.gateway)));
+        }
+        ToController::Hello { .. } => return Err(bad("it greets twice".to_owned())),
+    };
+    Ok(heard.send(said).await.is_ok())
 }
 
 async fn tell(outbox: &Outbox, writer: &mut OwnedWriteHalf) -> io::Result<()> {
@@ -141,4 +163,99 @@ async fn tell(outbox: &Outbox, writer: &mut OwnedWriteHalf) -> io::Result<()> {
 
 fn bad(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_core::names::AgentName;
+    use segue_core::plane::{PlaneEvent, Told};
+    use segue_core::time::Timestamp;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// How long anything here may take.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn event(at: u64) -> PlaneEvent {
+        let agent: AgentName = "desk".parse().unwrap();
+        let what = Told::MembershipRefused {
+            document: "keys".to_owned(),
+            reason: "rollback".to_owned(),
+            message: String::new(),
+        };
+        PlaneEvent {
+            at: Timestamp(at),
+            agent,
+            times: 1,
+            what,
+        }
+    }
+
+    fn events(at: u64) -> ToController {
+        ToController::Events {
+            events: vec![event(at)],
+            left_out: 0,
+        }
+    }
+
+    #[test]
+    fn batches_are_known_by_their_type() {
+        let (calls, left_out) = (Vec::new(), 0);
+        for batch in [ToController::Ended { calls, left_out }, events(1)] {
+            let kind = serde_json::to_value(&batch).unwrap()["type"].clone();
+            assert!(BATCHES.contains(&kind.as_str().unwrap()), "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_not_understood_is_acknowledged() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (heard, mut hears) = mpsc::channel(16);
+        let link = Link::default();
+        tokio::spawn(async move { serve(&link, ours, &heard).await });
+        let (reader, mut writer) = theirs.into_split();
+        let hello = ToController::Hello {
+            version: LINK_VERSION,
+            gateway: "gw-1".parse().unwrap(),
+            pid: 1,
+            acknowledges: true,
+        };
+        lines::write(&mut writer, &hello).await.unwrap();
+        // Of a later version: an event and an outcome that nobody here knows, and a type that is no batch.
+        let mut event = serde_json::to_value(events(1)).unwrap();
+        event["events"][0]["what"] = serde_json::json!({"type": "forecast"});
+        for later in [
+            event,
+            serde_json::json!({"type": "ended", "calls": [{"outcome": "paused"}], "left_out": 0}),
+            serde_json::json!({"type": "forecast"}),
+        ] {
+            assert!(serde_json::from_value::<ToController>(later.clone()).is_err());
+            lines::write(&mut writer, &later).await.unwrap();
+        }
+        lines::write(&mut writer, &events(2)).await.unwrap();
+        let mut said = BufReader::new(reader).lines();
+        let acknowledged = async {
+            loop {
+                let line = said.next_line().await.unwrap().expect("the link lasts");
+                let message = serde_json::from_str(&line).unwrap();
+                match message {
+                    ToGateway::Read { batches } if batches >= 3 => break batches,
+                    _ => {}
+                }
+            }
+        };
+        assert_eq!(timeout(PATIENCE, acknowledged).await.unwrap(), 3);
+        let mut arrived = Vec::new();
+        writer.shutdown().await.unwrap();
+        let rest = async {
+            while let Some(heard) = hears.recv().await {
+                if let Heard::Events { events, .. } = heard {
+                    arrived.extend(events);
+                }
+            }
+        };
+        timeout(PATIENCE, rest).await.unwrap();
+        assert_eq!(arrived, [self::event(2)], "the one that is understood");
+    }
 }

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use segue_core::link::CallOutcome;
 use segue_core::plane::Told;
 use segue_core::time::Timestamp;
 use tokio::net::UnixListener;
@@ -12,18 +13,40 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 static SOCKETS: AtomicU32 = AtomicU32::new(0);
 
-/// A dispatcher that has only events.
+/// A dispatcher that has only events and ended calls.
 #[derive(Default)]
-struct Teller(Mutex<Vec<PlaneEvent>>);
+struct Teller {
+    events: Mutex<Vec<PlaneEvent>>,
+    ended: Mutex<Vec<CallRecord>>,
+}
 
 impl Teller {
+    fn end(&self, call: &str) {
+        self.ended.lock().unwrap().push(CallRecord {
+            call: call.parse().unwrap(),
+            agent: "desk".parse().unwrap(),
+            release: ReleaseId::of(b"v1"),
+            worker: None,
+            started: Timestamp(1),
+            ended: Timestamp(2),
+            setup_ms: None,
+            outcome: CallOutcome::Completed,
+            cause: String::new(),
+            reason: "split".to_owned(),
+            bytes_in: 0,
+            bytes_out: 0,
+            traceparent: None,
+            rescued: None,
+        });
+    }
+
     fn tell(&self, at: u64) {
         let what = Told::MembershipRefused {
             document: "manifest".to_owned(),
             reason: "signature".to_owned(),
             message: String::new(),
         };
-        self.0.lock().unwrap().push(PlaneEvent {
+        self.events.lock().unwrap().push(PlaneEvent {
             at: Timestamp(at),
             agent: "desk".parse().unwrap(),
             times: 1,
@@ -59,17 +82,21 @@ impl Linked for Teller {
     }
 
     fn take_ended(&self) -> (Vec<CallRecord>, u64) {
-        (Vec::new(), 0)
+        (std::mem::take(&mut *self.ended.lock().unwrap()), 0)
     }
 
-    fn put_back_ended(&self, _: Vec<CallRecord>) {}
+    fn put_back_ended(&self, mut records: Vec<CallRecord>) {
+        let mut waiting = self.ended.lock().unwrap();
+        records.append(&mut waiting);
+        *waiting = records;
+    }
 
     fn take_events(&self, _: bool) -> (Vec<PlaneEvent>, u64) {
-        (std::mem::take(&mut *self.0.lock().unwrap()), 0)
+        (std::mem::take(&mut *self.events.lock().unwrap()), 0)
     }
 
     fn put_back_events(&self, mut events: Vec<PlaneEvent>) {
-        let mut waiting = self.0.lock().unwrap();
+        let mut waiting = self.events.lock().unwrap();
         events.append(&mut waiting);
         *waiting = events;
     }
@@ -101,17 +128,36 @@ impl Peer {
         self.writer.write_all(&line).await.unwrap();
     }
 
-    /// When the events of the next batch happened.
-    async fn events(&mut self) -> Vec<u64> {
+    /// The next batch of either kind.
+    async fn batch(&mut self) -> ToController {
         let read = async {
             loop {
                 let line = self.lines.next_line().await.unwrap().unwrap();
-                if let ToController::Events { events, .. } = serde_json::from_str(&line).unwrap() {
-                    return events.iter().map(|event| event.at.0).collect();
+                let message = serde_json::from_str(&line).unwrap();
+                if let ToController::Events { .. } | ToController::Ended { .. } = message {
+                    return message;
                 }
             }
         };
         timeout(PATIENCE, read).await.unwrap()
+    }
+
+    /// When the events of the next batch happened.
+    async fn events(&mut self) -> Vec<u64> {
+        match self.batch().await {
+            ToController::Events { events, .. } => events.iter().map(|event| event.at.0).collect(),
+            other => panic!("no events: {other:?}"),
+        }
+    }
+
+    /// The calls of the next batch.
+    async fn ended(&mut self) -> Vec<String> {
+        match self.batch().await {
+            ToController::Ended { calls, .. } => {
+                calls.iter().map(|ended| ended.call.to_string()).collect()
+            }
+            other => panic!("no calls: {other:?}"),
+        }
     }
 }
 
@@ -168,4 +214,30 @@ async fn a_controller_that_does_not_say_what_it_read_is_not_waited_for() {
         [3],
         "told once, as far as it can be known"
     );
+}
+
+/// A controller counts what it cannot read, and both kinds as one: what it left out does not come
+/// again, and does not hold up the other kind.
+#[tokio::test]
+async fn calls_and_events_are_counted_as_one() {
+    let (listener, teller, _stop) = linked();
+    let mut peer = Peer::accept(&listener, true).await;
+    teller.end("a");
+    assert_eq!(peer.ended().await, ["a"]);
+    teller.tell(1);
+    assert_eq!(peer.events().await, [1]);
+    teller.end("b");
+    teller.tell(2);
+    // Of the first only: the events wait.
+    peer.say(&ToGateway::Read { batches: 1 }).await;
+    assert_eq!(peer.ended().await, ["b"]);
+    peer.say(&ToGateway::Read { batches: 2 }).await;
+    assert_eq!(peer.events().await, [2]);
+    peer.say(&ToGateway::Read { batches: 3 }).await;
+    teller.end("c");
+    assert_eq!(peer.ended().await, ["c"]);
+    drop(peer);
+    let mut peer = Peer::accept(&listener, true).await;
+    assert_eq!(peer.ended().await, ["c"], "not what was read");
+    assert_eq!(peer.events().await, [2]);
 }
