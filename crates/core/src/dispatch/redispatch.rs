@@ -294,11 +294,15 @@ impl Dispatcher {
         };
         let stage = watch.vacancy.stage;
         match seen {
+            // The server lists a dispatch for as long as the room is open, whatever became of it.
+            RoomSeen::Asked { .. } => _ = watch.asked.get_or_insert(self.now),
+            RoomSeen::Open { agent: false, .. } => watch.asked = None,
+            _ => {}
+        }
+        match seen {
             RoomSeen::Closed => return self.forget_room(id),
             RoomSeen::Answered if stage.is_sent() => return self.is_answered(id),
-            RoomSeen::Asked { .. } | RoomSeen::Answered if !stage.is_sent() => {
-                return self.forget_room(id);
-            }
+            RoomSeen::Answered => return self.forget_room(id),
             RoomSeen::Open { agent: true, .. } => {
                 watch.absent = 0;
                 watch.there = watch.there.saturating_add(1);
@@ -345,17 +349,27 @@ impl Dispatcher {
         };
         let is_gone = watch.absent >= ABSENT_LOOKS;
         match watch.vacancy.stage {
-            VacancyStage::Dead => true,
+            VacancyStage::Dead => self.is_untaken(id, watch.asked),
+            VacancyStage::Doubtful => is_gone && self.is_untaken(id, watch.asked),
             // Not known of: it was never made.
-            VacancyStage::Doubtful | VacancyStage::Sent { .. } => is_gone,
-            VacancyStage::Made { .. } => {
-                let is_over = self.now >= watch.sent + TAKEN_WITHIN;
-                let others = self.vacancies.others(&watch.vacancy.again.sid, id);
-                let mut others = others.iter().filter_map(|id| self.jobs.get(id));
-                is_gone && is_over && !others.any(|job| job.offer().is_some())
-            }
+            VacancyStage::Sent { .. } => is_gone,
+            VacancyStage::Made { .. } => is_gone && self.is_untaken(id, Some(watch.sent)),
             VacancyStage::Answered => false,
         }
+    }
+
+    /// Whether nobody comes by a dispatch that the server has since then.
+    fn is_untaken(&self, id: &CallId, since: Option<Timestamp>) -> bool {
+        let Some((since, room)) = since.zip(self.vacancies.get(id)) else {
+            return true;
+        };
+        let comes = |job: &Job| {
+            let is_new = |begun: Timestamp| self.now < begun + TAKEN_WITHIN;
+            job.agent == room.agent && (job.offer().is_some() || job.begun.is_some_and(is_new))
+        };
+        let others = self.vacancies.others(&room.again.sid, id);
+        let mut others = others.iter().filter_map(|id| self.jobs.get(id));
+        self.now >= since + TAKEN_WITHIN && !others.any(comes)
     }
 
     fn look_later(&mut self, id: &CallId) {

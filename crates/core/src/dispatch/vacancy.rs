@@ -92,7 +92,8 @@ pub enum RoomSeen {
     Closed,
     /// Another agent of the same name is there.
     Answered,
-    /// None is there, but one was dispatched since.
+    /// None is there, but one was dispatched since: it comes, or nobody took it, or it was here and
+    /// has gone.
     Asked {
         /// Whether anybody is there to talk to.
         callers: bool,
@@ -127,6 +128,8 @@ pub(super) struct Watch {
     pub(super) there: u8,
     /// When the next look is due; `None`: the server is being asked.
     pub(super) next: Option<Timestamp>,
+    /// Since when the looks say that somebody dispatched its agent.
+    pub(super) asked: Option<Timestamp>,
     /// When it was last dispatched, as far as this process knows.
     pub(super) sent: Timestamp,
     /// Whether it was said that nothing is done for it while the dispatcher stops.
@@ -159,6 +162,7 @@ impl Vacancies {
             absent,
             there: 0,
             next: Some(next),
+            asked: None,
             sent: now,
             is_left: false,
         };

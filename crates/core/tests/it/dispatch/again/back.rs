@@ -150,11 +150,51 @@ fn a_job_that_nobody_comes_back_to_is_dropped() {
 }
 
 #[test]
-fn somebody_elses_dispatch_is_left_to_them() {
+fn somebody_elses_dispatch_is_left_to_them_as_long_as_somebody_may_come() {
     let mut place = Place::broken();
     place.sees("a", ASKED);
+    place.sees("a", RoomSeen::Answered);
     assert_eq!(place.rooms.len(), 0);
     assert!(!place.dispatches());
+    // It is offered here, and asked of a worker.
+    let mut place = Place::broken();
+    place.connect(2, "v1");
+    for _ in 0..=TAKEN_WITHIN.0 / LOOK_EVERY.0 {
+        place.sees("a", ASKED);
+        assert!(!place.dispatches());
+    }
+    place.begin(2, "b", "room");
+    place.sees("a", ASKED);
+    assert!(!place.dispatches(), "its agent is on its way");
+}
+
+#[test]
+fn a_dispatch_that_nobody_comes_by_any_more_does_not_leave_the_caller_alone() {
+    let looks = TAKEN_WITHIN.0 / LOOK_EVERY.0;
+    let waits = |place: &mut Place, looks: u64| {
+        for _ in 0..looks {
+            place.sees("a", ASKED);
+            assert!(!place.dispatches() && !place.is_left(), "too early");
+        }
+        place.sees("a", ASKED);
+        assert!(place.dispatches());
+    };
+    // Dispatched, and its worker was back first; the server lists that dispatch until the room closes.
+    let mut place = Place::made();
+    place.connect(2, "v1");
+    place.claims(2, "a");
+    place.wait(Millis::from_secs(3_600));
+    place.breaks(2);
+    waits(&mut place, looks + 1);
+    // The same if its worker says that its process died.
+    let mut place = Place::made();
+    place.connect(2, "v1");
+    place.claims(2, "a");
+    place.wait(Millis::from_secs(3_600));
+    place.says(2, "a", Some(false));
+    place.finds("a", ASKED);
+    assert!(!place.dispatches());
+    waits(&mut place, looks);
 }
 
 #[test]
