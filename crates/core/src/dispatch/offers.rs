@@ -25,7 +25,7 @@ impl Dispatcher {
         };
         let redispatch = self.settings(agent).redispatch;
         // One that runs already would have two workers, and a room whose agent is back two agents.
-        if self.is_kept(ask.again.as_deref(), &ask.job)
+        if self.is_kept(agent, ask.again.as_deref(), &ask.job)
             || self.jobs.contains_key(&ask.job)
             || self.jobs.len() >= JOBS_MAX
         {
@@ -370,8 +370,11 @@ impl Dispatcher {
 
     /// The job is written down, and then given.
     fn begin(&mut self, id: &CallId, key: WorkerKey, body: Body) {
-        let offer = self.jobs.get(id).and_then(Job::offer);
-        if self.is_kept(offer.and_then(|offer| offer.ask.again.as_deref()), id) {
+        let is_kept = self.jobs.get(id).is_some_and(|job| {
+            let again = job.offer().and_then(|offer| offer.ask.again.as_deref());
+            self.is_kept(&job.agent, again, id)
+        });
+        if is_kept {
             // Its worker waits for it in vain, and then no more.
             let cause = "server: assigned too late";
             self.finish(id, CallOutcome::Failed, cause, false);

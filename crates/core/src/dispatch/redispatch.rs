@@ -20,7 +20,7 @@ use super::facts::WorkerKey;
 use super::job::{Gone, Job, Stage, Step};
 use super::vacancy::{ABSENT_LOOKS, Again, Dispatched, RoomAsk, RoomSeen, Vacancy, VacancyStage};
 use crate::link::CallOutcome;
-use crate::names::CallId;
+use crate::names::{AgentName, CallId};
 use crate::time::{Millis, Timestamp};
 
 /// From a broken connection to the first look into its room: a worker that lives is back by then.
@@ -198,7 +198,7 @@ impl Dispatcher {
             return;
         };
         let (sid, agent) = (vacancy.again.sid.clone(), vacancy.agent.clone());
-        self.vacancies.keep(&sid, id, self.now);
+        self.vacancies.keep(&sid, &agent, id, self.now);
         for other in self.vacancies.others(&sid, id) {
             let is_open = |job: &Job| {
                 let step = job.offer().map(|offer| &offer.step);
@@ -210,9 +210,9 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a job is for a room whose own agent is back.
-    pub(super) fn is_kept(&self, again: Option<&Again>, job: &CallId) -> bool {
-        let keeper = again.and_then(|again| self.vacancies.keeper(&again.sid, self.now));
+    /// Whether a job is for a room whose own agent is back. Other agents may come as before.
+    pub(super) fn is_kept(&self, agent: &AgentName, again: Option<&Again>, job: &CallId) -> bool {
+        let keeper = again.and_then(|again| self.vacancies.keeper(&again.sid, agent, self.now));
         keeper.is_some_and(|keeper| keeper != job && self.jobs.contains_key(keeper))
     }
 
@@ -405,7 +405,7 @@ impl Dispatcher {
         let sent = VacancyStage::Sent { times: times + 1 };
         let entry = self.vacancies.advance(id, sent);
         self.out.extend(entry.map(Action::Write));
-        self.vacancies.keep_no_more(sid);
+        self.vacancies.keep_no_more(sid, &vacancy.agent);
         let now = self.now;
         if let Some(watch) = self.vacancies.watch(id) {
             watch.sent = now;

@@ -270,7 +270,7 @@ impl Dispatcher {
             return;
         };
         if let Some(sid) = job.sid() {
-            self.vacancies.forget_job(sid, id);
+            self.vacancies.forget_job(sid, &job.agent, id);
         }
         match &job.stage {
             Stage::Running(worker) => {

@@ -144,8 +144,9 @@ pub(super) struct Vacancies {
     by_room: BTreeMap<String, BTreeSet<CallId>>,
     /// Jobs that are there, begun or not, by the room itself.
     jobs: BTreeMap<String, BTreeSet<CallId>>,
-    /// Rooms whose own agent is back, and until when nobody else is let in for it.
-    kept: BTreeMap<String, (CallId, Timestamp)>,
+    /// Rooms whose own agent is back, by the room itself and the agent, and until when nobody else
+    /// is let in for it.
+    kept: BTreeMap<(String, AgentName), (CallId, Timestamp)>,
 }
 
 impl Vacancies {
@@ -228,10 +229,11 @@ impl Vacancies {
     }
 
     /// It is over.
-    pub(super) fn forget_job(&mut self, sid: &str, id: &CallId) {
+    pub(super) fn forget_job(&mut self, sid: &str, agent: &AgentName, id: &CallId) {
         forget(&mut self.jobs, sid, id);
-        if self.kept.get(sid).is_some_and(|(by, _)| by == id) {
-            self.kept.remove(sid);
+        let key = (sid.to_owned(), agent.clone());
+        if self.kept.get(&key).is_some_and(|(by, _)| by == id) {
+            self.kept.remove(&key);
         }
     }
 
@@ -241,18 +243,18 @@ impl Vacancies {
         all.filter(|id| *id != than).cloned().collect()
     }
 
-    pub(super) fn keep(&mut self, sid: &str, by: &CallId, now: Timestamp) {
-        let until = now + KEPT_FOR;
-        self.kept.insert(sid.to_owned(), (by.clone(), until));
+    pub(super) fn keep(&mut self, sid: &str, agent: &AgentName, by: &CallId, now: Timestamp) {
+        let key = (sid.to_owned(), agent.clone());
+        self.kept.insert(key, (by.clone(), now + KEPT_FOR));
     }
 
-    pub(super) fn keep_no_more(&mut self, sid: &str) {
-        self.kept.remove(sid);
+    pub(super) fn keep_no_more(&mut self, sid: &str, agent: &AgentName) {
+        self.kept.remove(&(sid.to_owned(), agent.clone()));
     }
 
-    /// The job that keeps a room.
-    pub(super) fn keeper(&self, sid: &str, now: Timestamp) -> Option<&CallId> {
-        let (by, until) = self.kept.get(sid)?;
+    /// The job that keeps a room for its agent.
+    pub(super) fn keeper(&self, sid: &str, agent: &AgentName, now: Timestamp) -> Option<&CallId> {
+        let (by, until) = self.kept.get(&(sid.to_owned(), agent.clone()))?;
         (now < *until).then_some(by)
     }
 }

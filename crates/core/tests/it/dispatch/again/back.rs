@@ -2,13 +2,13 @@
 //! the server and of workers that come in another order.
 
 use segue_core::dispatch::{
-    Action, Dispatched, LOOK_EVERY, LOOK_FIRST, LOOK_SELDOM, LOOKED_FOR, Note, ROOMS_MAX, RoomSeen,
-    SENDS_MAX, TAIL, TAKEN_WITHIN, VacancyStage,
+    Action, Dispatched, LOOK_EVERY, LOOK_FIRST, LOOK_SELDOM, LOOKED_FOR, LineKey, Note, ROOMS_MAX,
+    RoomSeen, SENDS_MAX, TAIL, TAKEN_WITHIN, VacancyStage,
 };
 use segue_core::link::CallOutcome;
 use segue_core::time::Millis;
 
-use super::place::{BOTH, CALLER, NOBODY, Place, id};
+use super::place::{BOTH, CALLER, NOBODY, Place, id, other};
 
 /// Dispatched since, and nobody is there but the caller.
 const ASKED: RoomSeen = RoomSeen::Asked { callers: true };
@@ -73,6 +73,27 @@ fn nobody_else_is_let_in_once_it_is_back() {
     place.sees("a", BOTH);
     place.offer("b", "room");
     assert!(place.refuses("b"));
+}
+
+#[test]
+fn a_room_that_is_kept_for_one_agent_lets_another_agent_in() {
+    let line = LineKey(2);
+    let mut place = Place::made();
+    place.opens(&other());
+    place.connect(2, "v1");
+    place.connect_to(line, other(), 3, "v1");
+    // Promised before, offered behind it; each is in the room with the one that is back.
+    place.promise_on(line, 3, "b", "room");
+    place.claims(2, "a");
+    place.assign("b");
+    assert!(place.runs("a") && place.runs("b"), "{:?}", place.did);
+    place.promise_on(line, 3, "c", "room");
+    assert!(!place.refuses("c"));
+    place.assign("c");
+    assert!(place.runs("c"));
+    // What keeps the room of the one lets nobody else in for it on account of the other.
+    place.offer("d", "room");
+    assert!(place.refuses("d"));
 }
 
 #[test]

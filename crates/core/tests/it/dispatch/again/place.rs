@@ -45,6 +45,11 @@ pub(super) fn agent() -> AgentName {
     "desk".parse().unwrap()
 }
 
+/// Another agent, which configures nothing.
+pub(super) fn other() -> AgentName {
+    "billing".parse().unwrap()
+}
+
 pub(super) fn release(label: &str) -> ReleaseId {
     ReleaseId::of(label.as_bytes())
 }
@@ -92,6 +97,16 @@ impl Place {
         place
     }
 
+    /// The table of another agent.
+    pub(super) fn opens(&mut self, agent: &AgentName) {
+        let agent = agent.clone();
+        let table = RoutingTable {
+            agent,
+            ..self.table.clone()
+        };
+        self.step(Event::Table(Box::new(table)));
+    }
+
     pub(super) fn step(&mut self, event: Event) {
         self.did = self.d.step(self.now, event);
         for action in self.did.clone() {
@@ -132,12 +147,17 @@ impl Place {
     }
 
     pub(super) fn connect(&mut self, worker: u64, label: &str) {
+        self.connect_to(LINE, agent(), worker, label);
+    }
+
+    /// A worker of this agent, which is registered on this line.
+    pub(super) fn connect_to(&mut self, line: LineKey, agent: AgentName, worker: u64, label: &str) {
         self.step(Event::Registered(Box::new(Hello {
             worker: WorkerKey(worker),
             id: format!("AW_{worker}").parse().unwrap(),
             release: release(label),
             line: LineId {
-                agent: agent(),
+                agent,
                 agent_name: "desk".to_owned(),
                 kind: 0,
                 namespace: String::new(),
@@ -147,7 +167,7 @@ impl Place {
             library: "1.8.9".to_owned(),
             from: None,
         })));
-        self.step(Event::LineUp { line: LINE });
+        self.step(Event::LineUp { line });
         let status = WorkerStatus {
             available: Some(true),
             load: 0.1,
@@ -167,8 +187,12 @@ impl Place {
 
     /// The server offers a job, and the worker that is asked promises it.
     pub(super) fn promise(&mut self, worker: u64, job: &str, room: &str) {
+        self.promise_on(LINE, worker, job, room);
+    }
+
+    pub(super) fn promise_on(&mut self, line: LineKey, worker: u64, job: &str, room: &str) {
         let body: Arc<[u8]> = job.as_bytes().into();
-        self.offer(job, room);
+        self.offer_on(line, job, room);
         self.step(Event::Answered {
             worker: WorkerKey(worker),
             answer: Answer {
@@ -192,6 +216,10 @@ impl Place {
     }
 
     pub(super) fn offer(&mut self, job: &str, room: &str) {
+        self.offer_on(LINE, job, room);
+    }
+
+    fn offer_on(&mut self, line: LineKey, job: &str, room: &str) {
         let body: Arc<[u8]> = job.as_bytes().into();
         let again = Again {
             sid: format!("RM_{room}"),
@@ -200,7 +228,7 @@ impl Place {
             identity: String::new(),
         };
         self.step(Event::Offered {
-            line: LINE,
+            line,
             ask: Ask {
                 job: id(job),
                 room: room.to_owned(),
