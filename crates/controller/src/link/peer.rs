@@ -167,10 +167,10 @@ fn bad(what: String) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use segue_core::names::AgentName;
+    use segue_core::names::{AgentName, ReleaseId};
     use segue_core::plane::{PlaneEvent, Told};
     use segue_core::time::Timestamp;
-    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncBufReadExt as _;
 
     use super::*;
 
@@ -213,7 +213,8 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (heard, mut hears) = mpsc::channel(16);
         let link = Link::default();
-        tokio::spawn(async move { serve(&link, ours, &heard).await });
+        let served = link.clone();
+        tokio::spawn(async move { serve(&served, ours, &heard).await });
         let (reader, mut writer) = theirs.into_split();
         let hello = ToController::Hello {
             version: LINK_VERSION,
@@ -234,28 +235,41 @@ mod tests {
             lines::write(&mut writer, &later).await.unwrap();
         }
         lines::write(&mut writer, &events(2)).await.unwrap();
-        let mut said = BufReader::new(reader).lines();
-        let acknowledged = async {
+        // Behind it, everything before has been counted.
+        lines::write(&mut writer, &ToController::Goodbye)
+            .await
+            .unwrap();
+        let mut arrived = Vec::new();
+        let listening = async {
             loop {
-                let line = said.next_line().await.unwrap().expect("the link lasts");
-                let message = serde_json::from_str(&line).unwrap();
-                match message {
-                    ToGateway::Read { batches } if batches >= 3 => break batches,
+                match hears.recv().await.expect("the link lasts") {
+                    Heard::Events { events, .. } => arrived.extend(events),
+                    Heard::Goodbye(_) => break,
                     _ => {}
                 }
             }
         };
-        assert_eq!(timeout(PATIENCE, acknowledged).await.unwrap(), 3);
-        let mut arrived = Vec::new();
-        writer.shutdown().await.unwrap();
-        let rest = async {
-            while let Some(heard) = hears.recv().await {
-                if let Heard::Events { events, .. } = heard {
-                    arrived.extend(events);
+        timeout(PATIENCE, listening).await.unwrap();
+        assert_eq!(arrived, [self::event(2)], "the one that is understood");
+        // What was read goes out with the first word after it at the latest, so before the second.
+        let word = || link.end_calls(&"desk".parse().unwrap(), ReleaseId::of(b"v1"), Vec::new());
+        let mut said = BufReader::new(reader).lines();
+        let acknowledged = async {
+            let (mut read, mut words) = (0, 0);
+            word();
+            while words < 2 {
+                let line = said.next_line().await.unwrap().expect("the link lasts");
+                match serde_json::from_str(&line).unwrap() {
+                    ToGateway::Read { batches } => read = batches,
+                    ToGateway::EndCalls { .. } => {
+                        words += 1;
+                        word();
+                    }
+                    _ => {}
                 }
             }
+            read
         };
-        timeout(PATIENCE, rest).await.unwrap();
-        assert_eq!(arrived, [self::event(2)], "the one that is understood");
+        assert_eq!(timeout(PATIENCE, acknowledged).await.unwrap(), 3);
     }
 }
