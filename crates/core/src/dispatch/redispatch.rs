@@ -43,7 +43,8 @@ pub const LOOKED_FOR: Millis = CLAIM_WITHIN;
 /// after three seconds; who has promised it may take longer.
 pub const TAKEN_WITHIN: Millis = Millis::from_secs(10);
 
-/// How often a room is dispatched again for one job, each time only if nothing came of the last.
+/// How often a room is dispatched again for one job, each time only if nothing came of the last, and
+/// once the server has it only while a worker here takes jobs.
 pub const SENDS_MAX: u8 = 3;
 
 /// Agents that one room gets anew within [`REMEMBERED_FOR`]: an agent that dies of what is said in it
@@ -353,9 +354,19 @@ impl Dispatcher {
             VacancyStage::Doubtful => is_gone && self.is_untaken(id, watch.asked),
             // Not known of: it was never made.
             VacancyStage::Sent { .. } => is_gone,
-            VacancyStage::Made { .. } => is_gone && self.is_untaken(id, Some(watch.sent)),
+            VacancyStage::Made { times } => {
+                // Once is for those who are registered beside us. Ours may all be about to come back.
+                let has_takers = times >= SENDS_MAX || self.has_takers(&watch.vacancy.agent);
+                is_gone && has_takers && self.is_untaken(id, Some(watch.sent))
+            }
             VacancyStage::Answered => false,
         }
+    }
+
+    /// Whether the server was told that workers here take jobs.
+    fn has_takers(&self, agent: &AgentName) -> bool {
+        let mut ours = self.lines.values().filter(|line| line.id.agent == *agent);
+        ours.any(|line| line.is_up && line.told.is_some_and(|(status, _)| status.available))
     }
 
     /// Whether nobody comes by a dispatch that the server has since then.

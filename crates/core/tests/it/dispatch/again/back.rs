@@ -115,6 +115,8 @@ fn a_successor_that_has_begun_stays_also_if_nobody_waits_for_it_any_more() {
 #[test]
 fn what_the_server_has_and_nobody_takes_is_sent_again_and_then_left() {
     let mut place = Place::made();
+    // Here is somebody who would take it.
+    place.connect(3, "v1");
     for times in 1..=SENDS_MAX {
         let mut waited = Millis(0);
         while waited < TAKEN_WITHIN {
@@ -136,6 +138,30 @@ fn what_the_server_has_and_nobody_takes_is_sent_again_and_then_left() {
     place.connect(2, "v1");
     place.claims(2, "a");
     assert!(place.runs("a"));
+}
+
+#[test]
+fn it_is_not_sent_again_while_nobody_is_there_to_take_it() {
+    let waits = |place: &mut Place| {
+        for _ in 0..20 {
+            place.sees("a", ASKED);
+            assert!(!place.dispatches() && !place.is_left(), "nobody is back");
+        }
+    };
+    // All workers are down for a minute.
+    let mut place = Place::made();
+    waits(&mut place);
+    place.connect(2, "v1");
+    place.sees("a", ASKED);
+    assert!(place.dispatches());
+    place.answers(Dispatched::Made);
+    place.begin(2, "b", "room");
+    assert!(place.says_redispatched());
+    // They do not come back.
+    let mut place = Place::made();
+    waits(&mut place);
+    place.wait(LOOKED_FOR);
+    assert!(place.is_left());
 }
 
 #[test]
