@@ -110,15 +110,19 @@ fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Rej
     if !body.is_empty() {
         is_json(headers, &["application/json"])?;
     }
+    let hint = "the bodies are in docs/reference/api.md";
+    // A list of the fields' values would be taken for them, too.
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err(Reject::bad("the body is no JSON object", hint));
+    }
     serde_json::from_slice(text).or_else(|error| {
         let whole = serde_json::from_slice(text).map(|mut value| {
             make_whole(&mut value);
             value
         });
-        whole.and_then(serde_json::from_value).map_err(|_| {
-            let hint = "the bodies are in docs/reference/api.md";
-            Reject::bad(format!("the body is not what is expected: {error}"), hint)
-        })
+        whole
+            .and_then(serde_json::from_value)
+            .map_err(|_| Reject::bad(format!("the body is not what is expected: {error}"), hint))
     })
 }
 
