@@ -57,7 +57,8 @@ impl JobView {
         let of_name = |name: &str| job_with_text(&[], 2, name);
         let mut job = job_with_text(&[], 1, &self.id);
         super::wire::Value::put(&self.kind, 2, &mut job);
-        put_bytes(3, &of_name(&self.room), &mut job);
+        let room = job_with_text(&[], 1, &self.room_sid);
+        put_bytes(3, &job_with_text(&room, 2, &self.room), &mut job);
         if let Some(participant) = &self.participant {
             put_bytes(4, &of_name(participant), &mut job);
         }
