@@ -147,6 +147,8 @@ pub(super) struct Vacancies {
     /// Rooms whose own agent is back, by the room itself and the agent, and until when nobody else
     /// is let in for it.
     kept: BTreeMap<(String, AgentName), (CallId, Timestamp)>,
+    /// When the last of them were dropped whose time is over.
+    swept: Timestamp,
 }
 
 impl Vacancies {
@@ -244,6 +246,11 @@ impl Vacancies {
     }
 
     pub(super) fn keep(&mut self, sid: &str, agent: &AgentName, by: &CallId, now: Timestamp) {
+        // Nobody hears of the end of a job that only its worker knew. Not each time: there may be many.
+        if now >= self.swept + KEPT_FOR {
+            self.swept = now;
+            self.kept.retain(|_, (_, until)| now < *until);
+        }
         let key = (sid.to_owned(), agent.clone());
         self.kept.insert(key, (by.clone(), now + KEPT_FOR));
     }
@@ -280,5 +287,29 @@ impl VacancyStage {
             Self::Sent { times } | Self::Made { times } => times,
             Self::Doubtful | Self::Dead | Self::Answered => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_is_kept_for_ever() {
+        let agent: AgentName = "desk".parse().unwrap();
+        let mut vacancies = Vacancies::default();
+        let mut now = Timestamp(1_000);
+        for room in 0..100 {
+            let job = format!("a{room}").parse().unwrap();
+            vacancies.keep(&format!("RM_{room}"), &agent, &job, now);
+            assert!(
+                vacancies
+                    .keeper(&format!("RM_{room}"), &agent, now)
+                    .is_some()
+            );
+            now = now + Millis(KEPT_FOR.0 / 5);
+        }
+        let kept = vacancies.kept.len();
+        assert!(kept <= 10, "{kept}");
     }
 }
