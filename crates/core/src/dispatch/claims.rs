@@ -17,15 +17,23 @@ impl Dispatcher {
     pub(super) fn claimed(&mut self, key: WorkerKey, ids: Vec<CallId>) {
         let mut before = BTreeSet::new();
         for id in ids.into_iter().take(CLAIMS_MAX) {
-            if self.end_replaced(key, &id) {
-                continue;
-            }
             let Some(worker) = self.workers.get(&key) else {
                 return;
             };
             let refused = Note::ClaimRefused {
                 job: id.clone(),
                 worker: worker.id.clone(),
+            };
+            let room = self.vacancies.get(&id);
+            if room.is_some_and(|room| room.agent != worker.agent) {
+                self.note(refused);
+                continue;
+            }
+            if self.end_replaced(key, &id) {
+                continue;
+            }
+            let Some(worker) = self.workers.get(&key) else {
+                return;
             };
             let Some(job) = self.jobs.get(&id) else {
                 self.adopt(key, &id);

@@ -97,6 +97,28 @@ fn a_room_that_is_kept_for_one_agent_lets_another_agent_in() {
 }
 
 #[test]
+fn a_worker_of_another_agent_has_no_say_in_a_room() {
+    let mut place = Place::made();
+    place.opens(&other());
+    place.connect_to(LineKey(2), other(), 4, "v1");
+    // Dispatched, and answered.
+    for answered in [false, true] {
+        if answered {
+            place.connect(2, "v1");
+            place.run(2, "b", "room");
+        }
+        place.claims(4, "a");
+        assert!(!place.ends(4, "a") && !place.runs("a"), "{:?}", place.did);
+        let refused = |action: &Action| matches!(action, Action::Note(Note::ClaimRefused { .. }));
+        assert!(place.did.iter().any(refused));
+        assert_eq!(place.rooms.len(), 1);
+    }
+    place.connect(3, "v1");
+    place.claims(3, "a");
+    assert!(place.ends(3, "a"));
+}
+
+#[test]
 fn a_successor_that_has_begun_stays_also_if_nobody_waits_for_it_any_more() {
     // Given up: the server refused it, and somebody else dispatched the agent.
     let mut place = Place::broken();
