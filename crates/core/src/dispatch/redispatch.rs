@@ -301,9 +301,8 @@ impl Dispatcher {
             _ => {}
         }
         match seen {
-            RoomSeen::Closed => return self.forget_room(id),
             RoomSeen::Answered if stage.is_sent() => return self.is_answered(id),
-            RoomSeen::Answered => return self.forget_room(id),
+            RoomSeen::Closed | RoomSeen::Answered => return self.forget_room(id),
             RoomSeen::Open { agent: true, .. } => {
                 watch.absent = 0;
                 watch.there = watch.there.saturating_add(1);
