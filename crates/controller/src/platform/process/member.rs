@@ -399,15 +399,21 @@ impl Member {
             until(&mut mode, |mode| mode == Mode::Stop).await;
             self.stack.until_unused(&self.role).await;
         };
+        let mut was_ready = false;
         let exit = tokio::select! {
             exit = process.exited() => exit,
             () = self.announce_when_ready(addr, health_path.as_deref()) => Exit::Unknown,
-            () = told_to_stop => process.stop(STOP_GRACE).await,
+            () = told_to_stop => {
+                was_ready = self.get().state == WorkerState::Ready;
+                // Its release may be deployed again while it ends: it is no worker of that one.
+                self.set(|status| status.state = WorkerState::Starting);
+                process.stop(STOP_GRACE).await
+            }
         };
         if let Role::Component(name) = &self.role {
             self.stack.set_ready(name, false);
         }
-        let was_ready = self.get().state == WorkerState::Ready;
+        was_ready |= self.get().state == WorkerState::Ready;
         if let Some(port) = &mut port {
             port.told |= was_ready;
             self.former = port.told.then_some(port.number);
